@@ -1,0 +1,95 @@
+"""The one place where a conversation becomes token ids and labels.
+
+Training, evaluation, ``ask.py`` and the window all call :func:`build_prompt`, so a model is always asked in
+exactly the words it was taught in. The layout is Qwen's ChatML::
+
+    <|im_start|>system\n{system}<|im_end|>\n
+    <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n   (once per turn)
+
+Ids and labels grow together, segment by segment. Nothing is re-tokenised afterwards to find out where an answer
+began: that search is what gives "tokenization mismatch" and silent zero losses elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
+IGNORE_INDEX = -100  # what torch's cross entropy skips
+
+_CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
+
+
+class PromptError(ValueError):
+    """A conversation that cannot be turned into a prompt."""
+
+
+@dataclass
+class Turn:
+    """One question, with an ``<|extra_0|>`` for each image in it, and its answer (None: to be generated)."""
+
+    question: str
+    answer: str | None = None
+
+
+def neutralise(text: str) -> str:
+    """Defuse anything in user text that looks like a control token, keeping it readable.
+
+    ``<|im_end|>`` becomes ``<| im_end |>`` and ``<image>`` becomes ``< image >``. Only characters are added, so no
+    new control token can appear from the pieces of a broken one.
+    """
+    return _CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text)
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Ids of plain text. Control tokens spelled out in it stay ordinary characters."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def build_prompt(
+    tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0
+) -> tuple[list[int], list[int]]:
+    """Build ``input_ids`` and ``labels`` (two lists of equal length) of one conversation.
+
+    Every ``<|extra_0|>`` in a question is expanded to ``image_context_length`` ids of that token. Labels are the
+    answers and the ``<|im_end|>`` after each, for every turn; everything else is ``IGNORE_INDEX``. A last turn
+    without an answer leaves the prompt open behind ``assistant\\n``, ready for ``generate``.
+
+    Raises:
+        PromptError: no turns, an unanswered turn before the last, or a control token the tokenizer lacks.
+    """
+    if not turns:
+        raise PromptError("a conversation needs at least one turn")
+    start, end = token_id(tokenizer, "<|im_start|>"), token_id(tokenizer, "<|im_end|>")
+    newline = encode_text(tokenizer, "\n")
+    input_ids: list[int] = []
+    labels: list[int] = []
+
+    def add(ids: list[int], supervised: bool = False) -> None:
+        input_ids.extend(ids)
+        labels.extend(ids if supervised else [IGNORE_INDEX] * len(ids))
+
+    if system:
+        add([start, *encode_text(tokenizer, "system\n" + system), end, *newline])
+    for index, turn in enumerate(turns):
+        add([start, *encode_text(tokenizer, "user\n")])
+        for position, piece in enumerate(turn.question.split(IMAGE_TOKEN)):
+            if position:
+                add([token_id(tokenizer, IMAGE_TOKEN)] * image_context_length)
+            add(encode_text(tokenizer, piece))
+        add([end, *newline, start, *encode_text(tokenizer, "assistant\n")])
+        if turn.answer is not None:
+            add([*encode_text(tokenizer, turn.answer), end], supervised=True)
+            add(newline)
+        elif index != len(turns) - 1:
+            raise PromptError(f"turn {index + 1} of {len(turns)} has no answer; only the last may be open")
+    return input_ids, labels
+
+
+def token_id(tokenizer, token: str) -> int:
+    """The id of a control token, looked up and never written down: it differs between Qwen families."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or found == tokenizer.unk_token_id or tokenizer.convert_ids_to_tokens(found) != token:
+        raise PromptError(f"the tokenizer has no {token} token; is this a Qwen tokenizer?")
+    return found

@@ -1,0 +1,240 @@
+"""A small world of shapes: scenes, their pictures, captions in two languages, questions and answers.
+
+    python -m demo.scenes --output data/demo
+
+renders the demo's pictures and writes raw annotations in both source formats (AI Challenger and LLaVA), so that
+``process_image.py`` has its real work to do.
+
+A scene is one to three objects, each with a shape, a colour, a size and a place. Scenes are split into ten folds by
+a hash of what is in them. Fold 0 is the demo's held-out side and fold 1 validates the pretraining: neither the
+pretraining of the backbones nor the demo's training ever draws a scene from fold 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+SHAPES = {"circle": "圆形", "square": "正方形", "triangle": "三角形", "star": "五角星"}
+COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "purple": "紫色", "black": "黑色"}
+SIZES = {"large": "大", "small": "小"}
+# In reading order, which is also the order in which captions name the objects.
+PLACES = {"top left": "左上角", "top right": "右上角", "center": "中央", "bottom left": "左下角", "bottom right": "右下角"}
+
+RGB = {
+    "red": (214, 40, 40),
+    "green": (40, 160, 70),
+    "blue": (40, 80, 210),
+    "yellow": (240, 205, 30),
+    "purple": (140, 60, 170),
+    "black": (25, 25, 25),
+}
+CENTERS = {"top left": (24, 24), "top right": (88, 24), "center": (56, 56), "bottom left": (24, 88), "bottom right": (88, 88)}
+RADIUS = {"large": 17, "small": 9}
+PICTURE_SIZE = 112  # pixels: 8 x 8 patches of 14
+HELD_OUT_FOLD, VALIDATION_FOLD, FOLDS = 0, 1, 10
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene; the four values are keys of SHAPES, COLORS, SIZES and PLACES."""
+
+    shape: str
+    color: str
+    size: str
+    place: str
+
+
+Scene = tuple[Thing, ...]  # in reading order
+
+
+@dataclass(frozen=True)
+class QA:
+    """A question about a scene, its answer, and which of the six kinds it is."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def draw_scene(rng: random.Random, most: int = 3, folds: range | tuple[int, ...] = range(2, FOLDS)) -> Scene:
+    """A random scene of one to ``most`` objects whose fold is in ``folds``."""
+    while True:
+        places = rng.sample(list(PLACES), rng.randint(1, most))
+        scene = tuple(
+            Thing(rng.choice(list(SHAPES)), rng.choice(list(COLORS)), rng.choice(list(SIZES)), place)
+            for place in PLACES
+            if place in places
+        )
+        if fold_of(scene) in folds:
+            return scene
+
+
+def fold_of(scene: Scene) -> int:
+    """0 to 9, from what is in the scene alone: the same scene is in the same fold on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(scene).encode()).digest()[:4], "big") % FOLDS
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def render(scene: Scene, rng: random.Random) -> Image.Image:
+    """Draw a scene, 112 x 112 RGB, with jitter in place, size, colour and paper so that no two pictures are alike."""
+    scale = 4  # drawn at four times the size and reduced, for smooth edges
+    paper = tuple(rng.randint(215, 255) for _ in range(3))
+    picture = Image.new("RGB", (PICTURE_SIZE * scale,) * 2, paper)
+    draw = ImageDraw.Draw(picture)
+    for thing in scene:
+        x, y = ((c + rng.uniform(-3, 3)) * scale for c in CENTERS[thing.place])
+        radius = (RADIUS[thing.size] + rng.uniform(-1.5, 1.5)) * scale
+        color = tuple(min(255, max(0, c + rng.randint(-14, 14))) for c in RGB[thing.color])
+        _draw_shape(draw, thing.shape, x, y, radius, color)
+    return picture.resize((PICTURE_SIZE,) * 2, Image.Resampling.BOX)
+
+
+def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color) -> None:
+    if shape == "circle":
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+    elif shape == "square":
+        side = radius * 0.9
+        draw.rectangle((x - side, y - side, x + side, y + side), fill=color)
+    else:
+        points, inner = (3, 1.0) if shape == "triangle" else (5, 0.42)
+        steps = points if shape == "triangle" else 2 * points
+        corners = [
+            (
+                x + math.sin(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
+                y - math.cos(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
+            )
+            for k in range(steps)
+        ]
+        draw.polygon(corners, fill=color)
+
+
+# ---------------------------------------------------------------------------------------------- words
+
+
+def at(place: str) -> str:
+    return "in the center" if place == "center" else f"at the {place}"
+
+
+def caption(scene: Scene, language: str, style: int = 0) -> str:
+    """One full description of a scene; two styles in each language (0: object first, 1: place first)."""
+    if language == "en":
+        if style == 0:
+            parts = [f"a {t.size} {t.color} {t.shape} {at(t.place)}" for t in scene]
+            return "There is " + " and ".join(parts) + "."
+        return "; ".join(f"{at(t.place)} is a {t.size} {t.color} {t.shape}" for t in scene).capitalize() + "."
+    if style == 0:
+        parts = [f"一个{SIZES[t.size]}的{COLORS[t.color]}{SHAPES[t.shape]}在{PLACES[t.place]}" for t in scene]
+        return "图中有" + "，".join(parts) + "。"
+    return "，".join(f"{PLACES[t.place]}有一个{SIZES[t.size]}的{COLORS[t.color]}{SHAPES[t.shape]}" for t in scene) + "。"
+
+
+def ask(scene: Scene, language: str, rng: random.Random) -> QA:
+    """A random question with exactly one right answer; the six kinds come equally often."""
+    while True:
+        kind = rng.choice(list(_QUESTIONS))
+        pair = _QUESTIONS[kind](scene, language == "zh", rng)
+        if pair is not None:
+            return QA(kind, *pair)
+
+
+def _only(scene: Scene, **want: str) -> bool:
+    """Exactly one object has this attribute, so that "the circle" means something."""
+    return sum(all(getattr(t, k) == v for k, v in want.items()) for t in scene) == 1
+
+
+def _named(scene: Scene, zh: bool, rng: random.Random, by: tuple[str, ...]) -> tuple[Thing, str, str] | None:
+    """Pick an object and a way to name it that fits no other: (object, the name, the attribute it was named by)."""
+    thing, attribute = rng.choice(scene), rng.choice(by)
+    if not _only(scene, **{attribute: getattr(thing, attribute)}):
+        return None
+    if attribute == "shape":
+        return thing, SHAPES[thing.shape] if zh else f"the {thing.shape}", attribute
+    if attribute == "color":
+        return thing, f"{COLORS[thing.color]}的图形" if zh else f"the {thing.color} object", attribute
+    return thing, f"{PLACES[thing.place]}的图形" if zh else f"the object {at(thing.place)}", attribute
+
+
+def _color(scene, zh, rng):
+    if (named := _named(scene, zh, rng, ("shape", "place"))) is None:
+        return None
+    thing, name, _ = named
+    return (f"{name}是什么颜色？", COLORS[thing.color]) if zh else (f"What color is {name}?", thing.color)
+
+
+def _shape(scene, zh, rng):
+    if (named := _named(scene, zh, rng, ("color", "place"))) is None:
+        return None
+    thing, name, _ = named
+    return (f"{name}是什么形状？", SHAPES[thing.shape]) if zh else (f"What shape is {name}?", thing.shape)
+
+
+def _size(scene, zh, rng):
+    if (named := _named(scene, zh, rng, ("shape", "color", "place"))) is None:
+        return None
+    thing, name, _ = named
+    return (f"{name}是大还是小？", SIZES[thing.size]) if zh else (f"Is {name} large or small?", thing.size)
+
+
+def _place(scene, zh, rng):
+    if (named := _named(scene, zh, rng, ("shape", "color"))) is None:
+        return None
+    thing, name, _ = named
+    return (f"{name}在哪里？", PLACES[thing.place]) if zh else (f"Where is {name}?", thing.place)
+
+
+def _count(scene, zh, rng):
+    by = rng.choice(("all", "shape", "color"))
+    if by == "all":
+        return ("图中有几个图形？" if zh else "How many objects are there?"), str(len(scene))
+    # Mostly something that is there: otherwise "0" would be the safe guess.
+    value = getattr(rng.choice(scene), by) if rng.random() < 0.75 else rng.choice(list(SHAPES if by == "shape" else COLORS))
+    number = str(sum(getattr(t, by) == value for t in scene))
+    if by == "shape":
+        return (f"图中有几个{SHAPES[value]}？" if zh else f"How many {value}s are there?"), number
+    return (f"图中有几个{COLORS[value]}的图形？" if zh else f"How many {value} objects are there?"), number
+
+
+def _yes_no(scene, zh, rng):
+    """Half yes, half no; a wrong colour comes from another object of the scene where there is one."""
+    yes = rng.random() < 0.5
+    while True:
+        form, thing, other = rng.choice(("pair", "shape", "is")), rng.choice(scene), rng.choice(scene)
+        shape, color = thing.shape, thing.color
+        if form == "is" and not _only(scene, shape=shape):
+            continue
+        if not yes and form == "shape":
+            shape = rng.choice(list(SHAPES))
+        elif not yes:
+            color = other.color if other.color != color else rng.choice(list(COLORS))
+        truth = any(t.shape == shape and (form == "shape" or t.color == color) for t in scene)
+        if truth == yes:
+            break
+    if not zh:
+        texts = {"pair": f"Is there a {color} {shape}?", "shape": f"Is there a {shape}?", "is": f"Is the {shape} {color}?"}
+        return texts[form], "yes" if yes else "no"
+    color, shape = COLORS[color], SHAPES[shape]
+    texts = {"pair": f"图中有{color}的{shape}吗？", "shape": f"图中有{shape}吗？", "is": f"{shape}是{color}的吗？"}
+    return texts[form], ("是" if yes else "不是") if form == "is" else ("有" if yes else "没有")
+
+
+_QUESTIONS: dict[str, Callable] = {
+    "color": _color,
+    "shape": _shape,
+    "size": _size,
+    "place": _place,
+    "count": _count,
+    "yes/no": _yes_no,
+}
+DESCRIBE = {"en": ("Describe the picture.", "What can you see in the picture?"), "zh": ("请描述这张图片。", "图中有什么？")}
