@@ -15,6 +15,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from transformers import AddedToken, AutoTokenizer
+
+from settings import model_folder
+
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 IGNORE_INDEX = -100  # what torch's cross entropy skips
 
@@ -87,9 +91,42 @@ def build_prompt(
     return input_ids, labels
 
 
+def fit_prompt(tokenizer, turns: list[Turn], *, max_length: int, **options) -> tuple[list[int], list[int]]:
+    """:func:`build_prompt` within ``max_length`` tokens: the oldest turns go, whole, but never their images.
+
+    Raises:
+        PromptError: the last turn alone is still too long. Nothing is ever cut in the middle.
+    """
+    for first in range(len(turns)):
+        kept = list(turns[first:])
+        images = sum(turn.question.count(IMAGE_TOKEN) for turn in turns[:first])
+        if images:
+            kept[0] = Turn(IMAGE_TOKEN * images + "\n" + kept[0].question, kept[0].answer)
+        input_ids, labels = build_prompt(tokenizer, kept, **options)
+        if len(input_ids) <= max_length:
+            return input_ids, labels
+    if not turns:
+        raise PromptError("a conversation needs at least one turn")
+    raise PromptError(f"too long: {len(input_ids)} tokens with one turn, language.max_length allows {max_length}")
+
+
 def token_id(tokenizer, token: str) -> int:
     """The id of a control token, looked up and never written down: it differs between Qwen families."""
     found = tokenizer.convert_tokens_to_ids(token)
-    if found is None or found == tokenizer.unk_token_id or tokenizer.convert_ids_to_tokens(found) != token:
+    if found is None or tokenizer.convert_ids_to_tokens(found) != token:  # unknown tokens get the id of another
         raise PromptError(f"the tokenizer has no {token} token; is this a Qwen tokenizer?")
     return found
+
+
+def load_tokenizer(path: str):
+    """The base model's tokenizer, with ``<|extra_0|>`` added where it is not native (Qwen1.5 and later).
+
+    The new token takes the first id behind the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
+    151,665 tokens in Qwen2.5), so nothing has to grow.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(path))
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = "<|endoftext|>"
+    return tokenizer

@@ -1,6 +1,6 @@
 """A small world of shapes: scenes, their pictures, captions in two languages, questions and answers.
 
-    python -m demo.scenes --output data/demo
+    python -m demo.scenes --output data/demo/raw
 
 renders the demo's pictures and writes raw annotations in both source formats (AI Challenger and LLaVA), so that
 ``process_image.py`` has its real work to do.
@@ -28,7 +28,13 @@ SHAPES = {"circle": "圆形", "square": "正方形", "triangle": "三角形", "s
 COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "purple": "紫色", "black": "黑色"}
 SIZES = {"large": "大", "small": "小"}
 # In reading order, which is also the order in which captions name the objects.
-PLACES = {"top left": "左上角", "top right": "右上角", "center": "中央", "bottom left": "左下角", "bottom right": "右下角"}
+PLACES = {
+    "top left": "左上角",
+    "top right": "右上角",
+    "center": "中央",
+    "bottom left": "左下角",
+    "bottom right": "右下角",
+}
 
 RGB = {
     "red": (214, 40, 40),
@@ -38,7 +44,13 @@ RGB = {
     "purple": (140, 60, 170),
     "black": (25, 25, 25),
 }
-CENTERS = {"top left": (24, 24), "top right": (88, 24), "center": (56, 56), "bottom left": (24, 88), "bottom right": (88, 88)}
+CENTERS = {
+    "top left": (24, 24),
+    "top right": (88, 24),
+    "center": (56, 56),
+    "bottom left": (24, 88),
+    "bottom right": (88, 88),
+}
 RADIUS = {"large": 17, "small": 9}
 PICTURE_SIZE = 112  # pixels: 8 x 8 patches of 14
 HELD_OUT_FOLD, VALIDATION_FOLD, FOLDS = 0, 1, 10
@@ -137,7 +149,9 @@ def caption(scene: Scene, language: str, style: int = 0) -> str:
     if style == 0:
         parts = [f"一个{SIZES[t.size]}的{COLORS[t.color]}{SHAPES[t.shape]}在{PLACES[t.place]}" for t in scene]
         return "图中有" + "，".join(parts) + "。"
-    return "，".join(f"{PLACES[t.place]}有一个{SIZES[t.size]}的{COLORS[t.color]}{SHAPES[t.shape]}" for t in scene) + "。"
+    return (
+        "，".join(f"{PLACES[t.place]}有一个{SIZES[t.size]}的{COLORS[t.color]}{SHAPES[t.shape]}" for t in scene) + "。"
+    )
 
 
 def ask(scene: Scene, language: str, rng: random.Random) -> QA:
@@ -199,7 +213,9 @@ def _count(scene, zh, rng):
     if by == "all":
         return ("图中有几个图形？" if zh else "How many objects are there?"), str(len(scene))
     # Mostly something that is there: otherwise "0" would be the safe guess.
-    value = getattr(rng.choice(scene), by) if rng.random() < 0.75 else rng.choice(list(SHAPES if by == "shape" else COLORS))
+    value = (
+        getattr(rng.choice(scene), by) if rng.random() < 0.75 else rng.choice(list(SHAPES if by == "shape" else COLORS))
+    )
     number = str(sum(getattr(t, by) == value for t in scene))
     if by == "shape":
         return (f"图中有几个{SHAPES[value]}？" if zh else f"How many {value}s are there?"), number
@@ -222,7 +238,11 @@ def _yes_no(scene, zh, rng):
         if truth == yes:
             break
     if not zh:
-        texts = {"pair": f"Is there a {color} {shape}?", "shape": f"Is there a {shape}?", "is": f"Is the {shape} {color}?"}
+        texts = {
+            "pair": f"Is there a {color} {shape}?",
+            "shape": f"Is there a {shape}?",
+            "is": f"Is the {shape} {color}?",
+        }
         return texts[form], "yes" if yes else "no"
     color, shape = COLORS[color], SHAPES[shape]
     texts = {"pair": f"图中有{color}的{shape}吗？", "shape": f"图中有{shape}吗？", "is": f"{shape}是{color}的吗？"}
@@ -237,4 +257,94 @@ _QUESTIONS: dict[str, Callable] = {
     "count": _count,
     "yes/no": _yes_no,
 }
-DESCRIBE = {"en": ("Describe the picture.", "What can you see in the picture?"), "zh": ("请描述这张图片。", "图中有什么？")}
+DESCRIBE = {
+    "en": ("Describe the picture.", "What can you see in the picture?"),
+    "zh": ("请描述这张图片。", "图中有什么？"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- raw data
+
+QUESTIONS_PER_PICTURE = 8
+CAPTION_SHARE = 0.25  # of the Chinese pictures: these get captions instead of questions
+MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes and no two held-out pictures share one
+
+
+def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 0, progress: bool = True) -> None:
+    """Draw the pictures and write raw annotations of both formats; the same seed gives the same bytes.
+
+    Every other picture is one of AI Challenger's (``ali_images``, ``ali_annotations.json``, in Chinese), the others
+    are LLaVA's (``coco_images``, ``coco_conversations.json``, in English). ``held_out.txt`` lists the pictures that
+    training may not see; their scenes are of fold 0, each of them another one.
+    """
+    records: dict[str, list[dict]] = {"ali": [], "coco": []}
+    for source in records:
+        (output / f"{source}_images").mkdir(parents=True, exist_ok=True)
+    held_out_names: list[str] = []
+    taken: set[Scene] = set()
+    pictures = [("train", number) for number in range(train)] + [("held_out", number) for number in range(held_out)]
+    for split, number in tqdm(pictures, desc="drawing pictures", unit="picture", disable=not progress):
+        rng = random.Random(f"{seed}:{split}:{number}")
+        folds = (HELD_OUT_FOLD,) if split == "held_out" else range(2, FOLDS)
+        scene = draw_scene(rng, folds=folds)
+        while scene in taken:
+            scene = draw_scene(rng, folds=folds)
+        source = ("ali", "coco")[number % 2]
+        name = f"{source}_{split}_{number:05d}.png"
+        render(scene, rng).save(output / f"{source}_images" / name)
+        record = _ali_record if source == "ali" else _coco_record
+        records[source].append(record(name, scene, rng))
+        if split == "held_out":
+            taken.add(scene)
+            held_out_names.append(name)
+    for file, content in (("ali_annotations.json", records["ali"]), ("coco_conversations.json", records["coco"])):
+        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        (output / file).write_text(text, encoding="utf-8", newline="\n")
+    (output / "held_out.txt").write_text(
+        "".join(f"{name}\n" for name in held_out_names), encoding="utf-8", newline="\n"
+    )
+
+
+def _ali_record(name: str, scene: Scene, rng: random.Random) -> dict:
+    if rng.random() < CAPTION_SHARE:
+        return {"url": "", "image_id": name, "caption": [caption(scene, "zh", style) for style in (0, 1)]}
+    return {"url": "", "image_id": name, "conversations": _messages(scene, "zh", rng)}
+
+
+def _coco_record(name: str, scene: Scene, rng: random.Random) -> dict:
+    messages = _messages(scene, "en", rng)
+    messages[0]["value"] = "<image>\n" + messages[0]["value"]
+    return {"id": Path(name).stem, "image": name, "conversations": messages}
+
+
+def _messages(scene: Scene, language: str, rng: random.Random) -> list[dict]:
+    """Questions and answers as LLaVA writes them; no question comes twice."""
+    asked: dict[str, str] = {}
+    while len(asked) < QUESTIONS_PER_PICTURE:
+        qa = ask(scene, language, rng)
+        asked[qa.question] = qa.answer
+    return [
+        {"from": role, "value": text}
+        for pair in asked.items()
+        for role, text in zip(("human", "gpt"), pair, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write, e.g. data/demo/raw")
+    parser.add_argument("--train", type=int, default=3000, metavar="N", help="training pictures (default: 3000)")
+    parser.add_argument("--held-out", type=int, default=300, metavar="N", help="held-out pictures (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    args = parser.parse_args()
+    if args.train < 0 or not 0 <= args.held_out <= MOST_HELD_OUT:
+        parser.error(f"--train must be 0 or more, --held-out 0 to {MOST_HELD_OUT}")
+    try:
+        write_raw(args.output, args.train, args.held_out, args.seed, progress=not args.no_progress)
+    except OSError as error:
+        parser.error(f"cannot write to {args.output}: {error.strerror or error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
+
+from settings import Config, load_config
+from tests.tiny import save_qwen, save_siglip
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -17,3 +23,69 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder}; set VLM_TEST_DATA to the folder that holds annotations/ and photos/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory) -> Path:
+    """A tiny SigLIP vision tower: 42 px, 9 patches."""
+    return save_siglip(tmp_path_factory.mktemp("siglip"))
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory) -> Path:
+    """A tiny Qwen2 with the demo's tokenizer."""
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture
+def make_config(tmp_path, siglip_folder, qwen_folder):
+    """A function that writes a config of a small run, with overrides, and gives its path."""
+
+    def write(*overrides: str, pictures: int = 6, conversations: dict | None = None) -> Config:
+        write_data(tmp_path, pictures, conversations)
+        content = {
+            "data": {
+                "sources": [{"name": "none", "format": "coco", "annotations": "none.json", "images": str(tmp_path)}],
+                "image_map": str(tmp_path / "image_map.json"),
+                "annotations": str(tmp_path / "annotations.json"),
+                "skipped": str(tmp_path / "skipped.json"),
+            },
+            "vision": {"path": str(siglip_folder), "image_context_length": 8},
+            "language": {"path": str(qwen_folder), "max_length": 256},
+            "lora": {"r": 4, "lora_alpha": 8},
+            "train": {
+                "run": "test",
+                "output": str(tmp_path / "checkpoints"),
+                "learning_rate": 1e-2,
+                "max_steps": 4,
+                "per_device_train_batch_size": 2,
+                "save_steps": 2,
+                "logging_steps": 1,
+                "disable_tqdm": True,
+                "use_cpu": True,
+            },
+            "generate": {"max_new_tokens": 8, "batch_size": 4},
+        }
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+        return load_config(file, overrides)
+
+    return write
+
+
+def write_data(folder: Path, pictures: int, conversations: dict | None = None) -> None:
+    """``pictures`` plain pictures, one colour each, with one conversation each, as process_image.py writes them."""
+    image_map, annotations = {}, {}
+    for number in range(pictures):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (50, 40), (40 * number % 256, 90, 255 - 40 * number % 256)).save(path)
+        image_map[path.name] = {"ID": number, "path": path.as_posix()}
+        turns = [
+            {"q": "<|extra_0|>\nWhat color is it?", "a": ["red", "blue"]},
+            {"q": "图中有几个图形？", "a": [str(number)]},
+        ]
+        split = "held_out" if number == pictures - 1 else "train"
+        annotations[str(number)] = [{"source": "test", "language": "en", "split": split, "turns": turns}]
+    annotations.update(conversations or {})
+    (folder / "image_map.json").write_text(json.dumps(image_map), encoding="utf-8")
+    (folder / "annotations.json").write_text(json.dumps(annotations, ensure_ascii=False), encoding="utf-8")

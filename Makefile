@@ -1,0 +1,35 @@
+# Two commands: `make demo` (no GPU, no download, ten minutes) and `make test`. README.md gives the same as plain steps.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := --config demo.yaml
+
+.PHONY: demo test install install-dev screenshots clean
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: install
+	$(BIN)/python -m demo.scenes --output data/demo/raw
+	$(BIN)/python process_image.py $(DEMO)
+	$(BIN)/python train.py $(DEMO) --overwrite
+	$(BIN)/python evaluate.py --checkpoint checkpoints/demo --output result.json
+	$(BIN)/python -m demo.finish --checkpoint checkpoints/demo --result result.json
+
+test: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf data/demo checkpoints/demo result.json

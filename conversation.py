@@ -1,0 +1,231 @@
+"""Asking a trained model: everything about answers that is not a terminal and not a window.
+
+``evaluate.py`` asks in batches, ``ask.py`` and the window stream; all of them through :class:`Assistant`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteria, TextIteratorStreamer
+
+from dataset.image import prepare_image
+from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise
+from model.checkpoint import find_checkpoint, load_checkpoint
+from settings import Config, UserError
+
+
+@dataclass
+class Request:
+    """A conversation whose last turn waits for its answer, and the images its placeholders stand for, in order."""
+
+    turns: list[Turn]
+    images: list[Image.Image] = field(default_factory=list)
+
+
+def question_with_images(text: str, images: int) -> str:
+    """What a person typed, as a question about ``images`` pictures. Control tokens in it are defused."""
+    return IMAGE_TOKEN * images + ("\n" if images else "") + neutralise(text)
+
+
+class Assistant:
+    """A model, its tokenizer and its image processor, ready to answer."""
+
+    def __init__(self, model, tokenizer, image_processor, config: Config, checkpoint: Path | None = None) -> None:
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.config, self.checkpoint = config, checkpoint
+
+    @classmethod
+    def load(cls, checkpoint: Path, device: str | None = None) -> Assistant:
+        """Read a checkpoint, or the best one of a run's folder.
+
+        Raises:
+            UserError: there is none, it is damaged, its base models are not there, or the device is not.
+        """
+        place, dtype = choose_device(device)
+        folder = find_checkpoint(Path(checkpoint))
+        model, tokenizer, image_processor, config = load_checkpoint(folder, dtype)
+        return cls(model.to(place), tokenizer, image_processor, config, folder)
+
+    @property
+    def device(self) -> str:
+        return str(self.model.device)
+
+    def answer(self, requests: list[Request], **overrides) -> list[str]:
+        """Answers to a batch of requests, in order. ``overrides`` are fields of the config's ``generate`` section."""
+        if not requests:
+            return []
+        inputs = self.encode(requests, overrides.get("max_new_tokens"))
+        ids = self.model.generate(**inputs, **self.generation(overrides))  # [B, new]
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
+        """The answer in pieces, as it comes. Setting ``stop`` ends it within a token.
+
+        The model runs in a thread of its own; leaving the loop early stops it too.
+        """
+        stop = stop or threading.Event()
+        inputs = self.encode([request], overrides.get("max_new_tokens"))
+        pieces = _Pieces(self.tokenizer)
+        options = {**self.generation(overrides), "streamer": pieces, "stopping_criteria": [_StopWhen(stop)]}
+        worker = threading.Thread(target=pieces.run, args=(self.model.generate, {**inputs, **options}), daemon=True)
+        worker.start()
+        try:
+            yield from pieces
+        finally:
+            stop.set()
+            worker.join()
+        if pieces.error is not None:
+            raise pieces.error
+
+    def encode(self, requests: list[Request], max_new_tokens: int | None = None) -> dict[str, torch.Tensor]:
+        """``generate``'s inputs: ids and mask [B, T] padded on the left, pixels [K, 3, H, W], images per row [B]."""
+        room = self.config.language.max_length - (max_new_tokens or self.config.generate.max_new_tokens)
+        rows = [self._prompt(request, room) for request in requests]
+        longest = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        inputs = {
+            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),  # [B, T]
+            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),  # [B, T]
+            "images_per_row": torch.tensor([len(request.images) for request in requests]),  # [B]
+        }
+        images = [prepare_image(image, self.image_processor) for request in requests for image in request.images]
+        if images:
+            inputs["pixel_values"] = torch.stack(images)  # [K, 3, H, W]
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+
+    def _prompt(self, request: Request, room: int) -> list[int]:
+        wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
+        if wanted != len(request.images):
+            raise UserError(f"the conversation has places for {wanted} images, but {len(request.images)} were given")
+        try:
+            ids, _ = fit_prompt(
+                self.tokenizer,
+                request.turns,
+                max_length=room,
+                system=self.config.language.system,
+                image_context_length=self.config.vision.image_context_length,
+            )
+        except PromptError as error:
+            raise UserError(f"the question cannot be asked: {error}") from error
+        return ids
+
+    def generation(self, overrides: dict) -> dict:
+        """Arguments of ``generate`` from the config's section and a call's overrides; greedy unless told."""
+        settings = {**self.config.generate.model_dump(), **overrides}
+        arguments = {"max_new_tokens": settings["max_new_tokens"], "do_sample": settings["do_sample"]}
+        if settings["do_sample"]:
+            arguments |= {"temperature": settings["temperature"], "top_p": settings["top_p"], "top_k": 0}
+        return arguments
+
+
+class _Pieces(TextIteratorStreamer):
+    """transformers' streamer, which holds half-finished characters back, with an end even when the model fails."""
+
+    def __init__(self, tokenizer) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.error: BaseException | None = None
+
+    def run(self, generate, arguments: dict) -> None:
+        try:
+            generate(**arguments)
+        except BaseException as error:  # handed to the thread that reads
+            self.error = error
+            self.text_queue.put(self.stop_signal)
+
+
+class _StopWhen(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def choose_device(wanted: str | None = None) -> tuple[torch.device, torch.dtype]:
+    """The device asked for, else CUDA where there is one; bf16 where CUDA has it, else fp32."""
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not known; use cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r}: torch sees no CUDA here; use cpu, or install a CUDA build of torch")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device, torch.bfloat16 if has_bf16 else torch.float32
+
+
+class Worker:
+    """Loads and asks in one background thread, one job at a time, for an interface that must never wait.
+
+    Everything that happens arrives in ``events``, a queue of (job, kind, value); the interface reads it when it likes:
+
+    - ``"stage"``: what is being done, in words
+    - ``"ready"``: the assistant, once loaded
+    - ``"piece"``: a bit of the answer
+    - ``"answer"``: the whole answer, stopped or complete
+    - ``"error"``: one line for a person
+
+    ``job`` is the number that :meth:`ask` returned, so that what is late from an abandoned job can be told apart.
+    """
+
+    def __init__(self) -> None:
+        self.events: queue.Queue = queue.Queue()
+        self.assistant: Assistant | None = None
+        self._jobs: queue.Queue = queue.Queue()
+        self._stop = threading.Event()
+        self._count = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def load(self, checkpoint: Path, device: str | None = None) -> int:
+        return self._put(self._load, checkpoint, device)
+
+    def ask(self, request: Request, **overrides) -> int:
+        """Queue a question, ending the answer in progress. Returns the job's number."""
+        return self._put(self._ask, request, overrides)
+
+    def stop(self) -> None:
+        """End the answer in progress within a token."""
+        self._stop.set()
+
+    def _put(self, work, *arguments) -> int:
+        self._stop.set()  # the answer in progress; every job brings an event of its own
+        self._stop = threading.Event()
+        self._count += 1
+        self._jobs.put((self._count, self._stop, work, arguments))
+        return self._count
+
+    def _run(self) -> None:
+        while True:
+            job, stop, work, arguments = self._jobs.get()
+            try:
+                work(job, stop, *arguments)
+            except Exception as error:  # a thread that dies would leave the window waiting for ever
+                self.events.put((job, "error", describe_error(error)))
+
+    def _load(self, job: int, stop: threading.Event, checkpoint: Path, device: str | None) -> None:
+        self.events.put((job, "stage", f"loading {checkpoint}"))
+        self.assistant = Assistant.load(checkpoint, device)
+        self.events.put((job, "ready", self.assistant))
+
+    def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
+        if self.assistant is None:
+            raise UserError("no model is loaded yet; choose a checkpoint")
+        text = ""
+        for piece in self.assistant.stream(request, stop, **overrides):
+            text += piece
+            self.events.put((job, "piece", piece))
+        self.events.put((job, "answer", text.strip()))
+
+
+def describe_error(error: Exception) -> str:
+    """One line for a person."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "the GPU ran out of memory; choose the CPU, shorter answers, or close other programs"
+    return " ".join(str(error).split()) or type(error).__name__

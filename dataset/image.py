@@ -1,0 +1,146 @@
+"""The one place where a file becomes pixels.
+
+Training, evaluation, ``ask.py`` and the window all go through :func:`load_image` and :func:`prepare_image`, so a
+model is always shown a picture in the way it was taught. Files come from the outside and are not trusted: whatever
+is wrong with one becomes an :class:`ImageError` with a one-line reason, and the sizes are checked before decoding.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from settings import UserError, model_folder
+
+if TYPE_CHECKING:  # the processes that only check images need neither
+    import torch
+    from transformers import SiglipImageProcessorPil
+
+# Named, because Pillow's full list holds formats that start other programs (EPS runs Ghostscript) or hold pictures
+# within pictures of another size (icons). MPO comes with JPEG. TGA has no signature of its own and is tried last.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message is the reason, in one line, without the file's name."""
+
+
+def load_image(path: str | os.PathLike[str], max_pixels: int = 50_000_000) -> Image.Image:
+    """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
+
+    ``max_pixels`` is width times height; above Pillow's own ``MAX_IMAGE_PIXELS`` that one holds.
+
+    Raises:
+        ImageError: missing, too large, or not decodable to the last row.
+    """
+    if not os.path.isfile(path):  # opening a pipe would wait forever
+        raise ImageError("not a file" if os.path.exists(path) else "missing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged metadata, one for each such photo
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(image.size, max_pixels)
+                image.load()
+                return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:  # its message holds the path
+        raise ImageError("cannot be decoded: not an image in a known format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"too large: {_one_line(error)}") from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything, from SyntaxError to MemoryError
+        raise ImageError(f"cannot be decoded: {_one_line(error)}") from None
+
+
+def prepare_image(image: Image.Image, processor) -> torch.Tensor:
+    """What the encoder sees of a picture: float32 [3, H, W], by the encoder's own processor."""
+    return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def load_image_processor(folder_or_name: str) -> SiglipImageProcessorPil:
+    """The processor beside a SigLIP encoder, from a folder or a hub name, in the variant that needs only Pillow.
+
+    Raises:
+        UserError: no readable ``preprocessor_config.json``, or one of another kind of encoder.
+    """
+    from transformers import SiglipImageProcessorPil  # seconds, which the processes that check images need not pay
+
+    try:
+        settings, _ = SiglipImageProcessorPil.get_image_processor_dict(model_folder(folder_or_name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder_or_name}: no readable preprocessor_config.json ({_one_line(error)})") from None
+    kind = str(settings.get("image_processor_type", "SiglipImageProcessor"))
+    if kind.removesuffix("Fast").removesuffix("Pil") != "SiglipImageProcessor":
+        raise UserError(f"{folder_or_name}: expected the SiglipImageProcessor of a SigLIP of fixed size, not a {kind}")
+    return SiglipImageProcessorPil.from_dict(settings)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(f"too large: {width} x {height} pixels, limit {max_pixels:,} in all")
+    if width < 1 or height < 1:
+        raise ImageError(f"cannot be decoded: {width} x {height} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. Damaged EXIF is no reason to lose a picture: it stays as it is."""
+    try:
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _deep_to_rgb(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # premultiplied; Pillow knows only this way out of it
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    page = Image.new("RGB", image.size, "white")
+    page.paste(image, mask=image.getchannel("A"))
+    return page
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """Greyscale of 16 or 32 bits or of floats, scaled to 8 bits; ``convert`` would clip everything above 255 to white.
+
+    Whole numbers count from 0 to 65535. Floats have no fixed white: it is the smallest of 1, 255 and 65535 that holds
+    them. What fits in none of these is stretched between its own extremes.
+    """
+    values = np.array(image, dtype=np.float32)  # [H, W]
+    values[~np.isfinite(values)] = 0.0
+    low, high = float(values.min()), float(values.max())
+    white = next((w for w in ((1, 255, 65535) if image.mode == "F" else (65535,)) if high <= w), None)
+    if low < 0 or white is None:
+        black, white = low, high
+    else:
+        black = 0.0
+    see_through = values == image.info.get("transparency")  # one value of a PNG, or nothing
+    scale = 255 / (white - black or 1.0)
+    grey = np.clip(np.rint(values * scale - black * scale), 0, 255).astype(np.uint8)
+    grey[see_through] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:160]
+    return text or type(error).__name__

@@ -1,0 +1,231 @@
+"""Checkpoints: folders that hold all that was trained, and say what it was trained from.
+
+    checkpoint-<step>/
+        projector.safetensors
+        language/  vision/     a peft adapter (lora) or model.safetensors (full); absent where frozen
+        tokenizer/  image_processor/
+        config.yaml            the whole run
+        manifest.json          versions, base models and their hashes, what was trainable, seed, data, file hashes
+        optimizer.safetensors, optimizer.json, random.safetensors, random.json, trainer_state.json   to go on training
+
+Everything is safetensors, JSON or YAML. No pickle is written, and none is ever read. The manifest is written last: a
+folder without one is a save that was cut short, and is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dataset.image import load_image_processor
+from dataset.prompt import load_tokenizer
+from model.model import MMultiModal, build_model
+from settings import Config, UserError, load_config, model_folder, save_config
+
+MANIFEST = "manifest.json"
+ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config, folder: Path) -> None:
+    """Write everything trained, and everything needed beside the base models to use it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_plain(model.feature_proj.state_dict()), folder / "projector.safetensors")
+    for name, how in trained_parts(config).items():
+        part = getattr(model, name)
+        if how == "lora":
+            part.save_pretrained(folder / name, save_embedding_layers=False)
+            (folder / name / "README.md").unlink(missing_ok=True)  # peft's model card template
+        elif how == "full":
+            (folder / name).mkdir(exist_ok=True)
+            save_file(_untied(part), folder / name / "model.safetensors")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    image_processor.save_pretrained(folder / "image_processor")
+    save_config(config, folder / "config.yaml")
+
+
+def write_manifest(folder: Path, facts: dict) -> None:
+    """Seal a checkpoint: ``facts`` about the run and the SHA-256 of every file in it."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    hashes = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+    write_json(folder / MANIFEST, {**facts, "files": hashes})
+
+
+def trained_parts(config: Config) -> dict[str, str]:
+    return {"vision": config.vision.train, "language": config.language.train}
+
+
+def _plain(state: dict) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _untied(part: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict with each shared tensor once: safetensors refuses aliases, and tied weights are tied on load."""
+    seen, state = set(), {}
+    for name, tensor in part.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor
+    return _plain(state)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
+    """Read trained weights into a model built from the same config; every tensor must be there and fit.
+
+    Raises:
+        UserError: a file is missing or damaged, or its tensors are not exactly the model's.
+    """
+    _fill(model.feature_proj, folder / "projector.safetensors")
+    for name, how in trained_parts(config).items():
+        part = getattr(model, name)
+        if how == "lora":
+            _fill_adapter(part, folder / name / ADAPTER_FILE)
+        elif how == "full":
+            _fill(part, folder / name / "model.safetensors", wanted=_untied(part))
+
+
+def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
+    state = read_tensors(file)
+    _require_same(file, state, wanted or module.state_dict())
+    module.load_state_dict(state, strict=wanted is None)
+
+
+def _fill_adapter(part: PeftModel, file: Path) -> None:
+    state = read_tensors(file)
+    _require_same(file, state, get_peft_model_state_dict(part, save_embedding_layers=False))
+    set_peft_model_state_dict(part, state)
+
+
+def _require_same(file: Path, state: dict, wanted: dict) -> None:
+    for problem, names in (("lacks", wanted.keys() - state.keys()), ("has surplus", state.keys() - wanted.keys())):
+        if names:
+            raise UserError(f"{file} {problem} {len(names)} tensors, {min(names)} first; was another base model used?")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            shapes = f"{list(state[name].shape)}, the model has {list(tensor.shape)}"
+            raise UserError(f"{file}: {name} is {shapes}; was another base model used?")
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; the checkpoint is incomplete") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); use an earlier checkpoint") from error
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
+    """(model, tokenizer, image processor, config) of a checkpoint, on the CPU, in eval mode.
+
+    Needs nothing but the folder and the base models it names, whose hashes must be those it was trained from.
+    """
+    manifest = read_manifest(folder)
+    config = load_config(folder / "config.yaml")
+    check_files(folder, manifest)
+    for key, path in base_models(config).items():
+        found, trained = hash_model(path), manifest["base_models"][key]["sha256"]
+        if found != trained:
+            raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    model = build_model(config, tokenizer, dtype)
+    load_weights(model, config, folder)
+    return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
+
+
+def read_manifest(folder: Path) -> dict:
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint at {folder}; train one with train.py, or see `make demo`")
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no {MANIFEST}: not a checkpoint, or a save that was cut short") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder / MANIFEST} cannot be read: {error}") from error
+
+
+def check_files(folder: Path, manifest: dict) -> None:
+    """Every file the manifest names is there and unchanged."""
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing; the checkpoint is incomplete")
+        if sha256(file) != expected:
+            raise UserError(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder itself, or the best (else the newest) checkpoint of a run's folder."""
+    path = Path(path)
+    if (path / MANIFEST).is_file() or not path.is_dir():
+        return path
+    newest = latest_checkpoint(path)
+    if newest is None:
+        raise UserError(f"{path} holds no complete checkpoint; train one with train.py")
+    state = newest / "trainer_state.json"
+    best = json.loads(state.read_text(encoding="utf-8")).get("best_global_step") if state.is_file() else None
+    best_folder = path / f"checkpoint-{best}"
+    return best_folder if (best_folder / MANIFEST).is_file() else newest
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The complete checkpoint of a run with the most steps."""
+    steps = [
+        (int(match[1]), folder)
+        for folder in run.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / MANIFEST).is_file()
+    ]
+    return max(steps)[1] if steps else None
+
+
+# ---------------------------------------------------------------------------------------------- hashes
+
+
+def base_models(config: Config) -> dict[str, str]:
+    return {"vision.path": config.vision.path, "language.path": config.language.path}
+
+
+def hash_model(path: str) -> str:
+    """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them."""
+    folder = Path(model_folder(path, cached=True))
+    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    return hash_files(files)
+
+
+def hash_files(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name} {sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(file: Path, content) -> None:
+    """Written aside and renamed: a crash leaves the old file or the new one."""
+    aside = file.with_name(file.name + ".tmp")
+    with open(aside, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, ensure_ascii=False, indent=2)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, file)

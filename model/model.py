@@ -1,0 +1,230 @@
+"""The whole model: a SigLIP tower, a projector, and a Qwen that takes the projected features among its words.
+
+``visual/`` and ``qwen/`` do not know each other; they meet here.
+"""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, GenerationConfig
+
+from dataset.prompt import IMAGE_TOKEN, token_id
+from qwen.Mqwen import MODEL_CLASSES
+from settings import Config, UserError, model_folder, visual_token_count
+from visual.SIGLIP_VIT import SiglipViT
+
+PARTS = ("vision", "projector", "language")
+
+
+class MMultiModal(nn.Module):
+    """Encoder -> ``feature_proj`` -> extended Qwen.
+
+    Args:
+        vision: maps ``pixel_values`` [K, 3, H, W] to patch features [K, N, Dv].
+        language: a Qwen with :class:`qwen.Mqwen.ImageInputMixin`, perhaps inside a ``PeftModel``.
+        hidden_size: width between the projector's two linear layers (None: the language model's).
+        drop_first_token: leave out patch 0. SigLIP has no CLS token, so with so400m/14 at 384 px this gives 728 of
+            729 real patches: the design's choice, stored with every checkpoint.
+        train_vision: let gradients into the tower; otherwise it runs without a graph.
+    """
+
+    def __init__(
+        self,
+        vision: nn.Module,
+        language: nn.Module,
+        *,
+        hidden_size: int | None = None,
+        drop_first_token: bool = True,
+        train_vision: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vision, self.language = vision, language
+        self.drop_first_token, self.train_vision = drop_first_token, train_vision
+        width = language.config.hidden_size
+        hidden_size = hidden_size or width
+        self.feature_proj = nn.Sequential(
+            nn.Linear(vision.config.hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, width)
+        )
+        for layer in (self.feature_proj[0], self.feature_proj[2]):
+            nn.init.normal_(layer.weight, mean=0.0, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """``pixel_values`` [K, 3, H, W] -> visual tokens in the language model's space [K, N, Dl]."""
+        with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
+            features = self.vision(pixel_values)  # [K, 729, Dv]
+        if self.drop_first_token:
+            features = features[:, 1:]  # [K, 728, Dv]
+        return self.feature_proj(features.to(self.feature_proj[0].weight.dtype))  # [K, 728, Dl]
+
+    def images_by_row(self, pixel_values, images_per_row: torch.Tensor) -> list[torch.Tensor] | None:
+        """Visual tokens of each row, [n_b, N, Dl] each; None where the batch has no image at all."""
+        if pixel_values is None:
+            return None
+        return list(self.encode_images(pixel_values).split(images_per_row.tolist()))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        images_per_row: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """``input_ids`` [B, T], ``pixel_values`` [K, 3, H, W], ``images_per_row`` [B] summing to K, ``labels`` [B, T].
+
+        Returns transformers' ``CausalLMOutputWithPast``: the loss with labels, logits [B, T, V] without
+        (see :meth:`qwen.Mqwen.ImageInputMixin.forward`).
+        """
+        images = self.images_by_row(pixel_values, images_per_row)
+        return self.language(input_ids=input_ids, attention_mask=attention_mask, images=images, labels=labels, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        images_per_row: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Ids of the answers, [B, new], without the prompt. Batches must be padded on the left."""
+        images = self.images_by_row(pixel_values, images_per_row)
+        ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, images=images, **kwargs)
+        return ids[:, input_ids.shape[1] :]
+
+    def train(self, mode: bool = True) -> MMultiModal:
+        """As in torch, but a frozen tower stays in eval mode."""
+        super().train(mode)
+        if not self.train_vision:
+            self.vision.eval()
+        return self
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute activations in the backward pass: of the language model, and of the tower where it is trained.
+
+        Non-reentrant, so the frozen embedding needs no hook and the tower builds no graph of its own.
+        """
+        for part in (self.language, *([self.vision] if self.train_vision else [])):
+            base = part.get_base_model() if isinstance(part, PeftModel) else part
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def part_of(self, name: str) -> str:
+        """Which of PARTS a parameter belongs to, by its name."""
+        return {"vision": "vision", "feature_proj": "projector", "language": "language"}[name.split(".", 1)[0]]
+
+    def trainable_counts(self) -> dict[str, tuple[int, int]]:
+        """(trainable, all) parameters of each part."""
+        counts = {part: [0, 0] for part in PARTS}
+        for name, parameter in self.named_parameters():
+            counts[self.part_of(name)][0] += parameter.numel() if parameter.requires_grad else 0
+            counts[self.part_of(name)][1] += parameter.numel()
+        return {part: (trainable, total) for part, (trainable, total) in counts.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return self.feature_proj[0].weight.device
+
+
+def build_model(config: Config, tokenizer, dtype: torch.dtype = torch.float32) -> MMultiModal:
+    """The model of a config on the CPU: base weights in ``dtype``, projector and adapters fresh, trainable parts fp32.
+
+    Raises:
+        UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
+    """
+    vision = load_strictly(SiglipViT, config.vision.path, dtype, "vision.path")
+    tokens = visual_token_count(vision.config.to_dict(), config.vision.drop_first_token)
+    if tokens != config.vision.image_context_length:
+        raise UserError(
+            f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} gives "
+            f"{tokens} visual tokens; set vision.image_context_length={tokens}"
+        )
+    language = load_language(config.language.path, tokenizer, dtype)
+    model = MMultiModal(
+        prepare_part(vision, config.vision.train, config.lora),
+        prepare_part(language, config.language.train, config.lora),
+        hidden_size=config.projector.hidden_size,
+        drop_first_token=config.vision.drop_first_token,
+        train_vision=config.vision.train != "frozen",
+    )
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # bf16 has 8 bits of mantissa: updates of 1e-4 of a weight would be lost
+            parameter.data = parameter.data.float()
+    assert_trainable(model, config)
+    return model.eval()
+
+
+def prepare_part(part: nn.Module, how: str, lora: dict) -> nn.Module:
+    """Freeze a part, give it LoRA adapters, or leave it wholly trainable."""
+    part.requires_grad_(how == "full")
+    if how != "lora":
+        return part
+    options = {"target_modules": "all-linear", **lora}
+    return get_peft_model(part, LoraConfig(**options))
+
+
+def assert_trainable(model: MMultiModal, config: Config) -> None:
+    """What the config says is trained, and nothing else: LoRA that reaches into the tower is a classic mistake."""
+    how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    for name, parameter in model.named_parameters():
+        setting = how[model.part_of(name)]
+        wanted = setting == "full" or (setting == "lora" and "lora_" in name)
+        if setting == "lora" and parameter.requires_grad and not wanted:
+            continue  # what the lora section asks for besides (modules_to_save, bias, DoRA's magnitudes)
+        if parameter.requires_grad != wanted:
+            raise AssertionError(f"{name} should {'' if wanted else 'not '}be trainable with {setting}")
+
+
+def load_language(path: str, tokenizer, dtype: torch.dtype) -> nn.Module:
+    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer."""
+    model_type = read_config(path, "language.path").model_type
+    if model_type not in MODEL_CLASSES:
+        known = ", ".join(MODEL_CLASSES)
+        raise UserError(f"language.path: {path} is a {model_type!r} model; expected one of: {known}")
+    language = load_strictly(MODEL_CLASSES[model_type], path, dtype, "language.path")
+    language.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+    rows = language.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"language.path: {path} has {rows} embedding rows for {len(tokenizer)} tokens, so {IMAGE_TOKEN} has no "
+            "row; use a model with spare rows, as every Qwen released so far has"
+        )
+    # Ours alone: instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would
+    # otherwise fill in whatever a call leaves open.
+    stops = [token_id(tokenizer, token) for token in ("<|im_end|>", "<|endoftext|>")]
+    language.generation_config = GenerationConfig(
+        eos_token_id=stops, pad_token_id=tokenizer.pad_token_id, suppress_tokens=[language.image_token_id]
+    )
+    return language
+
+
+def load_strictly(cls, path: str, dtype: torch.dtype, key: str):
+    """``from_pretrained`` from safetensors, where a tensor that is missing or of another shape is an error."""
+    try:
+        model, info = cls.from_pretrained(
+            model_folder(path), dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{key}: {cannot_load(path, error)}") from error
+    wrong = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
+    if wrong:
+        raise UserError(f"{key}: {path} lacks {len(wrong)} tensors, {wrong[0]} first; is the download complete?")
+    return model
+
+
+def read_config(path: str, key: str):
+    try:
+        return AutoConfig.from_pretrained(model_folder(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {cannot_load(path, error)}") from error
+
+
+def cannot_load(path: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"cannot load {path} ({reason}); download it with `hf download {path}` or "
+        f"`modelscope download --model {path}` and set the key to the folder"
+    )

@@ -1,0 +1,689 @@
+"""Raw annotations to the two files that everything after reads: which images there are, and what is said about them.
+
+    python process_image.py --config config.yaml
+
+Records come in two formats, AI Challenger captions (:func:`process_ali`) and LLaVA conversations
+(:func:`process_coco`). Every image is decoded once here, so that a damaged file is found now and not after hours of
+training. Whatever cannot be used ends in a skip list with its reason, never in a crash, and never in silence: above
+``data.max_skipped`` nothing is written at all.
+
+Every random choice depends on the seed, the source's name and the record's number alone: the same input gives the
+same bytes, whatever else was skipped, on any number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path, PureWindowsPath
+
+from tqdm import tqdm
+
+from dataset.image import ImageError, load_image
+from dataset.prompt import IMAGE_TOKEN, neutralise
+from settings import Config, Data, Source, UserError, add_config_arguments, load_config, require_paths
+
+PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
+CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+TEXT_ONLY = "text"  # the key of conversations without an image
+
+_KINDS = {  # what JSON gives, in words
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, UTF-8 cannot hold it
+_COCO_2014 = re.compile(r"COCO_(?:train|val)2014_(\d{12}\.jpg)")
+_COCO_2017 = re.compile(r"\d{12}\.jpg")
+
+ImageMap = dict[str, dict]
+Annotations = dict[str, list[dict]]
+
+
+class RecordError(ValueError):
+    """Why a record cannot be used, in one line."""
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def read_json(path: str | os.PathLike[str]) -> list:
+    """The list of records in a JSON file, UTF-8 with or without a byte order mark.
+
+    Raises:
+        UserError: not readable, not UTF-8, not JSON (with the position), or not a list.
+    """
+    expected = "expected one list of records, [{...}, {...}]"
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: not valid JSON at {where}: {error.msg}; {expected}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise UserError(f"{path}: not valid JSON: {error}; {expected}") from None
+    if not isinstance(content, list):
+        raise UserError(f"{path}: {expected}, not {_KINDS[type(content)]}")
+    return content
+
+
+def process_ali(
+    records: Iterable[object],
+    paths: dict[str, Path],
+    source: str = "ali",
+    start_ID: int = 0,
+    *,
+    seed: int = 0,
+    keep_all_captions: bool = False,
+    language: str = "auto",
+    images_per_conversation: int = 1,
+    known: dict[Path, int] | None = None,
+    rejected: list[tuple[int, str]] | None = None,
+) -> tuple[ImageMap, Annotations]:
+    """Records of AI Challenger: an image (``image_id`` or ``image``) and one caption or several.
+
+    The captions are text or a list under ``caption`` or ``conversations``. One is drawn at random, or all are kept as
+    references; one of two Chinese questions is put before it. A list of messages, as LLaVA has them, is read as such.
+
+    The other arguments and the result are those of :func:`process_coco`.
+    """
+
+    def turns(index: int, record: dict, images: int) -> list[dict]:
+        given = record.get("caption")
+        given = record.get("conversations") if given is None else given
+        if isinstance(given, list) and any(isinstance(item, dict) for item in given):
+            return turns_of(given, images)
+        captions = _answers(given, "the caption")
+        if images != 1:
+            raise RecordError(f"a caption belongs to one image, this one has {images}")
+        rng = random.Random(f"{seed}:{source}:{index}")
+        question = CAPTION_QUESTIONS[rng.random() < 0.5]
+        return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
+
+    shared = (language, images_per_conversation, known, rejected)
+    return _process(records, paths, source, start_ID, turns, ("image_id", "image"), *shared)
+
+
+def process_coco(
+    records: Iterable[object],
+    paths: dict[str, Path],
+    source: str = "coco",
+    start_ID: int = 0,
+    *,
+    language: str = "auto",
+    images_per_conversation: int = 1,
+    known: dict[Path, int] | None = None,
+    rejected: list[tuple[int, str]] | None = None,
+) -> tuple[ImageMap, Annotations]:
+    """Records of LLaVA: conversations of any number of turns about ``image``, or about several, or about none.
+
+    Args:
+        records: as :func:`read_json` gives them.
+        paths: the usable images, by their names in the records. A record with any other image is left out.
+        source: the name of the source, kept with every conversation.
+        start_ID: the id of the first new image.
+        language: "en", "zh", or "auto": Chinese where there is a Chinese character.
+        images_per_conversation: the most images that one conversation may have.
+        known: resolved path -> id of the images of earlier sources, which keep their ids; extended in place.
+        rejected: a list that gets (index, reason) of each record that cannot be used.
+
+    Returns:
+        The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
+        its first image, under "text" without one: {"source", "language", "split": "train", "turns": [{"q", "a"}]},
+        and "images" with the ids where there are several.
+    """
+
+    def turns(index: int, record: dict, images: int) -> list[dict]:
+        return turns_of(record.get("conversations"), images)
+
+    shared = (language, images_per_conversation, known, rejected)
+    return _process(records, paths, source, start_ID, turns, ("image",), *shared)
+
+
+def _process(
+    records: Iterable[object],
+    paths: dict[str, Path],
+    source: str,
+    start_ID: int,
+    turns: Callable[[int, dict, int], list[dict]],
+    fields: tuple[str, ...],
+    language: str,
+    images_per_conversation: int,
+    known: dict[Path, int] | None,
+    rejected: list[tuple[int, str]] | None,
+) -> tuple[ImageMap, Annotations]:
+    known = {} if known is None else known
+    resolved = {name: _resolve(path) for name, path in paths.items()}
+    image_map: ImageMap = {}
+    annotations: Annotations = {}
+    for index, record in enumerate(records):
+        try:
+            names = image_names(record, fields)
+            if len(names) > images_per_conversation:
+                limit = f"data.images_per_conversation allows {images_per_conversation}"
+                raise RecordError(f"has {len(names)} images, {limit}")
+            if any(name not in paths for name in names):
+                continue  # the image stands in the skip list already
+            conversation = {"source": source, "language": language, "split": "train"}
+            conversation["turns"] = turns(index, record, len(names))
+        except RecordError as error:
+            if rejected is not None:
+                rejected.append((index, str(error)))
+            continue
+        if language == "auto":
+            conversation["language"] = "zh" if _is_chinese(conversation["turns"]) else "en"
+        for name in names:
+            if resolved[name] not in known:
+                known[resolved[name]] = start_ID + len(image_map)
+                image_map[name] = {"ID": known[resolved[name]], "path": paths[name].as_posix()}
+        ids = [known[resolved[name]] for name in names]
+        if len(ids) > 1:
+            conversation["images"] = ids
+        annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
+    return image_map, annotations
+
+
+def image_names(record: object, fields: Sequence[str] = ("image_id", "image")) -> list[str]:
+    """The images a record names in the first of ``fields`` that is not empty; none for text only.
+
+    Raises:
+        RecordError: not a record, or not names.
+    """
+    if not isinstance(record, dict):
+        raise RecordError(f"is not an object but {_KINDS[type(record)]}")
+    value = next((record[f] for f in fields if record.get(f) not in (None, "", [])), [])
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise RecordError(f"{' or '.join(fields)} is neither a file name nor a list of file names")
+    return names
+
+
+def turns_of(messages: object, images: int) -> list[dict]:
+    """The turns, [{"q", "a"}], of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
+
+    A question without an answer and an answer without a question are dropped.
+
+    Raises:
+        RecordError: no turn is left, or a message that is not one.
+    """
+    if not isinstance(messages, list):
+        raise RecordError("conversations is not a list of messages")
+    questions: list[str] = []
+    answers: list[list[str]] = []
+    asked = None
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("from") not in tuple(ROLES):
+            raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
+        if ROLES[message["from"]] == "human":
+            asked = message.get("value")
+            if not isinstance(asked, str):
+                raise RecordError(f"message {number} is a question that is not text")
+        elif asked is not None:
+            questions.append(asked)
+            answers.append(_answers(message.get("value"), f"message {number}"))
+            asked = None
+    if not questions:
+        raise RecordError("has no question with an answer")
+    placed = place_images(questions, images)
+    if "" in placed:
+        raise RecordError(f"question {placed.index('')} is empty")
+    return [{"q": q, "a": a} for q, a in zip(placed, answers, strict=True)]
+
+
+def place_images(questions: Sequence[str], images: int) -> list[str]:
+    """Put ``<|extra_0|>`` where ``<image>`` stands, for as many images as there are, and defuse everything else.
+
+    A surplus ``<image>`` is only text. Images that have no place get one in front of the first question.
+    """
+    left, placed = images, []
+    for question in questions:
+        first, *others = question.split(PLACEHOLDER)
+        text = _clean(first)
+        for other in others:
+            text += (IMAGE_TOKEN if left > 0 else neutralise(PLACEHOLDER)) + _clean(other)
+            left -= 1
+        placed.append(text.strip())
+    if left > 0:
+        placed[0] = f"{IMAGE_TOKEN * left}\n{placed[0]}".strip()
+    return placed
+
+
+def _answers(value: object, what: str) -> list[str]:
+    """One answer or a list of them, cleaned, without the empty ones."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise RecordError(f"{what} is neither text nor a list of texts")
+    kept = [text for text in (_clean(text).strip() for text in given) if text]
+    if not kept:
+        raise RecordError(f"{what} is empty")
+    return kept
+
+
+def _clean(text: str) -> str:
+    return neutralise(_SURROGATE.sub("\ufffd", text))
+
+
+def _is_chinese(turns: list[dict]) -> bool:
+    return any(_CHINESE.search(text) for turn in turns for text in (turn["q"], *turn["a"]))
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def find_image(name: str, folders: Sequence[Path]) -> Path:
+    """The file that a record means by ``name``, in the first folder that has it; COCO's names of either year do.
+
+    Raises:
+        ImageError: missing, or outside the folder it was looked for in.
+    """
+    as_windows = PureWindowsPath(name)  # splits at both slashes and knows drives: refused alike on every system
+    if as_windows.anchor or ".." in as_windows.parts:
+        raise ImageError("escapes its folder")
+    if _SURROGATE.search(name):
+        raise ImageError("the name is not valid text")
+    for candidate in (name, *_coco_names(name)):
+        for folder in folders:
+            path = folder / candidate
+            if os.path.isfile(path):
+                if not _resolve(path).is_relative_to(_resolve(folder)):  # a link led out
+                    raise ImageError("escapes its folder")
+                return path
+    raise ImageError("missing")
+
+
+@cache
+def _resolve(path: Path) -> Path:
+    """The file behind all links. Remembered: it costs 40 microseconds and is wanted four times for each image."""
+    return path.resolve()
+
+
+def _coco_names(name: str) -> list[str]:
+    """What else COCO calls this file: 000000458752.jpg (2017) and COCO_train2014_000000458752.jpg are the same."""
+    folder, slash, file = name.rpartition("/")
+    if match := _COCO_2014.fullmatch(file):
+        return [folder + slash + match[1]]
+    if _COCO_2017.fullmatch(file):
+        return [f"{folder}{slash}COCO_{part}2014_{file}" for part in ("train", "val")]
+    return []
+
+
+def check_images(
+    paths: Sequence[Path], *, max_pixels: int, workers: int | None = None, progress: bool = True
+) -> dict[Path, str]:
+    """Decode every file once, on all cores or ``workers`` of them; the reason for each that cannot be used.
+
+    Raises:
+        UserError: a process was killed, most likely for its memory.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, 61, max(1, len(paths)))  # 61: the most that Windows can wait for
+    size = max(1, min(32, len(paths) // (4 * workers)))
+    chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    unusable: dict[Path, str] = {}
+    with (
+        ProcessPoolExecutor(workers, initializer=_ignore_interrupt) as pool,
+        tqdm(total=len(paths), desc="checking images", unit="image", disable=not progress) as bar,
+    ):
+        try:
+            for chunk, reasons in zip(chunks, pool.map(partial(_check_chunk, max_pixels), chunks), strict=True):
+                unusable |= {path: reason for path, reason in zip(chunk, reasons, strict=True) if reason}
+                bar.update(len(chunk))
+        except BrokenProcessPool:
+            advice = "start again with fewer processes (data.workers=1) or a lower data.max_pixels"
+            raise UserError(f"a process that checked images was killed (out of memory?); {advice}") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return unusable
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; only the main one answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_chunk(max_pixels: int, paths: Sequence[Path]) -> list[str | None]:
+    return [_reason(path, max_pixels) for path in paths]
+
+
+def _reason(path: Path, max_pixels: int) -> str | None:
+    try:
+        load_image(path, max_pixels)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- all sources
+
+
+@dataclass
+class Part:
+    """What one source brings, from the first look at its files to the last count."""
+
+    source: Source
+    records: list = field(default_factory=list)
+    origins: list[tuple[Path, int]] = field(default_factory=list)  # of each record: file, number in it
+    paths: dict[str, Path] = field(default_factory=dict)  # usable images by name
+    bad_images: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> file, reason
+    rejected: list[tuple[int, str]] = field(default_factory=list)  # records: index, reason
+    conversations: list[tuple[str, dict]] = field(default_factory=list)  # with the key they stand under
+
+
+def read_parts(data: Data) -> list[Part]:
+    """Read every source and find and check its images."""
+    parts = []
+    for source in data.sources:
+        part = Part(source)
+        for file in source.annotations:
+            records = read_json(file)
+            part.records += records
+            part.origins += [(file, number) for number in range(len(records))]
+        for name in _referenced(part):
+            try:
+                part.paths[name] = find_image(name, source.images)
+            except ImageError as error:
+                part.bad_images[name] = (name, str(error))
+        parts.append(part)
+    files = {_resolve(path): path for part in parts for path in part.paths.values()}  # each file once
+    unusable = check_images(list(files), max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
+    for part in parts:
+        for name, path in list(part.paths.items()):
+            if reason := unusable.get(_resolve(path)):
+                part.bad_images[name] = (path.as_posix(), reason)
+                del part.paths[name]
+    return parts
+
+
+def _fields(source: Source) -> tuple[str, ...]:
+    return ("image_id", "image") if source.format == "ali" else ("image",)
+
+
+def _referenced(part: Part) -> dict[str, None]:
+    """The images that a source's records name, each once, in order."""
+    names: dict[str, None] = {}
+    for record in part.records:
+        try:
+            names.update(dict.fromkeys(image_names(record, _fields(part.source))))
+        except RecordError:
+            continue  # rejected with its reason when it is processed
+    return names
+
+
+def check_share(parts: list[Part], max_skipped: float) -> None:
+    """Stop where too many images are unusable: most often a wrong folder, not a thousand bad files.
+
+    Raises:
+        UserError: counts, the most frequent reasons, an example.
+    """
+    bad = [(part, *entry) for part in parts for entry in part.bad_images.values()]
+    total = len(bad) + sum(len(part.paths) for part in parts)
+    if not bad or len(bad) / total <= max_skipped:
+        return
+    reasons = Counter(reason.partition(":")[0] for _, _, reason in bad)
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
+    part, file, reason = bad[0]
+    raise UserError(
+        f"{len(bad):,} of {total:,} images ({len(bad) / total:.1%}) cannot be used, data.max_skipped allows "
+        f"{max_skipped:.1%}: {listed}; the first is {file} of source {part.source.name} ({reason}); nothing was "
+        "written: check the images folders of data.sources, or raise data.max_skipped"
+    )
+
+
+def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Annotations]:
+    """Process the sources one after another, ids running on, into one image map and one set of conversations.
+
+    A name that an earlier source has for another image gets the source's name in front, "source/name".
+    """
+    image_map: ImageMap = {}
+    annotations: Annotations = {}
+    known: dict[Path, int] = {}
+    for part in parts:
+        source = part.source
+        options = {
+            "language": source.language,
+            "images_per_conversation": data.images_per_conversation,
+            "known": known,
+            "rejected": part.rejected,
+        }
+        process = process_coco
+        if source.format == "ali":
+            process = partial(process_ali, seed=data.seed, keep_all_captions=data.keep_all_captions)
+        new_images, new_annotations = process(part.records, part.paths, source.name, len(image_map), **options)
+        for name, entry in new_images.items():
+            while name in image_map:
+                name = f"{source.name}/{name}"
+            image_map[name] = entry
+        for key, conversations in new_annotations.items():
+            annotations.setdefault(key, []).extend(conversations)
+            part.conversations += [(key, conversation) for conversation in conversations]
+    by_id = sorted(annotations, key=lambda key: (key == TEXT_ONLY, int(key) if key != TEXT_ONLY else 0))
+    return image_map, {key: annotations[key] for key in by_id}
+
+
+# ---------------------------------------------------------------------------------------------- held out
+
+
+def hold_out(image_map: ImageMap, annotations: Annotations, chosen: Callable[[list[str]], bool]) -> None:
+    """Set the split of every conversation, by image: images that a conversation connects fall on one side.
+
+    ``chosen`` decides from the names of such a group, the one with the lowest id first. Without an image: "train".
+    """
+    groups = image_groups(annotations, len(image_map))
+    members: dict[int, list[str]] = {}
+    for name, entry in image_map.items():  # ids are in the order of the map
+        members.setdefault(groups[entry["ID"]], []).append(name)
+    held = {group for group, names in members.items() if chosen(names)}
+    for key, conversations in annotations.items():
+        if key != TEXT_ONLY and groups[int(key)] in held:
+            for conversation in conversations:
+                conversation["split"] = "held_out"
+
+
+def image_groups(annotations: Annotations, count: int) -> list[int]:
+    """For each of ``count`` images the lowest id that conversations about several images connect it with."""
+    lowest = list(range(count))
+
+    def root(image: int) -> int:
+        while lowest[image] != image:
+            lowest[image] = lowest[lowest[image]]
+            image = lowest[image]
+        return image
+
+    for conversation in (c for conversations in annotations.values() for c in conversations):
+        for one, other in zip(conversation.get("images", []), conversation.get("images", [])[1:], strict=False):
+            one, other = sorted((root(one), root(other)))
+            lowest[other] = one
+    return [root(image) for image in range(count)]
+
+
+def by_share(share: float, seed: int) -> Callable[[list[str]], bool]:
+    """About this share of the groups, by a hash of the first name: more data moves no image to the other side."""
+
+    def chosen(names: list[str]) -> bool:
+        digest = hashlib.sha256(f"{seed}:{names[0]}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    return chosen
+
+
+def by_list(file: Path, parts: list[Part], image_map: ImageMap) -> Callable[[list[str]], bool]:
+    """The groups with an image that ``file`` names, one a line, as a record or the image map writes it.
+
+    Raises:
+        UserError: not readable, or it names no image at all.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.held_out: {file} cannot be read as UTF-8 text: {error}") from None
+    listed = {line.strip() for line in lines} - {""}
+    # Records may call one file by several names; what counts is the file.
+    files = {_resolve(path) for part in parts for name, path in part.paths.items() if name in listed}
+    held = {name for name, entry in image_map.items() if name in listed or _resolve(Path(entry["path"])) in files}
+    if listed and image_map and not held:
+        example = min(listed)
+        raise UserError(f"data.held_out: none of the {len(listed):,} names in {file} is an image here, e.g. {example}")
+    return lambda names: not held.isdisjoint(names)
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+
+def skip_list(parts: list[Part]) -> list[dict]:
+    """[{"file", "reason"}]: of each source first its images, then its records, which are counted from 0."""
+    skipped = []
+    for part in parts:
+        entries = list(part.bad_images.values())
+        for index, reason in part.rejected:
+            file, number = part.origins[index]
+            entries.append((file.as_posix(), f"record {number}: {reason}"))
+        skipped += [{"file": _SURROGATE.sub("\ufffd", f), "reason": _SURROGATE.sub("\ufffd", r)} for f, r in entries]
+    return skipped
+
+
+def write_json(contents: dict[Path, object]) -> None:
+    """Write several JSON files; until the last is complete beside its place, none replaces an old one.
+
+    Raises:
+        UserError: a file cannot be written. The old ones are as they were, unless the disk failed while renaming.
+    """
+    temporaries: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise UserError(f"{path}: cannot be written, there is a folder of that name")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporaries[temporary] = path
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                json.dump(content, file, ensure_ascii=False, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path in temporaries.items():
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def size_table(parts: list[Part]) -> str:
+    """Records, images, conversations, turns and skipped records of each source, of all, and of both splits."""
+    rows = [("", "records", "images", "conversations", "turns", "skipped")]
+    everything = [pair for part in parts for pair in part.conversations]
+    records = sum(len(part.records) for part in parts)
+    for part in parts:
+        skipped = len(part.records) - len(part.conversations)
+        rows.append((part.source.name, f"{len(part.records):,}", *_sizes(part.conversations), f"{skipped:,}"))
+    rows.append(("all", f"{records:,}", *_sizes(everything), f"{records - len(everything):,}"))
+    for split, name in (("train", "  train"), ("held_out", "  held out")):
+        rows.append((name, "", *_sizes([(key, c) for key, c in everything if c["split"] == split]), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        cells = [name.ljust(widths[0]), *(number.rjust(w) for number, w in zip(numbers, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _sizes(conversations: list[tuple[str, dict]]) -> tuple[str, str, str]:
+    images = {i for key, c in conversations if key != TEXT_ONLY for i in c.get("images", [int(key)])}
+    turns = sum(len(c["turns"]) for _, c in conversations)
+    return f"{len(images):,}", f"{len(conversations):,}", f"{turns:,}"
+
+
+def run(config: Config) -> None:
+    """Read, check, process, split, write, and print the sizes.
+
+    Raises:
+        UserError: nothing was written.
+    """
+    data = config.data
+    require_paths(config, "data.sources", "data.held_out")
+    parts = read_parts(data)
+    check_share(parts, data.max_skipped)
+    image_map, annotations = merge(parts, data)
+    if isinstance(data.held_out, Path):
+        chosen = by_list(data.held_out, parts, image_map)
+    else:
+        chosen = by_share(data.held_out, data.seed)
+    hold_out(image_map, annotations, chosen)
+    skipped = skip_list(parts)
+    write_json({data.image_map: image_map, data.annotations: annotations, data.skipped: skipped})
+    print(size_table(parts))
+    print(f"wrote {data.image_map} and {data.annotations}")
+    bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)
+    print(f"cannot be used: {bad_images:,} images, {bad_records:,} records; reasons in {data.skipped}")
+
+
+_EXAMPLE = """\
+example of a config's data section, with one source of each format:
+
+  data:
+    sources:
+      - {name: captions, format: ali, annotations: captions.json, images: photos}
+      - {name: chats, format: coco, annotations: [a.json, b.json], images: [train2017, val2017]}
+    image_map: data/image_map.json
+    annotations: data/annotations.json
+    skipped: data/skipped.json
+
+a record of captions.json (AI Challenger):
+
+  {"image_id": "8f00.jpg", "caption": ["两个人在路上交谈", "..."]}
+
+a record of a.json (LLaVA); <image> may stand anywhere in a question, a record without "image" is text only:
+
+  {"image": "000000458752.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is he doing?"},
+                                                  {"from": "gpt", "value": "Pitching."}]}
+
+then:
+
+  python process_image.py --config config.yaml
+  python process_image.py --config config.yaml data.held_out=0.1 data.progress=false
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Check every image and turn raw annotations into the files that training reads.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    args = parser.parse_intermixed_args(argv)
+    try:
+        run(load_config(args.config, args.overrides))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Train projector and adapters.
+
+    python train.py --config config.yaml
+    python train.py --config config.yaml --dry-run        # does it fit, and how long will it take?
+    python train.py --config config.yaml --resume         # go on from the run's latest checkpoint
+
+Checkpoints go to <train.output>/<train.run>/checkpoint-<step>.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from dataset.image import load_image_processor
+from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.prompt import load_tokenizer
+from model.checkpoint import base_models, hash_files, hash_model, latest_checkpoint
+from model.model import MMultiModal, build_model
+from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
+from settings import Config, UserError, add_config_arguments, load_config, require_paths
+
+
+def main() -> int:
+    args = parse_arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = load_config(args.config, args.overrides)
+        require_paths(config, "data.image_map", "data.annotations")
+        run = config.train.output / config.train.run
+        latest = prepare_run(run, args.resume, args.overwrite, args.dry_run)
+        trainer, dtype = build_trainer(config, run)
+        print_start(trainer, config, dtype)
+        if args.dry_run:
+            dry_run(trainer, dtype)
+        else:
+            train(trainer, args, run, latest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing since the last checkpoint is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint of the run")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run's earlier checkpoints and start anew")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one step on the longest batch, peak memory, time of the run; then stop"
+    )
+    add_config_arguments(parser)
+    return parser.parse_intermixed_args()
+
+
+def prepare_run(run: Path, resume: bool, overwrite: bool, dry: bool) -> Path | None:
+    """The checkpoint to go on from, or None; refuses to write over a run unasked."""
+    latest = latest_checkpoint(run) if run.is_dir() else None
+    if dry:
+        return None
+    if resume and latest is None:
+        raise UserError(f"--resume: {run} holds no complete checkpoint; start without --resume")
+    if latest is not None and overwrite and not resume:
+        for folder in run.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    elif latest is not None and not resume:
+        raise UserError(
+            f"{run} already holds {latest.name}; go on with --resume, start anew with --overwrite, "
+            "or name another run with train.run=NAME"
+        )
+    return latest if resume else None
+
+
+def build_trainer(config: Config, run: Path) -> tuple[MultiModalTrainer, torch.dtype]:
+    arguments = dict(config.train.arguments)
+    dtype, reason = choose_dtype(arguments)
+    print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
+    checkpointing = arguments.pop("gradient_checkpointing", False)
+    tokenizer = load_tokenizer(config.language.path)
+    processor = load_image_processor(config.vision.path)
+    dataset = ImageCaptionDataset(config, tokenizer, processor, "train")
+    held_out = None
+    if arguments.get("eval_strategy", "no") != "no":
+        held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
+    training_arguments = make_arguments(arguments, run, dtype)
+    set_seed(training_arguments.seed)
+    model = build_model(config, tokenizer, dtype)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    facts = describe_run(config, model, training_arguments.seed)
+    trainer = MultiModalTrainer(model, config, dataset, held_out, facts, args=training_arguments)
+    return trainer, dtype
+
+
+def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
+    """The dtype of frozen weights and of autocast, and the reason for it in words."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if arguments.get("use_cpu") or not name:
+        why = "train.use_cpu is set" if arguments.get("use_cpu") else "no CUDA GPU was found"
+        return torch.float32, f"{why}, so this trains on the CPU, in fp32 (right for the demo, slow for real models)"
+    if not arguments.get("bf16"):
+        return torch.float32, f"train.bf16 is off ({name})"
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32, f"{name} has no bf16 units; fp32 is slower and takes twice the memory"
+    return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
+
+
+def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingArguments:
+    fixed = {
+        "output_dir": str(run),
+        "bf16": dtype == torch.bfloat16,
+        "remove_unused_columns": False,  # the collate function needs every field of a sample
+        "label_names": ["labels"],
+    }
+    try:
+        return TrainingArguments(**{**arguments, **fixed})
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
+def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
+    """What a checkpoint's manifest says about where it comes from."""
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "pillow")
+    trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "base_models": {key: {"path": path, "sha256": hash_model(path)} for key, path in base_models(config).items()},
+        "data": {"sha256": hash_files([config.data.image_map, config.data.annotations])},
+        "seed": seed,
+        "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
+        "trainable": trainable,
+    }
+
+
+def print_start(trainer: MultiModalTrainer, config: Config, dtype: torch.dtype) -> None:
+    """What will be trained, on what, in which batches."""
+    args, dataset = trainer.args, trainer.train_dataset
+    how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    for part, (trainable, total) in trainer.model.trainable_counts().items():
+        print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
+    lengths = [dataset.length(i) for i in range(0, len(dataset), max(1, len(dataset) // 64))]
+    mean = sum(lengths) / len(lengths)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    print(f"data      {len(dataset):,} conversations, about {mean:.0f} tokens each")
+    if trainer.eval_dataset is not None:
+        print(f"held out  {len(trainer.eval_dataset):,} conversations")
+    print(f"batch     {rows} conversations a step, about {rows * mean:,.0f} tokens, {dtype}", flush=True)
+
+
+def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, latest: Path | None) -> None:
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    if latest is not None:
+        print(f"resuming from {latest}", flush=True)
+    try:
+        trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            "the GPU ran out of memory; lower train.per_device_train_batch_size (and raise "
+            "train.gradient_accumulation_steps), turn on train.gradient_checkpointing, or see --dry-run"
+        ) from error
+    step = trainer.state.global_step
+    if stop.asked and step < trainer.state.max_steps:
+        print(f"stopped at step {step}; go on with: python train.py --config {args.config} --resume")
+        return
+    best = trainer.state.best_model_checkpoint
+    print(f"done: {step} steps, checkpoints in {run}" + (f", the best is {Path(best).name}" if best else ""))
+
+
+def dry_run(trainer: MultiModalTrainer, dtype: torch.dtype) -> None:
+    """One optimiser step on the longest batch, then the time of typical ones."""
+    dataset, args = trainer.train_dataset, trainer.args
+    lengths = [dataset.length(i) for i in tqdm(range(len(dataset)), desc="measuring conversations", leave=False)]
+    order = sorted(range(len(dataset)), key=lengths.__getitem__)
+    size = args.per_device_train_batch_size
+    longest = order[-size:]
+    trainer.create_optimizer()
+    trainer.model.to(args.device)
+    one_step(trainer, longest)
+    memory = peak_memory()
+    middle = len(order) // 2
+    typical = order[max(0, middle - size // 2) :][:size]
+    begin = time.perf_counter()
+    for _ in range(3):
+        one_step(trainer, typical)
+    seconds = (time.perf_counter() - begin) / 3
+    per_epoch = -(-len(dataset) // (size * args.gradient_accumulation_steps * args.world_size))
+    steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
+    total = seconds * args.gradient_accumulation_steps * steps
+    print(f"longest   {size} conversations, {lengths[order[-1]]} tokens: forward, backward and step fit")
+    print(f"memory    {memory / 2**30:.2f} GiB at the peak ({'GPU' if args.device.type == 'cuda' else 'this process'})")
+    print(f"time      {seconds:.2f} s for a typical batch; {steps:,} steps take about {total / 60:,.1f} minutes")
+
+
+def one_step(trainer: MultiModalTrainer, indices: list[int]) -> None:
+    model = trainer.model.train()
+    inputs = {k: v.to(trainer.args.device) for k, v in samples_of_batch(trainer.train_dataset, indices).items()}
+    with trainer.compute_loss_context_manager():
+        loss = model(**inputs).loss
+    loss.backward()
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory() -> int:
+    """Bytes: the most the GPU held, or the most this process held (on Windows: what it holds now)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        return psutil.Process().memory_info().rss
+    scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+if __name__ == "__main__":
+    sys.exit(main())
