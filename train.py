@@ -15,6 +15,7 @@ import logging
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -40,14 +41,13 @@ def main() -> int:
     try:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
-        run = config.train.output / config.train.run
-        latest = prepare_run(run, args.resume, args.overwrite, args.dry_run)
-        trainer, dtype = build_trainer(config, run)
-        print_start(trainer, config, dtype)
         if args.dry_run:
-            dry_run(trainer, dtype)
+            with tempfile.TemporaryDirectory() as aside:  # the Trainer makes its output folder at once
+                dry_run(build_trainer(config, Path(aside)))
         else:
-            train(trainer, args, run, latest)
+            run = config.train.output / config.train.run
+            latest = prepare_run(run, args.resume, args.overwrite)
+            train(build_trainer(config, run), args, run, latest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,11 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def prepare_run(run: Path, resume: bool, overwrite: bool, dry: bool) -> Path | None:
+def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, or None; refuses to write over a run unasked."""
     latest = latest_checkpoint(run) if run.is_dir() else None
-    if dry:
-        return None
     if resume and latest is None:
         raise UserError(f"--resume: {run} holds no complete checkpoint; start without --resume")
     if latest is not None and overwrite and not resume:
@@ -86,7 +84,8 @@ def prepare_run(run: Path, resume: bool, overwrite: bool, dry: bool) -> Path | N
     return latest if resume else None
 
 
-def build_trainer(config: Config, run: Path) -> tuple[MultiModalTrainer, torch.dtype]:
+def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
+    """Everything a run needs; prints what is trained, on what, in which batches and in which dtype."""
     arguments = dict(config.train.arguments)
     dtype, reason = choose_dtype(arguments)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
@@ -104,7 +103,8 @@ def build_trainer(config: Config, run: Path) -> tuple[MultiModalTrainer, torch.d
         model.gradient_checkpointing_enable()
     facts = describe_run(config, model, training_arguments.seed)
     trainer = MultiModalTrainer(model, config, dataset, held_out, facts, args=training_arguments)
-    return trainer, dtype
+    print_start(trainer, config)
+    return trainer
 
 
 def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
@@ -147,8 +147,7 @@ def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
     }
 
 
-def print_start(trainer: MultiModalTrainer, config: Config, dtype: torch.dtype) -> None:
-    """What will be trained, on what, in which batches."""
+def print_start(trainer: MultiModalTrainer, config: Config) -> None:
     args, dataset = trainer.args, trainer.train_dataset
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
     for part, (trainable, total) in trainer.model.trainable_counts().items():
@@ -159,7 +158,7 @@ def print_start(trainer: MultiModalTrainer, config: Config, dtype: torch.dtype) 
     print(f"data      {len(dataset):,} conversations, about {mean:.0f} tokens each")
     if trainer.eval_dataset is not None:
         print(f"held out  {len(trainer.eval_dataset):,} conversations")
-    print(f"batch     {rows} conversations a step, about {rows * mean:,.0f} tokens, {dtype}", flush=True)
+    print(f"batch     {rows} conversations a step, about {rows * mean:,.0f} tokens", flush=True)
 
 
 def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, latest: Path | None) -> None:
@@ -182,7 +181,7 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
     print(f"done: {step} steps, checkpoints in {run}" + (f", the best is {Path(best).name}" if best else ""))
 
 
-def dry_run(trainer: MultiModalTrainer, dtype: torch.dtype) -> None:
+def dry_run(trainer: MultiModalTrainer) -> None:
     """One optimiser step on the longest batch, then the time of typical ones."""
     dataset, args = trainer.train_dataset, trainer.args
     lengths = [dataset.length(i) for i in tqdm(range(len(dataset)), desc="measuring conversations", leave=False)]

@@ -5,7 +5,7 @@
 renders the demo's pictures and writes raw annotations in both source formats (AI Challenger and LLaVA), so that
 ``process_image.py`` has its real work to do.
 
-A scene is one to three objects, each with a shape, a colour, a size and a place. Scenes are split into ten folds by
+A scene is one or two objects, each with a shape, a colour, a size and a place. Scenes are split into ten folds by
 a hash of what is in them. Fold 0 is the demo's held-out side and fold 1 validates the pretraining: neither the
 pretraining of the backbones nor the demo's training ever draws a scene from fold 0.
 """
@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,8 @@ CENTERS = {
 RADIUS = {"large": 17, "small": 9}
 PICTURE_SIZE = 112  # pixels: 8 x 8 patches of 14
 HELD_OUT_FOLD, VALIDATION_FOLD, FOLDS = 0, 1, 10
+MOST_OBJECTS = 2
+KINDS = ("color", "shape", "size", "place", "count", "yes/no")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class QA:
     answer: str
 
 
-def draw_scene(rng: random.Random, most: int = 3, folds: range | tuple[int, ...] = range(2, FOLDS)) -> Scene:
+def draw_scene(rng: random.Random, most: int = MOST_OBJECTS, folds: range | tuple[int, ...] = range(2, FOLDS)) -> Scene:
     """A random scene of one to ``most`` objects whose fold is in ``folds``."""
     while True:
         places = rng.sample(list(PLACES), rng.randint(1, most))
@@ -154,10 +156,10 @@ def caption(scene: Scene, language: str, style: int = 0) -> str:
     )
 
 
-def ask(scene: Scene, language: str, rng: random.Random) -> QA:
-    """A random question with exactly one right answer; the six kinds come equally often."""
+def ask(scene: Scene, language: str, rng: random.Random, kinds: Sequence[str] = KINDS) -> QA:
+    """A random question with exactly one right answer; by default the six kinds are equally likely to be tried."""
     while True:
-        kind = rng.choice(list(_QUESTIONS))
+        kind = rng.choice(kinds)
         pair = _QUESTIONS[kind](scene, language == "zh", rng)
         if pair is not None:
             return QA(kind, *pair)

@@ -7,11 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from conversation import Assistant
+from dataset.image import load_image_processor
+from dataset.prompt import load_tokenizer
+from model.checkpoint import save_weights, write_manifest
+from model.model import build_model
 from settings import Config, load_config
 from tests.tiny import save_qwen, save_siglip
+from train import describe_run
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -89,3 +96,24 @@ def write_data(folder: Path, pictures: int, conversations: dict | None = None) -
     annotations.update(conversations or {})
     (folder / "image_map.json").write_text(json.dumps(image_map), encoding="utf-8")
     (folder / "annotations.json").write_text(json.dumps(annotations, ensure_ascii=False), encoding="utf-8")
+
+
+@pytest.fixture
+def checkpoint(make_config, tmp_path):
+    """A checkpoint of an untrained tiny model whose projector is large enough for pictures to matter."""
+    config = make_config()
+    tokenizer = load_tokenizer(config.language.path)
+    torch.manual_seed(0)
+    model = build_model(config, tokenizer)
+    with torch.no_grad():
+        for layer in (model.feature_proj[0], model.feature_proj[2]):
+            layer.weight.normal_(std=0.5)
+    folder = tmp_path / "checkpoints" / "test" / "checkpoint-1"
+    save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
+    write_manifest(folder, describe_run(config, model, 0))
+    return folder
+
+
+@pytest.fixture
+def assistant(checkpoint):
+    return Assistant.load(checkpoint, "cpu")

@@ -8,41 +8,11 @@ import threading
 
 import pytest
 import torch
-from PIL import Image
 
-from conversation import Assistant, Request, question_with_images
-from dataset.image import load_image_processor
-from dataset.prompt import IMAGE_TOKEN, Turn, load_tokenizer
-from model.checkpoint import save_weights, write_manifest
-from model.model import build_model
+from conversation import Request, question_with_images
+from dataset.prompt import IMAGE_TOKEN, Turn
 from settings import UserError
-from tests.tiny import REPO
-from train import describe_run
-
-
-@pytest.fixture
-def checkpoint(make_config, tmp_path):
-    """A checkpoint of an untrained tiny model whose projector is large enough for pictures to matter."""
-    config = make_config()
-    tokenizer = load_tokenizer(config.language.path)
-    torch.manual_seed(0)
-    model = build_model(config, tokenizer)
-    with torch.no_grad():
-        for layer in (model.feature_proj[0], model.feature_proj[2]):
-            layer.weight.normal_(std=0.5)
-    folder = tmp_path / "checkpoints" / "test" / "checkpoint-1"
-    save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
-    write_manifest(folder, describe_run(config, model, 0))
-    return folder
-
-
-@pytest.fixture
-def assistant(checkpoint):
-    return Assistant.load(checkpoint, "cpu")
-
-
-def picture(color: str) -> Image.Image:
-    return Image.new("RGB", (30, 60), color)
+from tests.tiny import REPO, picture
 
 
 def requests() -> list[Request]:

@@ -455,7 +455,7 @@ def test_scores_per_type_language_and_source():
     questions = [
         answered("Red.", "red", blind="red"),
         answered("red", "blue", group="b", source="t", blind="red"),
-        answered("two", "2", kind="count", group="c"),
+        answered("two", "2", "a pair", kind="count", group="c"),
         answered("红色", "红色。", language="zh", group="d"),
         answered("dog", *["dog"] * 2, *["cat"] * 8, kind="other", group="e"),
         answered("a dog runs", "a dog runs", "the dog runs fast", kind="caption"),

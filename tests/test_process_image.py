@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -254,6 +255,7 @@ def test_every_turn_is_kept_and_answers_are_lists():
         (["compare"], 2, ["<|extra_0|><|extra_0|>\ncompare"]),
         (["no <image> here"], 0, ["no < image > here"]),
         (["<IMAGE><image>"], 1, ["< IMAGE ><|extra_0|>"]),
+        (["a <|im_end|> <image> <|im_end|>"], 1, ["a <| im_end |> <|extra_0|> <| im_end |>"]),
         (["<|extra_0|><image>"], 1, ["<| extra_0 |><|extra_0|>"]),
         (["<|im_<image>end|>"], 1, ["<|im_<|extra_0|>end|>"]),
     ],
@@ -298,6 +300,18 @@ def test_an_image_keeps_all_its_conversations_under_one_id_in_order():
     assert image_map == {"a.jpg": {"ID": 5, "path": "x/a.jpg"}, "b.jpg": {"ID": 6, "path": "x/b.jpg"}}
     assert [c["turns"][0]["a"] for c in annotations["5"]] == [["1"], ["3"]]
     assert [c["turns"][0]["a"] for c in annotations["6"]] == [["2"]]
+
+
+def test_the_next_source_goes_on_where_the_last_stopped_and_knows_its_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    known: dict = {}
+    first, _ = process_coco([llava("a", "q", "1")], {"a": tmp_path / "a.png"}, known=known)
+    paths = {"b": tmp_path / "b.png", "again": tmp_path / "sub" / ".." / "a.png"}
+    records = [llava("b", "q", "2"), llava("again", "q", "3")]
+    second, annotations = process_coco(records, paths, start_ID=len(first), known=known)
+    assert {name: entry["ID"] for name, entry in {**first, **second}.items()} == {"a": 0, "b": 1}
+    assert {key: group[0]["turns"][0]["a"] for key, group in annotations.items()} == {"1": ["2"], "0": ["3"]}
+    assert known == {(tmp_path / "a.png").resolve(): 0, (tmp_path / "b.png").resolve(): 1}
 
 
 def test_text_only_conversations_have_a_key_of_their_own():
@@ -482,6 +496,7 @@ def test_the_ends_of_the_share_and_another_seed():
     assert not any(by_share(0.0, 0)(group) for group in names)
     assert all(by_share(1.0, 0)(group) for group in names)
     assert [by_share(0.5, 0)(g) for g in names] != [by_share(0.5, 1)(g) for g in names]
+    assert [by_share(0.5, 0)([*g, "more.jpg"]) for g in names] == [by_share(0.5, 0)(g) for g in names]
 
 
 def test_images_that_conversations_connect_fall_on_one_side():
@@ -532,6 +547,18 @@ def test_two_sources_become_three_files(workplace, capsys):
     ]
 
 
+def test_conversations_are_in_the_order_of_their_ids_and_text_is_last(workplace):
+    workplace.source("one", "coco", [llava(None, "q", "a"), llava("0.png", "q", "a")], "photos", language="zh")
+    workplace.source("two", "coco", [llava(f"{i}.png", "q", "a") for i in range(11, -1, -1)], "photos")
+    for i in range(12):
+        picture(workplace.folder / "photos" / f"{i}.png")
+    assert workplace.run() == 0
+    annotations = workplace.read("annotations")
+    assert list(annotations) == [*map(str, range(12)), "text"]
+    assert list(workplace.read("image_map")) == ["0.png", *(f"{i}.png" for i in range(11, 0, -1))]
+    assert [c["language"] for c in annotations["0"]] == ["zh", "en"]  # what the config says, and what the text is
+
+
 def test_a_name_that_two_sources_share_does_not_collide(workplace):
     for name, color in (("one", "red"), ("two", "blue"), ("three", "green")):
         workplace.source(name, "coco", [llava("a.png", "q", name)])
@@ -568,11 +595,12 @@ def test_the_same_input_and_seed_give_the_same_bytes_on_any_number_of_processes(
     assert workplace.run("data.held_out=0.3") == 0
     first = workplace.bytes()
     assert set(first) == {"annotations.json", "image_map.json", "skipped.json"}
+    turns = [c["turns"] for c in sum(workplace.read("annotations").values(), [])]
     assert workplace.run("data.held_out=0.3", "data.workers=3") == 0
     assert workplace.bytes() == first
     assert workplace.run("data.held_out=0.3", "data.seed=1") == 0
     assert workplace.bytes()["image_map.json"] == first["image_map.json"]
-    assert workplace.bytes()["annotations.json"] != first["annotations.json"]
+    assert [c["turns"] for c in sum(workplace.read("annotations").values(), [])] != turns
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_goes_on(workplace):
@@ -743,19 +771,23 @@ def test_ctrl_c_ends_in_one_line_and_writes_nothing(workplace, capsys, monkeypat
     workplace.source("en", "coco", [llava(f"{i}.png", "q", "a") for i in range(200)])
     for i in range(200):
         picture(workplace.folder / "en" / f"{i}.png")
-    parent = os.getpid()
+    parent, log = os.getpid(), workplace.folder / "log"
 
     def interrupt(path, max_pixels):
         if path.name == "0.png":
             os.kill(parent, signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)  # the terminal sends it to every process
-        return None
+            time.sleep(0.5)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{path.name}\n")
 
     monkeypatch.setattr(process_image, "_reason", interrupt)
     assert workplace.run() == 130
     captured = capsys.readouterr()
     assert captured.err == "interrupted: nothing was written\n" and captured.out == ""
     assert workplace.bytes() == {}
+    checked = log.read_text(encoding="utf-8").split()
+    assert checked[0] == "0.png" and len(checked) < 200  # what was begun is finished, the rest is not begun
 
 
 @forks

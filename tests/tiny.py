@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import (
     AutoTokenizer,
     Qwen2Config,
@@ -68,3 +69,8 @@ def _shake(model: torch.nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+
+
+def picture(color: str) -> Image.Image:
+    """A plain picture."""
+    return Image.new("RGB", (30, 60), color)
