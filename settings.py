@@ -652,7 +652,7 @@ def require_paths(config: Config, *keys: str) -> None:
     """
     for key in keys:
         if key == "data.sources":
-            advice = "put the data there or change the path (demo data: python -m demo.scenes --output data/demo)"
+            advice = "put the data there or change the path (demo data: python -m demo.scenes --output data/demo/raw)"
             for index, source in enumerate(config.data.sources):
                 for path in source.annotations:
                     _require(f"{key}.{index}.annotations", path, os.path.isfile, f"an annotations file; {advice}")

@@ -15,9 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from transformers import AddedToken, AutoTokenizer
-
-from settings import model_folder
+from settings import UserError, model_folder
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 IGNORE_INDEX = -100  # what torch's cross entropy skips
@@ -124,7 +122,13 @@ def load_tokenizer(path: str):
     The new token takes the first id behind the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
     151,665 tokens in Qwen2.5), so nothing has to grow.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(path))
+    from transformers import AddedToken, AutoTokenizer  # seconds, which processes that only check images need not pay
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(path))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     if tokenizer.pad_token_id is None:

@@ -16,9 +16,13 @@ def main() -> None:
     args = parser.parse_args()
     result = json.loads(args.result.read_text(encoding="utf-8"))
     prediction = next(p for p in result["predictions"] if p["type"] == "color")
-    question, image = prediction["question"].split("\n")[-1], prediction["images"][0]
+    question, image = prediction["question"], prediction["images"][0]
     command = [sys.executable, "ask.py", "--checkpoint", args.checkpoint, "--image", image, question]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.strip()
+    overall = result["scores"]["overall"]
+    print(f"\nHeld-out exact match {overall['exact_match']:.3f} over {overall['n']} questions, beside its floors:")
+    for name in ("majority", "question_only", "swapped", "blind"):
+        print(f"  {name.replace('_', ' '):14} {overall[name]:.3f}")
     print("\nA held-out picture that was never trained on:", image)
     print(f"  {question}  ->  {answer}   (right: {prediction['references'][0]})")
     print("\nOpen the window on this model:")

@@ -209,8 +209,20 @@ def train_language(steps: int) -> None:
 
 
 def train_bilingual(steps: int) -> None:
-    """Chinese beside English, captions in one and questions in the other included: it finds the circuits made."""
-    _read(_saved_language(), AutoTokenizer.from_pretrained(BACKBONES / "qwen"), steps, LEVELS[1:], ("en", "zh"))
+    """Chinese beside English, captions in one and questions in the other included.
+
+    Each Chinese word starts mostly as its English one, so that it finds the circuits made for that: from random
+    vectors it took 1,500 steps to reach 78 % and English fell to 86 %.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(BACKBONES / "qwen")
+    model = _saved_language()
+    table = model.get_input_embeddings().weight.data  # [V, D]
+    for words in (scenes.SHAPES, scenes.COLORS, scenes.PLACES, {"large": "大的", "small": "小的"}, scenes.SIZES):
+        for english, chinese in words.items():
+            known = tokenizer.encode(" " + english)
+            (new,) = tokenizer.encode(chinese)
+            table[new] = 0.7 * table[known].mean(0) + 0.3 * table[new]
+    _read(model, tokenizer, steps, LEVELS[1:], ("en", "zh"), rate=0.5)
 
 
 def train_chat(steps: int) -> None:

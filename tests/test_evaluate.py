@@ -295,10 +295,10 @@ def test_the_memory_for_pictures_is_bounded(tmp_path):
     for number in range(4):
         Image.new("RGB", (10, 10)).save(tmp_path / f"{number}.png")
     pictures = evaluate.Pictures(max_pixels=1000, room=250)
-    for number in (0, 1, 2, 3, 3):
+    for number in (0, 1, 2, 3, 2, 0):
         pictures(str(tmp_path / f"{number}.png"))
         assert pictures.used == 100 * len(pictures.kept) <= 250
-    assert [Path(path).stem for path in pictures.kept] == ["2", "3"]
+    assert [Path(path).stem for path in pictures.kept] == ["2", "0"]  # the latest used, not the latest read
 
 
 def test_decoding_and_batch_size_come_from_the_config_and_the_command_line(data, stub):
