@@ -766,7 +766,7 @@ def model_folder(path: str, cached: bool = False) -> str:
     Raises:
         UserError: with ``cached``, the model is not in the cache.
     """
-    for folder in (Path(path).expanduser(), Path(__file__).parent / path):
+    for folder in (Path(os.path.expanduser(path)), Path(__file__).parent / path):
         if folder.is_dir():
             return str(folder)
     if not cached:

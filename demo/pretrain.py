@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import time
 from functools import lru_cache
@@ -132,6 +133,24 @@ def plain_text(tokenizer, turns: list[Turn]) -> tuple[list[int], list[int], list
     return input_ids, labels, segments
 
 
+def chat_text(tokenizer, turns: list[Turn]) -> tuple[list[int], list[int], list[int]]:
+    """The same in ChatML: system text and caption are segment 0, and each question a branch with its own ending."""
+    caption, first = turns[0].question.split("\n")
+    questions = [first, *(turn.question for turn in turns[1:])]
+    talks = [
+        build_prompt(tokenizer, [Turn(f"{caption}\n{question}", turn.answer)], system=SYSTEM)
+        for question, turn in zip(questions, turns, strict=True)
+    ]
+    bare, _ = build_prompt(tokenizer, [Turn(f"{caption}\n", "")], system=SYSTEM)
+    root = len(os.path.commonprefix([bare, *(ids for ids, _ in talks)]))
+    input_ids, labels, segments = [*talks[0][0][:root]], [IGNORE_INDEX] * root, [0] * root
+    for number, (ids, kept) in enumerate(talks, start=1):
+        input_ids += ids[root:]
+        labels += kept[root:]
+        segments += [number] * (len(ids) - root)
+    return input_ids, labels, segments
+
+
 def branch_mask(segments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boolean mask [B, 1, T, T] and position ids [B, T] under which each question sees the caption and itself only.
 
@@ -147,20 +166,16 @@ def branch_mask(segments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def text_batch(tokenizer, rng, size: int, chat: bool, **options) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``labels`` [size, T] int64, padded on the right; for plain lines also mask and positions."""
-    talks = [reading_conversation(rng, **options) for _ in range(size)]
-    if chat:
-        rows = [build_prompt(tokenizer, talk, system=SYSTEM) for talk in talks]
-    else:
-        rows = [plain_text(tokenizer, talk) for talk in talks]
+    """``input_ids`` and ``labels`` [size, T] int64, padded on the right, with mask and positions of the branches."""
+    write = chat_text if chat else plain_text
+    rows = [write(tokenizer, reading_conversation(rng, **options)) for _ in range(size)]
     longest = max(len(row[0]) for row in rows)
 
     def padded(column: int, fill: int) -> torch.Tensor:
         return torch.tensor([row[column] + [fill] * (longest - len(row[column])) for row in rows])
 
     batch = {"input_ids": padded(0, tokenizer.pad_token_id), "labels": padded(1, IGNORE_INDEX)}
-    if not chat:
-        batch["attention_mask"], batch["position_ids"] = branch_mask(padded(2, -1))
+    batch["attention_mask"], batch["position_ids"] = branch_mask(padded(2, -1))
     return batch
 
 
@@ -228,7 +243,7 @@ def train_bilingual(steps: int) -> None:
 def train_chat(steps: int) -> None:
     """Carry what it can read into ChatML, the layout of every prompt from here on."""
     tokenizer = AutoTokenizer.from_pretrained(BACKBONES / "qwen")
-    _read(_saved_language(), tokenizer, steps, LEVELS[1:], ("en", "zh"), chat=True, questions=4, rate=0.3)
+    _read(_saved_language(), tokenizer, steps, LEVELS[1:], ("en", "zh"), chat=True, questions=6, rate=0.3)
 
 
 def _saved_language() -> Qwen2ForCausalLM:

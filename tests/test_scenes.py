@@ -120,7 +120,7 @@ def test_no_answer_is_a_safe_guess():
 
 def test_scenes_stay_in_the_folds_they_were_asked_for():
     rng = random.Random(2)
-    drawn = [draw_scene(rng, folds=(0, 3)) for _ in range(300)]
+    drawn = [draw_scene(rng, most=3, folds=(0, 3)) for _ in range(300)]
     assert {fold_of(scene) for scene in drawn} == {0, 3}
     assert Counter(len(scene) for scene in drawn).keys() == {1, 2, 3}
     for scene in drawn:
