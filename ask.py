@@ -13,11 +13,13 @@ import sys
 from conversation import Assistant, Request, question_with_images
 from dataset.image import ImageError, load_image
 from dataset.prompt import Turn
+from model.model import quiet_libraries
 from settings import UserError
 
 
 def main() -> int:
     args = parse_arguments()
+    quiet_libraries()
     try:
         images = [read_image(path) for path in args.image]
         assistant = Assistant.load(args.checkpoint, args.device)

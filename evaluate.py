@@ -37,6 +37,7 @@ from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn
 from model.checkpoint import write_json
+from model.model import quiet_libraries
 from settings import Config, Generate, UserError, load_config, require_paths
 
 HISTORY = "none: each turn is asked on its own, with the pictures its conversation has shown so far"
@@ -474,6 +475,7 @@ def table(rows: dict[str, dict], columns: dict[str, str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
+    quiet_libraries()
     try:
         return evaluate(args)
     except UserError as error:

@@ -18,6 +18,7 @@ from conversation import Request, Worker, question_with_images
 from dataset.image import ImageError, load_image
 from dataset.prompt import Turn
 from model.checkpoint import latest_checkpoint
+from model.model import quiet_libraries
 
 NO_TK = (
     "error: {reason}; install Tk (Debian and Ubuntu: apt install python3-tk, Fedora: dnf install python3-tkinter, "
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("picture", nargs="?", help="a picture to open at once")
     args = parser.parse_args()
+    quiet_libraries()
     checkpoint = Path(args.checkpoint) if args.checkpoint else newest_run(Path("checkpoints"))
     try:
         import tkinter

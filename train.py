@@ -22,13 +22,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
 from model.checkpoint import base_models, hash_files, hash_model, latest_checkpoint
-from model.model import MMultiModal, build_model
+from model.model import MMultiModal, build_model, quiet_libraries
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
 
@@ -36,8 +35,7 @@ from settings import Config, UserError, add_config_arguments, load_config, requi
 def main() -> int:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     try:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
@@ -127,6 +125,8 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
         "remove_unused_columns": False,  # the collate function needs every field of a sample
         "label_names": ["labels"],
     }
+    if not torch.cuda.is_available():
+        fixed["dataloader_pin_memory"] = False  # pinning is for copies to a GPU; without one torch warns
     try:
         return TrainingArguments(**{**arguments, **fixed})
     except (ValueError, TypeError, ImportError) as error:

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from dataset.prompt import IMAGE_TOKEN, token_id
 from qwen.Mqwen import MODEL_CLASSES
@@ -16,6 +19,14 @@ from settings import Config, UserError, model_folder, visual_token_count
 from visual.SIGLIP_VIT import SiglipViT
 
 PARTS = ("vision", "projector", "language")
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and notices from between a script's own lines."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # peft 0.21 still asks transformers for gradient checkpointing under its old name.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 
 class MMultiModal(nn.Module):

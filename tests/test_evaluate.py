@@ -541,6 +541,7 @@ def test_the_result_file_says_how_the_numbers_came_about(data, stub, capsys):
     assert lines[1].split()[:5] == ["all", "30", "1.000", "0.000", "0.267"]
     assert any(line.startswith("type yes/no") for line in lines)
     assert any(line.startswith("source bilder (zh)") for line in lines)
+    assert not any(line.startswith("type caption") for line in lines)  # it has no exact match to show
 
 
 def test_whole_sentences_as_references_are_pointed_out(data, stub, capsys):
