@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test install install-dev screenshots clean
+.PHONY: demo test install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -98,7 +98,7 @@ class Window:
         self.status = ttk.Label(right, text="", foreground="#666666")
         self.status.pack(side="bottom", anchor="w")
         self.build_question(right)
-        style = {"padx": 10, "pady": 8, "relief": "flat", "font": "TkTextFont"}
+        style = {"width": 1, "padx": 10, "pady": 8, "relief": "flat", "font": "TkTextFont"}
         self.text = self.tk.Text(right, wrap="word", state="disabled", **style)
         self.text.tag_configure("question", font="TkHeadingFont", spacing1=10)
         self.text.tag_configure("note", foreground="#8a5a00")
@@ -109,12 +109,13 @@ class Window:
     def build_question(self, parent) -> None:
         row = self.ttk.Frame(parent)
         row.pack(side="bottom", fill="x", pady=8)
-        self.entry = self.tk.Text(row, height=2, wrap="word", relief="solid", borderwidth=1, font="TkTextFont")
+        buttons = self.ttk.Frame(row)
+        buttons.pack(side="right", padx=(8, 0))  # before the entry, which would take all the room
+        style = {"wrap": "word", "relief": "solid", "borderwidth": 1, "font": "TkTextFont"}
+        self.entry = self.tk.Text(row, height=2, width=1, **style)
         self.entry.pack(side="left", fill="both", expand=True)
         self.entry.bind("<Return>", self.on_return)
         self.entry.focus_set()
-        buttons = self.ttk.Frame(row)
-        buttons.pack(side="right", padx=(8, 0))
         self.ttk.Button(buttons, text="Ask", command=self.ask).pack(fill="x")
         self.ttk.Button(buttons, text="Stop", command=self.worker.stop).pack(fill="x", pady=4)
         self.ttk.Button(buttons, text="New", command=self.new_conversation).pack(fill="x")
