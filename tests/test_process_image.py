@@ -782,7 +782,12 @@ def test_ctrl_c_ends_in_one_line_and_writes_nothing(workplace, capsys, monkeypat
             file.write(f"{path.name}\n")
 
     monkeypatch.setattr(process_image, "_reason", interrupt)
-    assert workplace.run() == 130
+    # A shell starts background commands with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert workplace.run() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     captured = capsys.readouterr()
     assert captured.err == "interrupted: nothing was written\n" and captured.out == ""
     assert workplace.bytes() == {}
