@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import logging
 import platform
 import shutil
@@ -119,6 +120,9 @@ def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
 
 
 def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingArguments:
+    wanted = arguments.get("report_to") or []
+    if "tensorboard" in wanted and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("train.report_to = tensorboard: it is not installed; pip install tensorboard")
     fixed = {
         "output_dir": str(run),
         "bf16": dtype == torch.bfloat16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from settings import save_config
+from settings import UserError, save_config
 from tests.tiny import REPO
 from train import build_trainer
 
@@ -166,6 +167,13 @@ def test_a_missing_data_file_is_one_line_that_says_what_to_run(make_config, tmp_
     done = run_train(config, check=False)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert "data.annotations" in done.stderr and "process_image.py" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_tensorboard_that_is_not_installed_is_one_line(make_config):
+    config = make_config("train.report_to=tensorboard")
+    with pytest.raises(UserError, match="train.report_to = tensorboard: .* pip install tensorboard"):
+        build_trainer(config, Path(config.train.output) / "a")
 
 
 def test_building_twice_from_one_seed_gives_the_same_model(make_config):
