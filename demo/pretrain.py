@@ -154,8 +154,8 @@ def chat_text(tokenizer, turns: list[Turn]) -> tuple[list[int], list[int], list[
 def branch_mask(segments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boolean mask [B, 1, T, T] and position ids [B, T] under which each question sees the caption and itself only.
 
-    With all earlier questions and answers in sight, every colour has already been named, and "is there a red one?"
-    stays a guess: 0.5 after 2,000 steps. Positions restart behind the caption.
+    With all earlier questions and answers in sight every colour has been named already, and "is there a red one?" was
+    still a guess after 2,000 steps. Positions restart behind the caption.
     """
     length = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]  # [B, T, T]
