@@ -67,7 +67,7 @@ def read_image(path: str):
 def say(assistant: Assistant, request: Request, options: dict) -> str:
     """Print the answer: piece by piece on a terminal, whole elsewhere."""
     if not sys.stdout.isatty():
-        (text,) = assistant.answer([request], **options)
+        text = "".join(assistant.stream(request, **options)).strip()
         print(text)
         return text
     text = ""

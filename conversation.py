@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from dataset.image import prepare_image
-from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise
+from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise, token_id
+from model.answering import Kept, generate_keeping, generate_on_prefixes
 from model.checkpoint import find_checkpoint, load_checkpoint
 from settings import Config, UserError
 
@@ -40,6 +41,7 @@ class Assistant:
     def __init__(self, model, tokenizer, image_processor, config: Config, checkpoint: Path | None = None) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.config, self.checkpoint = config, checkpoint
+        self._kept: tuple[list[Image.Image], Kept] | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, device: str | None = None) -> Assistant:
@@ -58,23 +60,39 @@ class Assistant:
         return str(self.model.device)
 
     def answer(self, requests: list[Request], **overrides) -> list[str]:
-        """Answers to a batch of requests, in order. ``overrides`` are fields of the config's ``generate`` section."""
+        """Answers to a batch of requests, in order. ``overrides`` are fields of the config's ``generate`` section.
+
+        What requests share up to their last image is computed once: five questions about a picture cost one picture.
+        """
         if not requests:
             return []
-        inputs = self.encode(requests, overrides.get("max_new_tokens"))
-        ids = self.model.generate(**inputs, **self.generation(overrides))  # [B, new]
+        prompts = [self._prompt(request, overrides.get("max_new_tokens")) for request in requests]
+        owners: dict[tuple, int] = {}  # the images, by identity -> their place in pixels
+        numbers = [owners.setdefault(tuple(map(id, request.images)), len(owners)) for request in requests]
+        ids = generate_on_prefixes(
+            self.model,
+            prompts,
+            [self._end_of_images(prompt) for prompt in prompts],
+            numbers,
+            [self._pixels(requests[numbers.index(number)].images) for number in range(len(owners))],
+            self.tokenizer.pad_token_id,
+            **self.generation(overrides),
+        )  # [B, new]
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
         """The answer in pieces, as it comes. Setting ``stop`` ends it within a token.
 
-        The model runs in a thread of its own; leaving the loop early stops it too.
+        The model runs in a thread of its own; leaving the loop early stops it too. What was computed is kept, so the
+        next question about the same images begins behind all that both have in common.
         """
         stop = stop or threading.Event()
-        inputs = self.encode([request], overrides.get("max_new_tokens"))
+        prompt = self._prompt(request, overrides.get("max_new_tokens"))
         pieces = _Pieces(self.tokenizer)
         options = {**self.generation(overrides), "streamer": pieces, "stopping_criteria": [_StopWhen(stop)]}
-        worker = threading.Thread(target=pieces.run, args=(self.model.generate, {**inputs, **options}), daemon=True)
+        worker = threading.Thread(
+            target=pieces.run, args=(self._generate_keeping, request.images, prompt, options), daemon=True
+        )
         worker.start()
         try:
             yield from pieces
@@ -84,23 +102,34 @@ class Assistant:
         if pieces.error is not None:
             raise pieces.error
 
-    def encode(self, requests: list[Request], max_new_tokens: int | None = None) -> dict[str, torch.Tensor]:
-        """``generate``'s inputs: ids and mask [B, T] padded on the left, pixels [K, 3, H, W], images per row [B]."""
-        room = self.config.language.max_length - (max_new_tokens or self.config.generate.max_new_tokens)
-        rows = [self._prompt(request, room) for request in requests]
-        longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
-        inputs = {
-            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),  # [B, T]
-            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),  # [B, T]
-            "images_per_row": torch.tensor([len(request.images) for request in requests]),  # [B]
-        }
-        images = [prepare_image(image, self.image_processor) for request in requests for image in request.images]
-        if images:
-            inputs["pixel_values"] = torch.stack(images)  # [K, 3, H, W]
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+    def _generate_keeping(self, images: list[Image.Image], prompt: list[int], options: dict) -> None:
+        """``generate`` on what was kept of the last call, where that showed the same images, and keep the result."""
+        kept, self._kept = self._kept, None
+        same = kept is not None and list(map(id, kept[0])) == list(map(id, images))
+        _, result = generate_keeping(
+            self.model,
+            prompt,
+            self._end_of_images(prompt),
+            lambda: self._pixels(images),
+            kept[1] if same else None,
+            **options,
+        )
+        self._kept = (images, result)  # the images themselves, so that their id() stays theirs
 
-    def _prompt(self, request: Request, room: int) -> list[int]:
+    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        """[n, 3, H, W] float32 on the model's device; n may be 0."""
+        prepared = [prepare_image(image, self.image_processor) for image in images]
+        return (torch.stack(prepared) if prepared else torch.zeros(0)).to(self.model.device)
+
+    def _end_of_images(self, prompt: list[int]) -> int:
+        """How many tokens to the end of the last image; at least one, and never all."""
+        image = token_id(self.tokenizer, IMAGE_TOKEN)
+        last = max((i for i, token in enumerate(prompt) if token == image), default=0)
+        return last + 1
+
+    def _prompt(self, request: Request, max_new_tokens: int | None = None) -> list[int]:
+        """Ids of a request's prompt, short enough that the answer fits behind it."""
+        room = self.config.language.max_length - (max_new_tokens or self.config.generate.max_new_tokens)
         wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
         if wanted != len(request.images):
             raise UserError(f"the conversation has places for {wanted} images, but {len(request.images)} were given")
@@ -132,9 +161,9 @@ class _Pieces(TextIteratorStreamer):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.error: BaseException | None = None
 
-    def run(self, generate, arguments: dict) -> None:
+    def run(self, generate, *arguments) -> None:
         try:
-            generate(**arguments)
+            generate(*arguments)
         except BaseException as error:  # handed to the thread that reads
             self.error = error
             self.text_queue.put(self.stop_signal)

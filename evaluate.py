@@ -35,7 +35,7 @@ import metrics
 from conversation import Assistant, Request, question_with_images
 from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
-from dataset.prompt import IMAGE_TOKEN, Turn
+from dataset.prompt import IMAGE_TOKEN, Turn, images_first
 from model.checkpoint import write_json
 from model.model import quiet_libraries
 from settings import Config, Generate, UserError, load_config, require_paths
@@ -101,8 +101,9 @@ def read_questions(
     splits = [split] if split else ["train", "held_out"] if files else ["held_out"]
     try:
         read = {name: read_conversations(image_map, annotations, name) for name in ("train", "held_out")}
-        asked = [question for name in splits for question in conversation_questions(*read[name])]
-        train = conversation_questions(*read["train"]) if splits == ["held_out"] else []
+        first = config.data.images_first
+        asked = [question for name in splits for question in conversation_questions(*read[name], first)]
+        train = conversation_questions(*read["train"], first) if splits == ["held_out"] else []
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -114,14 +115,18 @@ def read_questions(
     return asked, pairs or None, f"{Path(annotations).as_posix()} ({' and '.join(splits)})"
 
 
-def conversation_questions(paths: dict[int, str], conversations: list[tuple[str, dict]]) -> list[Question]:
-    """One question per turn; the pictures of earlier turns are put in front of it."""
+def conversation_questions(
+    paths: dict[int, str], conversations: list[tuple[str, dict]], first: bool = False
+) -> list[Question]:
+    """One question per turn; the pictures of earlier turns are put in front of it, with ``first`` its own too."""
     questions = []
     for name, conversation in conversations:
         images = [paths[image] for image in conversation["images"]]
         shown = 0
         for turn in conversation["turns"]:
             asked = question_with_images("", shown) + turn["q"]
+            if first:
+                asked = images_first([Turn(asked)])[0].question
             shown += turn["q"].count(IMAGE_TOKEN)
             text = " ".join(turn["q"].replace(IMAGE_TOKEN, " ").split())
             questions.append(

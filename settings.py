@@ -105,6 +105,9 @@ class Data(_Section):
     held_out: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(
         0.02, description="a share of the images from 0 to below 1, or the path of a text file of image names"
     )
+    message_trees: bool = Field(True, description="true or false")
+    images_first: bool = Field(False, description="true or false")
+    tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description="true or false")
 

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 
 from dataset.image import load_image_processor
@@ -156,13 +155,16 @@ def print_start(trainer: MultiModalTrainer, config: Config) -> None:
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
     for part, (trainable, total) in trainer.model.trainable_counts().items():
         print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
-    lengths = [dataset.length(i) for i in range(0, len(dataset), max(1, len(dataset) // 64))]
-    mean = sum(lengths) / len(lengths)
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    print(f"data      {len(dataset):,} conversations, about {mean:.0f} tokens each")
+    batches = trainer.plan(dataset, args.per_device_train_batch_size)
+    rows = sum(map(len, batches)) / len(batches) * args.gradient_accumulation_steps * args.world_size
+    tokens = sum(dataset.lengths)
+    room = sum(len(batch) * max(dataset.lengths[i] for i in batch) for batch in batches)
+    mean = tokens / len(dataset)
+    print(f"data      {len(dataset.conversations):,} conversations in {len(dataset):,} samples of {mean:.0f} tokens")
     if trainer.eval_dataset is not None:
-        print(f"held out  {len(trainer.eval_dataset):,} conversations")
-    print(f"batch     {rows} conversations a step, about {rows * mean:,.0f} tokens", flush=True)
+        print(f"held out  {len(trainer.eval_dataset.conversations):,} conversations")
+    padding = 1 - tokens / max(1, room)
+    print(f"batch     {rows:.1f} samples a step, about {rows * mean:,.0f} tokens, {padding:.1%} padding", flush=True)
 
 
 def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, latest: Path | None) -> None:
@@ -188,24 +190,22 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
 def dry_run(trainer: MultiModalTrainer) -> None:
     """One optimiser step on the longest batch, then the time of typical ones."""
     dataset, args = trainer.train_dataset, trainer.args
-    lengths = [dataset.length(i) for i in tqdm(range(len(dataset)), desc="measuring conversations", leave=False)]
-    order = sorted(range(len(dataset)), key=lengths.__getitem__)
-    size = args.per_device_train_batch_size
-    longest = order[-size:]
+    batches = trainer.plan(dataset, args.per_device_train_batch_size)
+    batches.sort(key=lambda batch: len(batch) * dataset.lengths[batch[-1]])  # a batch's last sample is its longest
+    longest, typical = batches[-1], batches[len(batches) // 2]
     trainer.create_optimizer()
     trainer.model.to(args.device)
     one_step(trainer, longest)
     memory = peak_memory()
-    middle = len(order) // 2
-    typical = order[max(0, middle - size // 2) :][:size]
     begin = time.perf_counter()
     for _ in range(3):
         one_step(trainer, typical)
     seconds = (time.perf_counter() - begin) / 3
-    per_epoch = -(-len(dataset) // (size * args.gradient_accumulation_steps * args.world_size))
+    per_epoch = -(-len(batches) // (args.gradient_accumulation_steps * args.world_size))
     steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
     total = seconds * args.gradient_accumulation_steps * steps
-    print(f"longest   {size} conversations, {lengths[order[-1]]} tokens: forward, backward and step fit")
+    room = f"{len(longest)} samples of up to {dataset.lengths[longest[-1]]} tokens"
+    print(f"longest   {room}: forward, backward and step fit")
     print(f"memory    {memory / 2**30:.2f} GiB at the peak ({'GPU' if args.device.type == 'cuda' else 'this process'})")
     print(f"time      {seconds:.2f} s for a typical batch; {steps:,} steps take about {total / 60:,.1f} minutes")
 

@@ -19,24 +19,41 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from dataset.image import ImageError, load_image, load_image_processor, prepare_image
-from dataset.prompt import IGNORE_INDEX, IMAGE_TOKEN, PromptError, Turn, fit_prompt, load_tokenizer
+from dataset.prompt import (
+    IGNORE_INDEX,
+    IMAGE_TOKEN,
+    PromptError,
+    Turn,
+    encode_text,
+    fit_prompt,
+    images_first,
+    load_tokenizer,
+    token_id,
+)
+from dataset.trees import grow_tree, root_length, split_into_trees
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
 
 logger = logging.getLogger(__name__)
+
+PADDING = -1  # the segment of padding: neither root nor branch
 
 
 class ImageCaptionDataset(Dataset):
     """Conversations about images, as token ids, labels and pixels.
 
-    ``dataset[i]`` is sample i of epoch 0; ``dataset[epoch * len(dataset) + i]`` is the same sample in a later epoch,
-    where another of its reference answers may be drawn. A sample is a dict:
+    A sample is a message tree (:mod:`dataset.trees`): all conversations about one image, or about as many as fit
+    into ``language.max_length`` tokens; with ``data.message_trees`` off, a single conversation. ``dataset[i]`` is
+    sample i of epoch 0; ``dataset[epoch * len(dataset) + i]`` is the same sample in a later epoch, where other
+    reference answers may be drawn. A sample is a dict:
 
-    - ``input_ids``, ``labels``: lists of int, equally long, placeholders already expanded
+    - ``input_ids``, ``labels``, ``segments``, ``position_ids``: lists of int, equally long, placeholders expanded
     - ``pixel_values``: list of float32 tensors [3, H, W], one per image, in the order of the placeholders
-    - ``id``: which conversation it is, for messages
-    - ``skipped``: one line for each sample that could not be used and that this one stands in for
+    - ``visual_tokens``: how many of its tokens are visual
+    - ``id``: which conversations it holds, for messages
+    - ``skipped``: one line for each conversation that could not be used
     """
 
     def __init__(self, config: Config, tokenizer, image_processor, split: str = "train") -> None:
@@ -44,14 +61,18 @@ class ImageCaptionDataset(Dataset):
         self.system = config.language.system
         self.max_length = config.language.max_length  # in tokens, visual ones included
         self.image_context_length = config.vision.image_context_length
-        self.max_pixels = config.data.max_pixels
+        self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
         self.seed = config.data.seed
+        self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
         self.paths, self.conversations = read_conversations(config.data.image_map, config.data.annotations, split)
         if not self.conversations:
             raise UserError(f"data.annotations: {config.data.annotations} holds no {split} conversation")
+        self.trees: list[list[int]] = []  # numbers of conversations
+        self.lengths: list[int] = []  # tokens of each tree at most, visual ones included; 0 if it cannot be used
+        self._plan(config.data.message_trees, config.data.progress)
 
     def __len__(self) -> int:
-        return len(self.conversations)
+        return len(self.trees)
 
     def __getitem__(self, key: int) -> dict:
         """The sample, or the next usable one where it cannot be used.
@@ -62,40 +83,93 @@ class ImageCaptionDataset(Dataset):
         epoch, index = divmod(key, len(self))
         skipped: list[str] = []
         for candidate in range(index, index + min(100, len(self))):
-            name, conversation = self.conversations[candidate % len(self)]
-            try:
-                return {**self._sample(name, conversation, epoch), "skipped": skipped}
-            except (ImageError, PromptError) as error:
-                skipped.append(f"{name}: {error}")
+            sample = self._sample(self.trees[candidate % len(self)], epoch, skipped)
+            if sample is not None:
+                return {**sample, "skipped": skipped}
         raise UserError(f"{len(skipped)} samples in a row cannot be used; the first: {skipped[0]}")
 
-    def _sample(self, name: str, conversation: dict, epoch: int) -> dict:
-        rng = random.Random(f"{self.seed}:{epoch}:{name}")
-        turns = [Turn(turn["q"], rng.choice(turn["a"])) for turn in conversation["turns"]]
-        input_ids, labels = self.encode(turns)
-        paths = [self.paths[image] for image in conversation["images"]]
-        pixel_values = [prepare_image(load_image(p, self.max_pixels), self.image_processor) for p in paths]
-        placeholders = sum(turn.question.count(IMAGE_TOKEN) for turn in turns)
-        if placeholders != len(paths):
-            raise PromptError(f"{placeholders} image placeholders for {len(paths)} images")
-        return {"input_ids": input_ids, "labels": labels, "pixel_values": pixel_values, "id": name}
+    def _sample(self, tree: list[int], epoch: int, skipped: list[str]) -> dict | None:
+        """What can be used of a tree; lines about the rest are added to ``skipped``."""
+        names, rows = [], []
+        for number in tree:
+            name, conversation = self.conversations[number]
+            rng = random.Random(f"{self.seed}:{epoch}:{name}")
+            try:
+                rows.append(self._encode(conversation, rng.choice))
+                names.append(name)
+            except PromptError as error:
+                skipped.append(f"{name}: {error}")
+        if not rows:
+            return None
+        images = self.conversations[tree[0]][1]["images"]
+        try:
+            loaded = [load_image(self.paths[image], self.max_pixels) for image in images]
+        except ImageError as error:
+            skipped.append(f"{', '.join(names)}: {error}")
+            return None
+        pixel_values = [prepare_image(image, self.image_processor) for image in loaded]
+        root = root_length(rows, self.image_token_id, self.image_context_length)
+        shared = rows[0][0][:root].count(self.image_token_id) // self.image_context_length
+        branches = [image for _ in rows for image in pixel_values[shared:]]  # those that come after the root
+        pixel_values = pixel_values[:shared] + branches
+        return {
+            **grow_tree(rows, root),
+            "pixel_values": pixel_values,
+            "visual_tokens": len(pixel_values) * self.image_context_length,
+            "id": ", ".join(names),
+        }
 
-    def encode(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
+    def _encode(self, conversation: dict, choose) -> tuple[list[int], list[int]]:
+        """``input_ids`` and ``labels`` of a conversation; ``choose`` picks one of each turn's reference answers.
+
+        Raises:
+            PromptError: it is too long, or its placeholders and its images differ in number.
+        """
+        turns = [Turn(turn["q"], choose(turn["a"])) for turn in conversation["turns"]]
+        placeholders, images = sum(turn.question.count(IMAGE_TOKEN) for turn in turns), len(conversation["images"])
+        if placeholders != images:
+            raise PromptError(f"{placeholders} image placeholders for {images} images")
         return fit_prompt(
             self.tokenizer,
-            turns,
+            images_first(turns) if self.images_first else turns,
             max_length=self.max_length,
             system=self.system,
             image_context_length=self.image_context_length,
         )
 
-    def length(self, index: int) -> int:
-        """Tokens of a sample, visual ones included, without opening its images; 0 if it cannot be used."""
-        turns = [Turn(turn["q"], max(turn["a"], key=len)) for turn in self.conversations[index][1]["turns"]]
-        try:
-            return len(self.encode(turns)[0])
-        except PromptError:
-            return 0
+    def _plan(self, message_trees: bool, progress: bool) -> None:
+        """Put conversations with the same images into trees, where their images lie in what they share."""
+        groups: dict[tuple, list[int]] = {}
+        for number, (name, conversation) in enumerate(self.conversations):
+            together = message_trees and conversation["images"]
+            groups.setdefault(tuple(conversation["images"]) if together else (name,), []).append(number)
+        bar = tqdm(total=len(self.conversations), desc="measuring conversations", leave=False, disable=not progress)
+        with bar:
+            for numbers in groups.values():
+                self._plan_group(numbers)
+                bar.update(len(numbers))
+
+    def _plan_group(self, numbers: list[int]) -> None:
+        rows, usable = [], []
+        for number in numbers:
+            try:
+                rows.append(self._encode(self.conversations[number][1], self._longest))
+                usable.append(number)
+            except PromptError:  # alone: it is named and counted when its turn comes
+                self.trees.append([number])
+                self.lengths.append(0)
+        root = root_length(rows, self.image_token_id, self.image_context_length)
+        wanted = len(self.conversations[numbers[0]][1]["images"]) * self.image_context_length
+        if len(rows) > 1 and rows[0][0][:root].count(self.image_token_id) == wanted:
+            trees = split_into_trees([len(ids) for ids, _ in rows], root, self.max_length)
+        else:  # an image behind the question is no part of what is shared
+            root, trees = 0, [[i] for i in range(len(rows))]
+        for tree in trees:
+            self.trees.append([usable[i] for i in tree])
+            self.lengths.append(root + sum(len(rows[i][0]) - root for i in tree))
+
+    def _longest(self, answers: list[str]) -> str:
+        return max(answers, key=lambda answer: len(encode_text(self.tokenizer, answer))) if answers[1:] else answers[0]
 
 
 def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[dict[int, str], list[tuple[str, dict]]]:
@@ -126,8 +200,9 @@ def collate(samples: list[dict], pad_token_id: int) -> dict:
     """Stack samples into a batch, padded on the right by position.
 
     Returns ``input_ids``, ``attention_mask``, ``labels`` [B, T] int64; ``images_per_row`` [B] int64; ``pixel_values``
-    [K, 3, H, W] float32 for the K images of all rows in order (absent where no row has one); ``ids`` and ``skipped``,
-    lists of strings.
+    [K, 3, H, W] float32 for the K images of all rows in order (absent where no row has one). Where a row has several
+    branches, also ``segments`` and ``position_ids`` [B, T] int64. For people: ``ids`` and ``skipped``, lists of
+    strings, and ``counts`` of ``tokens``, of the ``visual`` ones among them, and of ``padding``.
     """
     longest = max(len(sample["input_ids"]) for sample in samples)
 
@@ -143,8 +218,16 @@ def collate(samples: list[dict], pad_token_id: int) -> dict:
         "labels": padded("labels", IGNORE_INDEX),  # [B, T]
         "images_per_row": torch.tensor([len(sample["pixel_values"]) for sample in samples]),  # [B]
         "ids": [sample["id"] for sample in samples],
+        "counts": {
+            "tokens": int(lengths.sum()),
+            "visual": sum(sample["visual_tokens"] for sample in samples),
+            "padding": len(samples) * longest - int(lengths.sum()),
+        },
         "skipped": [line for sample in samples for line in sample["skipped"]],
     }
+    if any(sample["segments"][-1] > 1 for sample in samples):
+        batch["segments"] = padded("segments", PADDING)  # [B, T]
+        batch["position_ids"] = padded("position_ids", 0)  # [B, T]
     if pixel_values:
         batch["pixel_values"] = torch.stack(pixel_values)  # [K, 3, H, W]
     return batch
@@ -165,10 +248,12 @@ def show_sample(dataset: ImageCaptionDataset, index: int, color: bool) -> str:
 
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     previous = None
-    for token, label in zip(sample["input_ids"], sample["labels"], strict=True):
-        kind = (label != IGNORE_INDEX, token == image_id)
+    for token, label, segment in zip(sample["input_ids"], sample["labels"], sample["segments"], strict=True):
+        kind = (label != IGNORE_INDEX, token == image_id, segment)
         if kind != previous and previous is not None:
             flush(previous[0])
+            if segment != previous[2]:
+                pieces.append(f"\n-- branch {segment}:\n")
         run.append(token)
         previous = kind
     flush(previous[0])
@@ -180,7 +265,7 @@ def main() -> None:
         description="Print one training sample as the model will see it: learnt tokens are green.",
         epilog="example: python -m dataset.image_caption_dataset --config demo.yaml --index 3",
     )
-    parser.add_argument("--index", type=int, default=0, help="which conversation of the split (default: 0)")
+    parser.add_argument("--index", type=int, default=0, help="which sample of the split (default: 0)")
     parser.add_argument("--split", choices=("train", "held_out"), default="train")
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
@@ -191,16 +276,15 @@ def main() -> None:
         processor = load_image_processor(config.vision.path)
         dataset = ImageCaptionDataset(config, tokenizer, processor, args.split)
         if not 0 <= args.index < len(dataset):
-            raise UserError(f"--index {args.index}: the {args.split} split has conversations 0 to {len(dataset) - 1}")
+            raise UserError(f"--index {args.index}: the {args.split} split has samples 0 to {len(dataset) - 1}")
         text = show_sample(dataset, args.index, color=sys.stdout.isatty())
         sample = dataset[args.index]
     except UserError as error:
         sys.exit(f"error: {error}")
     print(text)
     supervised = sum(label != IGNORE_INDEX for label in sample["labels"])
-    images = len(sample["pixel_values"])
-    visual = images * dataset.image_context_length
-    print(f"-- conversation {sample['id']}: {len(sample['labels'])} tokens, {visual} visual, {supervised} learnt from")
+    visual = sample["visual_tokens"]
+    print(f"-- {sample['id']}: {len(sample['labels'])} tokens, {visual} visual, {supervised} learnt from")
     for line in sample["skipped"]:
         print(f"-- stands in for {line}")
 

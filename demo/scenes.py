@@ -294,8 +294,8 @@ def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 
         source = ("ali", "coco")[number % 2]
         name = f"{source}_{split}_{number:05d}.png"
         render(scene, rng).save(output / f"{source}_images" / name)
-        record = _ali_record if source == "ali" else _coco_record
-        records[source].append(record(name, scene, rng))
+        write = _ali_records if source == "ali" else _coco_records
+        records[source] += write(name, scene, rng)
         if split == "held_out":
             taken.add(scene)
             held_out_names.append(name)
@@ -307,29 +307,29 @@ def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 
     )
 
 
-def _ali_record(name: str, scene: Scene, rng: random.Random) -> dict:
+def _ali_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
     if rng.random() < CAPTION_SHARE:
-        return {"url": "", "image_id": name, "caption": [caption(scene, "zh", style) for style in (0, 1)]}
-    return {"url": "", "image_id": name, "conversations": _messages(scene, "zh", rng)}
+        return [{"url": "", "image_id": name, "caption": [caption(scene, "zh", style) for style in (0, 1)]}]
+    return [{"url": "", "image_id": name, "conversations": messages} for messages in _messages(scene, "zh", rng)]
 
 
-def _coco_record(name: str, scene: Scene, rng: random.Random) -> dict:
-    messages = _messages(scene, "en", rng)
-    messages[0]["value"] = "<image>\n" + messages[0]["value"]
-    return {"id": Path(name).stem, "image": name, "conversations": messages}
+def _coco_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
+    talks = _messages(scene, "en", rng)
+    for messages in talks:
+        messages[0]["value"] = "<image>\n" + messages[0]["value"]
+    return [{"id": Path(name).stem, "image": name, "conversations": messages} for messages in talks]
 
 
-def _messages(scene: Scene, language: str, rng: random.Random) -> list[dict]:
-    """Questions and answers as LLaVA writes them; no question comes twice."""
+def _messages(scene: Scene, language: str, rng: random.Random) -> list[list[dict]]:
+    """Questions and answers as LLaVA writes them, each a conversation of its own; no question comes twice.
+
+    As turns of one conversation, the later ones could be answered from the earlier answers, without the picture.
+    """
     asked: dict[str, str] = {}
     while len(asked) < QUESTIONS_PER_PICTURE:
         qa = ask(scene, language, rng)
         asked[qa.question] = qa.answer
-    return [
-        {"from": role, "value": text}
-        for pair in asked.items()
-        for role, text in zip(("human", "gpt"), pair, strict=True)
-    ]
+    return [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in asked.items()]
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 What differs from the stock Trainer, and why:
 
 - the projector may have its own learning rate;
-- batches are read in an order that is a pure function of (seed, epoch), so a resumed run repeats it;
+- batches hold samples of like length and come in an order that is a pure function of (seed, epoch), so a resumed run
+  repeats it;
 - a checkpoint is our folder (model/checkpoint.py), its optimiser and random states in safetensors and JSON;
 - the held-out loss is averaged over tokens, not over batches;
 - Ctrl-C ends the run after the step at hand, with a checkpoint.
@@ -17,16 +18,18 @@ import math
 import random
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 
 from dataset.image_caption_dataset import ImageCaptionDataset, collate
+from dataset.trees import plan_batches
 from model.checkpoint import load_weights, save_weights, write_json, write_manifest
 from model.model import MMultiModal
 from settings import Config
@@ -34,22 +37,62 @@ from settings import Config
 logger = logging.getLogger(__name__)
 
 
-class EpochSampler(Sampler):
-    """A shuffle that is a pure function of (seed, epoch); yields ``epoch * length + index``."""
+class EpochBatches(Sampler):
+    """Planned batches in an order that is a pure function of (seed, epoch); each a list of ``epoch * length + index``.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Args:
+        batches: indices of samples, each batch of like length (:func:`dataset.trees.plan_batches`). They are planned
+            once and only their order changes: the Trainer takes every epoch to have as many batches as the first.
+        length: of the dataset.
+        seed: of the order; None keeps the batches as they are.
+    """
+
+    batch_size, drop_last = None, False  # asked for by accelerate
+
+    def __init__(self, batches: list[list[int]], length: int, seed: int | None) -> None:
+        self.batches, self.length, self.seed, self.epoch = batches, length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.batches)
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        for index in torch.randperm(self.length, generator=generator).tolist():
-            yield self.epoch * self.length + index
+        order = range(len(self.batches))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+            order = torch.randperm(len(self.batches), generator=generator).tolist()
+        for number in order:
+            yield [self.epoch * self.length + index for index in self.batches[number]]
+
+
+class Throughput:
+    """What went through since the last log: tokens, the visual ones among them, padding, and time without data."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.begin, self.waiting = time.perf_counter(), 0.0
+        self.tokens = self.visual = self.padding = 0
+
+    def add(self, counts: dict[str, int]) -> None:
+        self.tokens += counts["tokens"]
+        self.visual += counts["visual"]
+        self.padding += counts["padding"]
+
+    def report(self) -> dict[str, float]:
+        """Real tokens per second (visual and text), and the shares of padding and of waiting; starts anew."""
+        seconds = time.perf_counter() - self.begin
+        numbers = {
+            "tokens_per_second": round(self.tokens / seconds),
+            "text_tokens_per_second": round((self.tokens - self.visual) / seconds),
+            "padding": round(self.padding / max(1, self.tokens + self.padding), 4),
+            "waiting_for_data": round(self.waiting / seconds, 4),
+        }
+        self.reset()
+        return numbers
 
 
 class MultiModalTrainer(Trainer):
@@ -58,7 +101,7 @@ class MultiModalTrainer(Trainer):
     def __init__(self, model: MMultiModal, config: Config, dataset, held_out, facts: dict, **kwargs) -> None:
         self.run_config, self.facts = config, facts
         self.tokenizer, self.image_processor = dataset.tokenizer, dataset.image_processor
-        self.skipped_samples = 0
+        self.skipped_samples, self.throughput = 0, Throughput()
         super().__init__(
             model=model,
             train_dataset=dataset,
@@ -71,14 +114,49 @@ class MultiModalTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------ data and loss
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        self.sampler = EpochSampler(len(self.train_dataset), self.args.data_seed or self.args.seed)
-        return self.sampler
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        batches = self.plan(self.train_dataset, args.per_device_train_batch_size)
+        self.sampler = EpochBatches(batches, len(self.train_dataset), seed)
+        return self._loader(self.train_dataset, self.sampler)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        dataset = eval_dataset or self.eval_dataset
+        batches = self.plan(dataset, self.args.per_device_eval_batch_size)
+        return self._loader(dataset, EpochBatches(batches, len(dataset), seed=None))
+
+    def plan(self, dataset: ImageCaptionDataset, size: int) -> list[list[int]]:
+        """Batches of like length: ``size`` samples, or as many as ``data.tokens_per_batch`` holds."""
+        budget = self.run_config.data.tokens_per_batch
+        return plan_batches(dataset.lengths, size=size, budget=budget, seed=self.run_config.data.seed)
+
+    def _loader(self, dataset: ImageCaptionDataset, batches: EpochBatches) -> DataLoader:
+        args, workers = self.args, self.args.dataloader_num_workers
+        loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        begin = time.perf_counter()
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.throughput.waiting += time.perf_counter() - begin
+        return batches
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Keep what is for people (ids, notes of skipped samples) out of the model's arguments."""
         skipped = inputs.pop("skipped", [])
         inputs.pop("ids", None)
+        counts = inputs.pop("counts", None)
+        if counts and self.model.training:
+            self.throughput.add(counts)
         for line in skipped:
             self.skipped_samples += 1
             logger.warning("skipped %s (another sample stands in; %d so far)", line, self.skipped_samples)
@@ -87,11 +165,14 @@ class MultiModalTrainer(Trainer):
     def log(self, logs: dict, start_time: float | None = None) -> None:
         if self.skipped_samples:
             logs["skipped_samples"] = self.skipped_samples
+        if "loss" in logs:
+            logs |= self.throughput.report()
         super().log(logs, start_time)
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Mean cross entropy over every supervised token of the held-out split (and its exponential)."""
+        begin = time.perf_counter()
         loader = self.get_eval_dataloader(eval_dataset)
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64)
@@ -105,6 +186,7 @@ class MultiModalTrainer(Trainer):
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         loss = (total / count).item()
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 50.0))}
+        self.throughput.begin += time.perf_counter() - begin  # not training time
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -15,6 +15,34 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 IGNORE_INDEX = -100
 
 
+def tree_mask(segments: torch.Tensor) -> torch.Tensor:
+    """Who sees whom in a message tree: ``segments`` [B, T] int64 -> bool [B, 1, T, T], True where attended.
+
+    0 is the root, which every branch 1, 2, ... of its row sees; a branch sees itself besides, and no other. -1 is
+    padding, which sees the padding before it: a row that sees nothing would be NaN.
+    """
+    length = segments.shape[1]
+    same = segments[:, :, None] == segments[:, None, :]  # [B, T, T], query by key
+    of_root = (segments == 0)[:, None, :] & (segments >= 0)[:, :, None]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return ((same | of_root) & causal)[:, None]
+
+
+def check_mask(mask: torch.Tensor | None, implementation: str, position_ids: torch.Tensor | None) -> None:
+    """A mask of the wrong kind does not fail in transformers 5: it gives another loss, silently.
+
+    Raises:
+        ValueError: with the mask's kind and what this attention takes.
+    """
+    if isinstance(mask, torch.Tensor) and mask.ndim == 4:
+        takes = {"sdpa": (torch.bool,), "eager": (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+        if mask.dtype not in takes.get(implementation, ()):
+            raise ValueError(f"a {mask.dtype} mask [B, 1, T, T] cannot be used with {implementation!r} attention")
+    elif position_ids is not None and bool((position_ids.diff() < 0).any()) and not hasattr(mask, "mask_mod"):
+        # Restarting positions without such a mask are taken for packed rows: a branch would lose its root.
+        raise ValueError("position_ids restart, so a mask [B, 1, T, T] of the branches is needed")
+
+
 class ImageInputMixin:
     """What every Qwen family needs to take images; the family's own class stands behind it in the MRO.
 
@@ -30,6 +58,8 @@ class ImageInputMixin:
         images: list[torch.Tensor] | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        segments: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """``input_ids`` [B, T] -> logits [B, T, V], or a loss where ``labels`` [B, T] are given.
@@ -41,9 +71,18 @@ class ImageInputMixin:
         logits is 151,936 wide), so ``logits`` is None. The loss is summed over labels and divided by
         ``num_items_in_batch``, the count over the whole accumulated batch (default: the count in this call).
 
+        ``segments`` [B, T] says which branch of a message tree each token belongs to (:func:`tree_mask`); it takes the
+        place of ``attention_mask`` and goes with ``position_ids`` that restart behind the root.
+
         Raises:
-            ValueError: the placeholders of a row and its visual tokens differ in number, or no position has a label.
+            ValueError: the placeholders of a row and its visual tokens differ in number, no position has a label, or
+                the mask is of a kind that the attention in use would misread.
         """
+        # Named above though only handed on: ``generate`` makes position ids for a forward that names them, and without
+        # them, padding between a kept prefix and a short question would count as text.
+        kwargs["position_ids"] = position_ids
+        if segments is not None:
+            kwargs["attention_mask"] = self._attention_of(segments)
         if images is not None:
             kwargs["inputs_embeds"] = self.embed(input_ids, images)  # [B, T, D]
             input_ids = None
@@ -52,6 +91,7 @@ class ImageInputMixin:
         return self._labelled_forward(input_ids, labels, num_items_in_batch, **kwargs)
 
     def _labelled_forward(self, input_ids, labels, num_items_in_batch, **kwargs) -> CausalLMOutputWithPast:
+        check_mask(kwargs.get("attention_mask"), self.config._attn_implementation, kwargs.get("position_ids"))
         hidden_states = self.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state  # [B, T, D]
         targets = labels[:, 1:]  # [B, T-1]: position t predicts token t + 1
         labelled = targets != IGNORE_INDEX
@@ -62,6 +102,13 @@ class ImageInputMixin:
         total = F.cross_entropy(logits, targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=total / count)
+
+    def _attention_of(self, segments: torch.Tensor) -> torch.Tensor:
+        """The branches' mask in the form that the attention in use takes."""
+        mask = tree_mask(segments)
+        if self.config._attn_implementation == "eager":  # which adds its mask to the scores
+            return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
+        return mask
 
     def embed(self, input_ids: torch.Tensor, images: list[torch.Tensor]) -> torch.Tensor:
         """Word embeddings [B, T, D] with the visual features in place of the placeholders."""
@@ -91,6 +138,8 @@ class ImageInputMixin:
         """
         if images is not None:
             kwargs["inputs_embeds"] = self.embed(input_ids, images)
+            if kwargs.get("attention_mask") is None:  # else beams get position ids for one row only
+                kwargs["attention_mask"] = torch.ones_like(input_ids)
         return super().generate(input_ids, **kwargs)
 
 

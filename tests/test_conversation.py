@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from conversation import Request, question_with_images
+from dataset.image import prepare_image
 from dataset.prompt import IMAGE_TOKEN, Turn
+from model.answering import prefill
 from settings import UserError
 from tests.tiny import REPO, picture
 
@@ -31,12 +33,80 @@ def test_a_batch_gives_the_answers_of_single_calls(assistant):
     assert len(set(together)) > 1  # not one answer to everything
 
 
-def test_the_picture_changes_the_answers_distribution(assistant):
-    red, blue = (
-        assistant.encode([Request([Turn(question_with_images("What?", 1))], [picture(c)])]) for c in ("red", "blue")
-    )
-    logits = [assistant.model(**inputs).logits[0, -1] for inputs in (red, blue)]
-    assert (logits[0] - logits[1]).abs().max() > 0.1
+def reference_answers(assistant, requests: list[Request], **overrides) -> list[str]:
+    """One by one, the whole prompt and its pictures computed anew: no prefix, no batch, no cache kept."""
+    answers = []
+    for request in requests:
+        prompt = torch.tensor([assistant._prompt(request)])
+        pixels = [prepare_image(image, assistant.image_processor) for image in request.images]
+        ids = assistant.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            pixel_values=torch.stack(pixels) if pixels else None,
+            images_per_row=torch.tensor([len(pixels)]),
+            **assistant.generation(overrides),
+        )
+        answers.append(assistant.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+    return answers
+
+
+def count_pictures(assistant) -> list[int]:
+    """Grows by the number of pictures whenever the tower runs."""
+    seen: list[int] = []
+    assistant.model.vision.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    return seen
+
+
+def test_answers_on_a_shared_prefix_equal_those_without_it(assistant):
+    red, blue = picture("red"), picture("blue")
+    questions = ["What color?", "and how many of them are there?", "哪里?"]
+    asked = [Request([Turn(question_with_images(q, 1))], [image]) for q in questions for image in (red, blue)]
+    asked += requests()
+    wanted = reference_answers(assistant, asked, max_new_tokens=12)
+    seen = count_pictures(assistant)
+    assert assistant.answer(asked, max_new_tokens=12) == wanted and len(set(wanted)) > 3
+    assert sum(seen) == 2 + 4  # one per picture shown, not one per question
+
+
+def test_the_picture_changes_what_is_computed(assistant):
+    prompt = torch.tensor([assistant._prompt(Request([Turn(IMAGE_TOKEN)], [picture("red")]))])
+    caches = [
+        prefill(assistant.model, prompt, torch.ones_like(prompt), [assistant._pixels([picture(color)])])
+        for color in ("red", "blue")
+    ]
+    keys = [cache.layers[-1].keys[:, :, -1] for cache in caches]  # of the token after the picture
+    assert (keys[0] - keys[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again(assistant, stopped):
+    image = picture("red")
+    first = Request([Turn(question_with_images("What is it?", 1))], [image])
+    pieces = []
+    for piece in assistant.stream(first, max_new_tokens=6):
+        pieces.append(piece)
+        if stopped:
+            break
+    history = Turn(first.turns[0].question, "".join(pieces).strip())
+    follow_up = Request([history, Turn("and where?")], [image])
+    (wanted,) = reference_answers(assistant, [follow_up], max_new_tokens=8)
+    seen, computed = count_pictures(assistant), []
+    trunk = assistant.model.language.get_base_model().model
+    trunk.layers[0].register_forward_hook(lambda m, args, output: computed.append(args[0].shape[1]))
+    assert "".join(assistant.stream(follow_up, max_new_tokens=8)).strip() == wanted
+    assert seen == [] and sum(computed) < len(assistant._prompt(follow_up)) - 8
+
+
+def test_another_picture_or_an_edited_history_is_computed_anew(assistant):
+    red, blue = picture("red"), picture("blue")
+    list(assistant.stream(Request([Turn(question_with_images("What is it?", 1))], [red])))
+    for turns, image in (
+        ([Turn(question_with_images("What is it?", 1))], blue),
+        ([Turn(question_with_images("What was that?", 1), "a star"), Turn("sure?")], blue),
+        ([Turn("before the picture", "yes"), Turn(question_with_images("and now?", 1))], blue),
+    ):
+        request = Request(turns, [image])
+        assert "".join(assistant.stream(request)).strip() == reference_answers(assistant, [request])[0]
 
 
 def test_streamed_pieces_are_the_whole_answer(assistant):
@@ -80,9 +150,9 @@ def test_images_and_places_must_agree(assistant):
 def test_a_long_conversation_forgets_its_oldest_turns_and_keeps_the_picture(assistant):
     turns = [Turn(question_with_images("first", 1), "yes " * 20)]
     turns += [Turn(f"question {i}", "yes " * 20) for i in range(30)] + [Turn("last")]
-    inputs = assistant.encode([Request(turns, [picture("red")])])
-    text = assistant.tokenizer.decode(inputs["input_ids"][0])
-    assert inputs["input_ids"].shape[1] <= 256 - 8
+    prompt = assistant._prompt(Request(turns, [picture("red")]))
+    text = assistant.tokenizer.decode(prompt)
+    assert len(prompt) <= 256 - 8
     assert text.count(IMAGE_TOKEN) == 8 and "first" not in text and "last" in text
 
 
@@ -90,8 +160,11 @@ def test_the_placeholder_is_never_generated(assistant):
     head = assistant.model.language.get_base_model().lm_head.weight
     with torch.no_grad():
         head[assistant.model.language.get_base_model().image_token_id] = head.abs().max() * 100 * torch.ones(32)
-    ids = assistant.model.generate(**assistant.encode(requests()[:1]), max_new_tokens=5)
-    assert assistant.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) not in ids[0].tolist()
+    seen = []
+    decode = assistant.tokenizer.batch_decode
+    assistant.tokenizer.batch_decode = lambda ids, **options: [seen.append(ids), *decode(ids, **options)][1:]
+    assistant.answer(requests()[:1], max_new_tokens=5)
+    assert seen[0].shape == (1, 5) and assistant.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) not in seen[0][0].tolist()
 
 
 # ---------------------------------------------------------------------------------------------- ask.py

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset, collate, show_sample
 from dataset.prompt import IGNORE_INDEX, IMAGE_TOKEN, load_tokenizer, token_id
-from model.training import EpochSampler
+from model.training import EpochBatches
 from settings import UserError
 
 
@@ -116,7 +116,7 @@ def test_too_long_loses_oldest_turns_else_is_skipped_never_left_without_a_label(
     assert len(sample["input_ids"]) <= 120 and "word" not in text and "and now?" in text
     assert text.count(IMAGE_TOKEN) == 8 and any(label != IGNORE_INDEX for label in sample["labels"])
     assert dataset[1]["id"] == "2/0" and "1/0: too long" in dataset[1]["skipped"][0]
-    assert dataset.length(0) == len(sample["input_ids"]) and dataset.length(1) == 0
+    assert dataset.lengths[0] == len(sample["input_ids"]) and dataset.lengths[1] == 0
 
 
 def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
@@ -126,7 +126,8 @@ def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
 
 def test_workers_give_what_the_main_process_gives(open_dataset):
     dataset = open_dataset()
-    options = {"batch_size": 2, "collate_fn": partial(collate, pad_token_id=0), "sampler": EpochSampler(5, seed=3)}
+    batches = EpochBatches([[0, 3], [1, 4], [2]], 5, seed=3)
+    options = {"collate_fn": partial(collate, pad_token_id=0), "batch_sampler": batches}
     pickle.dumps(options["collate_fn"])  # what spawn needs on Windows and macOS
     alone, workers = (list(DataLoader(dataset, num_workers=n, **options)) for n in (0, 2))
     for one, other in zip(alone, workers, strict=True):
@@ -134,16 +135,17 @@ def test_workers_give_what_the_main_process_gives(open_dataset):
         assert torch.equal(one["pixel_values"], other["pixel_values"])
 
 
-def test_every_epoch_sees_every_sample_once_in_its_own_order():
-    sampler = EpochSampler(50, seed=0)
-    first = list(sampler)
-    sampler.set_epoch(3)
-    fourth = list(sampler)
-    assert sorted(first) == list(range(50)) and sorted(fourth) == list(range(150, 200))
-    assert [i - 150 for i in fourth] != first
-    again = EpochSampler(50, seed=0)
+def test_every_epoch_sees_every_batch_once_in_its_own_order():
+    planned = [[2 * i, 2 * i + 1] for i in range(25)]
+    batches = EpochBatches(planned, 50, seed=0)
+    first = list(batches)
+    batches.set_epoch(3)
+    fourth = list(batches)
+    assert sorted(first) == planned and sorted(fourth) == [[150 + i for i in batch] for batch in planned]
+    assert [[i - 150 for i in batch] for batch in fourth] != first
+    again = EpochBatches(planned, 50, seed=0)
     again.set_epoch(3)
-    assert list(again) == fourth
+    assert list(again) == fourth and list(EpochBatches(planned, 50, seed=None)) == planned
 
 
 def test_shown_sample_marks_what_is_learnt(open_dataset):

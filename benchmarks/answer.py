@@ -1,0 +1,113 @@
+"""Answering: time to the first token and tokens per second, for a first question and a follow-up.
+
+    python -m benchmarks.answer
+    python -m benchmarks.answer --preset qwen2.5-1.5b    # on a GPU
+
+"llava" is transformers' own ``generate``, which computes the picture for every question. "ours" keeps the keys and
+values of what was computed, so a follow-up about the same picture begins behind it. Random weights, greedy, runs
+interleaved; the follow-up repeats the first question with its answer in front, as a conversation does.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from benchmarks.common import (
+    PRESETS,
+    build_llava,
+    build_ours,
+    device_and_dtype,
+    finish,
+    parser,
+    ratio,
+    rows_of_one_image,
+    synchronise,
+)
+from model.answering import generate_keeping
+
+NEW = 20  # tokens of an answer
+
+
+class Clock:
+    """A streamer that only notes when the first new token came."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.prompt = True
+
+    def put(self, ids) -> None:
+        if self.prompt:  # generate hands over the prompt first
+            self.prompt = False
+        elif self.first is None:
+            synchronise()
+            self.first = time.perf_counter()
+
+    def end(self) -> None:
+        pass
+
+
+def timed(generate, *arguments) -> tuple[float, float]:
+    """Seconds to the first token, and tokens per second after it."""
+    clock = Clock()
+    synchronise()
+    begin = time.perf_counter()
+    generate(*arguments, clock)
+    synchronise()
+    end = time.perf_counter()
+    return clock.first - begin, (NEW - 1) / (end - clock.first)
+
+
+def main() -> None:
+    args = parser(__doc__, ["cpu", "tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"]).parse_args()
+    shape, (device, dtype) = PRESETS[args.preset], device_and_dtype()
+    generator = torch.Generator().manual_seed(0)
+    first = rows_of_one_image(shape, 1, generator)[0][0]
+    follow_up = first + torch.randint(1, shape.vocab_size - 2, (NEW + 20,), generator=generator).tolist()
+    pixels = torch.rand(1, 3, shape.image_size, shape.image_size, generator=generator).to(device, dtype)
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+    ours = build_ours(shape, dtype, device, checkpointing=False).eval().to(dtype)
+    llava = build_llava(shape, dtype, device, checkpointing=False).eval().to(dtype)
+
+    def ask_llava(prompt: list[int], clock: Clock) -> None:
+        ids = torch.tensor([prompt], device=device)
+        mask = torch.ones_like(ids)
+        llava.generate(input_ids=ids, attention_mask=mask, pixel_values=pixels, streamer=clock, **options)
+
+    def ask_ours(prompt: list[int], kept, clock: Clock):
+        end = len(first) - 28  # of the image
+        return generate_keeping(ours, prompt, end, lambda: pixels, kept, streamer=clock, **options)[1]
+
+    def one_round() -> dict[str, tuple[float, float]]:
+        kept: list = []
+        return {
+            "llava 1": timed(ask_llava, first),
+            "llava 2": timed(ask_llava, follow_up),
+            "ours 1": timed(lambda prompt, clock: kept.append(ask_ours(prompt, None, clock)), first),
+            "ours 2": timed(lambda prompt, clock: ask_ours(prompt, kept[0], clock), follow_up),
+        }
+
+    one_round()  # warms up
+    rounds = [one_round() for _ in range(args.repeats)]
+    seen = {name: [numbers[name] for numbers in rounds] for name in rounds[0]}
+    rows = []
+    for name, numbers in seen.items():
+        waits = [wait for wait, _ in numbers]
+        median, least, most = ratio([wait for wait, _ in seen[name[:-1] + "1"]], waits)
+        rows.append(
+            {
+                "": name.replace(" 1", ", first question").replace(" 2", ", follow-up"),
+                "first token ms": 1000 * statistics.median(waits),
+                "tokens/s": statistics.median(rate for _, rate in numbers),
+                "times its first": median,
+                "least": least,
+                "most": most,
+            }
+        )
+    finish(rows, args)
+
+
+if __name__ == "__main__":
+    main()

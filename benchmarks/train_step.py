@@ -1,0 +1,138 @@
+"""A training step: ours, with and without message trees, against what a user would otherwise write.
+
+    python -m benchmarks.train_step                          # samples per second, CPU shapes
+    python -m benchmarks.train_step --preset cpu-vocab --memory
+    python -m benchmarks.train_step --preset qwen2.5-1.5b    # on a GPU
+
+A sample is a question with its answer: 28 tokens behind system text and image. "llava" and "ours, rows" take one
+question per row; "trees of n" take n questions on one image as one sequence. Every step is forward, backward and
+AdamW on the same number of images. All run interleaved in one process; ratios are medians over pairs (least, most).
+
+With --memory, each runs once in a process of its own and the peak above the weights is printed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.common import (
+    PRESETS,
+    batch_of,
+    build_llava,
+    build_ours,
+    device_and_dtype,
+    finish,
+    interleaved,
+    parser,
+    ratio,
+)
+
+BRANCHES = (1, 2, 5, 10)
+
+
+def stepper(model, shape, branches: int, rows: int, llava: bool):
+    """A function that does one optimiser step, and the number of samples in it."""
+    device, dtype = device_and_dtype()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    batch = batch_of(shape, branches, rows, torch.Generator().manual_seed(0))
+    batch = {key: value.to(device) for key, value in batch.items()}
+    if llava:
+        batch.pop("images_per_row")
+    else:
+        batch["images_per_row"] = batch["images_per_row"].cpu()
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, rows * branches
+
+
+def runs_of(args):
+    """name -> (step, samples in it)."""
+    shape = PRESETS[args.preset]
+    device, dtype = device_and_dtype()
+    options = {"dtype": dtype, "device": device, "checkpointing": not args.no_checkpointing}
+    ours, llava = build_ours(shape, **options), build_llava(shape, **options)
+    runs = {"llava, one question per row": stepper(llava, shape, 1, args.rows, llava=True)}
+    for branches in args.questions:
+        name = "ours, one question per row" if branches == 1 else f"ours, trees of {branches} questions"
+        runs[name] = stepper(ours, shape, branches, args.rows, llava=False)
+    return runs
+
+
+def speed(args) -> list[dict]:
+    runs = runs_of(args)
+    seconds = interleaved({name: step for name, (step, _) in runs.items()}, args.repeats)
+    (base, per_step), *_ = ((seconds[name], count) for name, (_, count) in runs.items())
+    rows = []
+    for name, (_, count) in runs.items():
+        median, least, most = ratio([s / per_step for s in base], [s / count for s in seconds[name]])
+        rows.append(
+            {
+                "": name,
+                "samples/s": count / statistics.median(seconds[name]),
+                "s/step": statistics.median(seconds[name]),
+                "times llava": median,
+                "least": least,
+                "most": most,
+            }
+        )
+    return rows
+
+
+def peak_above_weights(args) -> list[dict]:
+    """Each in its own process: the allocator of one must not hide the peak of another."""
+    rows = []
+    for which in ("llava", "ours"):
+        command = [sys.executable, "-m", "benchmarks.train_step", "--preset", args.preset, "--one", which]
+        command += ["--rows", str(args.rows)] + (["--no-checkpointing"] if args.no_checkpointing else [])
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append({"": f"{which}, one question per row", "MiB above the weights": float(done.stdout.split()[-1])})
+    for row in rows:
+        row["times llava"] = row["MiB above the weights"] / rows[0]["MiB above the weights"]
+    return rows
+
+
+def measure_one(args) -> None:
+    """Print the MiB that two steps needed above what stood in memory before them."""
+    shape = PRESETS[args.preset]
+    device, dtype = device_and_dtype()
+    build = build_llava if args.one == "llava" else build_ours
+    model = build(shape, dtype=dtype, device=device, checkpointing=not args.no_checkpointing)
+    step, _ = stepper(model, shape, 1, args.rows, llava=args.one == "llava")
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        step(), step()
+        print((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
+    from benchmarks.memory import peak_during
+
+    print(peak_during(lambda: (step(), step())) / 2**20)
+
+
+def main() -> None:
+    made = parser(__doc__, ["cpu", "cpu-vocab", "tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"])
+    made.add_argument("--rows", type=int, default=1, metavar="N", help="images in a step (default: %(default)s)")
+    made.add_argument(
+        "--questions", type=int, nargs="+", default=list(BRANCHES), metavar="N", help="sizes of the trees"
+    )
+    made.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
+    made.add_argument("--memory", action="store_true", help="peak memory above the weights instead of speed")
+    made.add_argument("--one", choices=["llava", "ours"], help="used by --memory for its processes")
+    args = made.parse_args()
+    if args.one:
+        measure_one(args)
+    else:
+        finish(peak_above_weights(args) if args.memory else speed(args), args)
+
+
+if __name__ == "__main__":
+    main()
