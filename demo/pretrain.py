@@ -414,11 +414,11 @@ def main() -> None:
     stages = {
         "tokenizer": (lambda steps: train_tokenizer(), 0),
         "vision": (train_vision, 3000),
-        "language": (train_language, 2000),
+        "language": (train_language, 3200),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=stages)
-    parser.add_argument("--steps", type=int, help="optimiser steps (default: vision 3000, language 2000)")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: vision 3000, language 3200)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args()
     if args.threads:

@@ -264,6 +264,8 @@ def test_a_turn_gets_the_pictures_shown_so_far():
         f"{IMAGE_TOKEN}{IMAGE_TOKEN}\nAre they alike?",
     ]
     assert [q.text for q in questions] == ["What color is it?", "And this?", "Are they alike?"]
+    moved = evaluate.conversation_questions({3: "three.png", 7: "seven.png"}, [("7/0", talk)], first=True)
+    assert moved[1].asked == f"{IMAGE_TOKEN}{IMAGE_TOKEN}\nAnd this? " and moved[2].asked == questions[2].asked
 
 
 def test_questions_without_a_picture_are_scored_but_not_probed(data, stub):

@@ -16,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from model.training import Throughput
 from settings import UserError, save_config
 from tests.tiny import REPO
 from train import build_trainer
@@ -116,6 +117,26 @@ def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
     trainer.create_optimizer()
     for one, other in zip(gradients(batches), gradients([together]), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # float32; 2e-6 seen
+
+
+def test_the_log_counts_real_tokens_and_padding(make_config):
+    config = make_config("train.max_steps=2", "train.logging_steps=2")
+    run_train(config)
+    state = json.loads((Path(config.train.output) / "test" / "checkpoint-2" / "trainer_state.json").read_text())
+    (entry,) = [entry for entry in state["log_history"] if "loss" in entry]
+    assert entry["tokens_per_second"] > entry["text_tokens_per_second"] > 0
+    assert entry["padding"] == 0.0 and 0 < entry["waiting_for_data"] < 1  # all samples are equally long
+
+
+def test_throughput_adds_up_and_starts_anew():
+    meter = Throughput()
+    meter.add({"tokens": 90, "visual": 80, "padding": 10})
+    meter.begin -= 10.0
+    meter.waiting = 2.0
+    report = meter.report()
+    assert report["tokens_per_second"] == pytest.approx(9, abs=1) and report["text_tokens_per_second"] == 1
+    assert report["padding"] == 0.1 and report["waiting_for_data"] == pytest.approx(0.2, abs=0.01)
+    assert (meter.tokens, meter.visual, meter.padding, meter.waiting) == (0, 0, 0, 0.0)
 
 
 def test_projector_has_its_own_learning_rate_and_vectors_no_decay(make_config):
