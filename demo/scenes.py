@@ -272,7 +272,7 @@ CAPTION_SHARE = 0.25  # of the Chinese pictures: these get captions instead of q
 MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes and no two held-out pictures share one
 
 
-def write_raw(output: Path, train: int = 6000, held_out: int = 300, seed: int = 0, progress: bool = True) -> None:
+def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 0, progress: bool = True) -> None:
     """Draw the pictures and write raw annotations of both formats; the same seed gives the same bytes.
 
     Every other picture is one of AI Challenger's (``ali_images``, ``ali_annotations.json``, in Chinese), the others
@@ -335,7 +335,7 @@ def _messages(scene: Scene, language: str, rng: random.Random) -> list[list[dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write, e.g. data/demo/raw")
-    parser.add_argument("--train", type=int, default=6000, metavar="N", help="training pictures (default: 6000)")
+    parser.add_argument("--train", type=int, default=3000, metavar="N", help="training pictures (default: 3000)")
     parser.add_argument("--held-out", type=int, default=300, metavar="N", help="held-out pictures (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")

@@ -182,11 +182,13 @@ def raw(tmp_path_factory) -> Path:
     return folder
 
 
-def records(folder: Path) -> dict[str, dict]:
-    """All records of both sources by the name of their picture."""
-    ali = json.loads((folder / "ali_annotations.json").read_text(encoding="utf-8"))
-    coco = json.loads((folder / "coco_conversations.json").read_text(encoding="utf-8"))
-    return {**{record["image_id"]: record for record in ali}, **{record["image"]: record for record in coco}}
+def records(folder: Path) -> dict[str, list[dict]]:
+    """The records of each picture, of both sources, by the picture's name."""
+    by_name: dict[str, list[dict]] = {}
+    for file, key in (("ali_annotations.json", "image_id"), ("coco_conversations.json", "image")):
+        for record in json.loads((folder / file).read_text(encoding="utf-8")):
+            by_name.setdefault(record[key], []).append(record)
+    return by_name
 
 
 def held_out(folder: Path) -> list[str]:
@@ -226,40 +228,44 @@ def test_no_held_out_scene_is_ever_a_training_scene(tmp_path, monkeypatch):
 
 def test_the_answers_on_file_are_those_of_the_scene_in_the_picture(tmp_path, monkeypatch):
     by_name = drawn_scenes(monkeypatch, tmp_path, train=4, held_out=24)
-    for name, record in records(tmp_path).items():
+    for name, group in records(tmp_path).items():
         scene = by_name[name]
-        if "caption" in record:
-            assert record["caption"] == [caption(scene, "zh", 0), caption(scene, "zh", 1)]
+        if "caption" in group[0]:
+            assert [record["caption"] for record in group] == [[caption(scene, "zh", 0), caption(scene, "zh", 1)]]
             continue
         right = answers(scene, "zh" if name.startswith("ali") else "en")
-        texts = [message["value"].removeprefix("<image>\n") for message in record["conversations"]]
-        for question, answer in zip(texts[::2], texts[1::2], strict=True):
+        for record in group:
+            question, answer = (message["value"].removeprefix("<image>\n") for message in record["conversations"])
             assert right[question][1] == answer, (name, question)
 
 
 def test_records_are_in_the_form_of_their_source(raw):
-    for name, record in records(raw).items():
-        messages = record.get("conversations")
-        if name.startswith("coco"):
-            assert set(record) == {"id", "image", "conversations"} and record["id"] == Path(name).stem
-            assert messages[0]["value"].startswith("<image>\n")
-        elif messages is None:
+    for name, group in records(raw).items():
+        if "caption" in group[0]:
+            (record,) = group
             assert set(record) == {"url", "image_id", "caption"} and len(record["caption"]) == 2
             continue
-        assert [message["from"] for message in messages] == ["human", "gpt"] * 8
-        questions = [message["value"].removeprefix("<image>\n") for message in messages[::2]]
-        assert len(set(questions)) == 8
+        keys = {"id", "image", "conversations"} if name.startswith("coco") else {"url", "image_id", "conversations"}
+        assert len(group) == 8 and all(set(record) == keys for record in group)
+        questions = set()
+        for record in group:  # a conversation each: no question can be answered from another's answer
+            question, answer = record["conversations"]
+            assert (question["from"], answer["from"]) == ("human", "gpt")
+            assert question["value"].startswith("<image>\n") == name.startswith("coco")
+            questions.add(question["value"].removeprefix("<image>\n"))
+        assert len(questions) == 8
         chinese = [bool(re.search("[\u4e00-\u9fff]", question)) for question in questions]
         assert set(chinese) == {name.startswith("ali")}
     for listed in (held_out(raw), set(records(raw)) - set(held_out(raw))):  # the same mixture on both sides
         ali = [records(raw)[name] for name in listed if name.startswith("ali")]
-        assert 0.08 < sum("caption" in record for record in ali) / len(ali) < 0.45
+        assert 0.08 < sum("caption" in group[0] for group in ali) / len(ali) < 0.45
 
 
 def test_yes_and_no_come_equally_often_on_file(raw):
     given = Counter(
         message["value"]
-        for record in records(raw).values()
+        for group in records(raw).values()
+        for record in group
         for message in record.get("conversations", [])
         if message["from"] == "gpt"
     )
