@@ -30,6 +30,7 @@ from benchmarks.common import (
     parser,
     ratio,
 )
+from benchmarks.memory import peak_during
 
 BRANCHES = (1, 2, 5, 10)
 
@@ -113,8 +114,6 @@ def measure_one(args) -> None:
         step(), step()
         print((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
-    from benchmarks.memory import peak_during
-
     print(peak_during(lambda: (step(), step())) / 2**20)
 
 
