@@ -59,6 +59,11 @@ class Assistant:
     def device(self) -> str:
         return str(self.model.device)
 
+    @property
+    def compiles(self) -> bool:
+        """Whether decoding is compiled: asked for, and on CUDA."""
+        return self.config.generate.compile and self.model.device.type == "cuda"
+
     def answer(self, requests: list[Request], **overrides) -> list[str]:
         """Answers to a batch of requests, in order. ``overrides`` are fields of the config's ``generate`` section.
 
@@ -104,14 +109,16 @@ class Assistant:
 
     def _generate_keeping(self, images: list[Image.Image], prompt: list[int], options: dict) -> None:
         """``generate`` on what was kept of the last call, where that showed the same images, and keep the result."""
-        kept, self._kept = self._kept, None
-        same = kept is not None and list(map(id, kept[0])) == list(map(id, images))
+        (shown, kept), self._kept = self._kept or ([], None), None
+        if kept is not None and list(map(id, shown)) != list(map(id, images)):
+            kept = Kept([], kept.cache) if self.compiles else None  # another picture; its memory may serve
         _, result = generate_keeping(
             self.model,
             prompt,
             self._end_of_images(prompt),
             lambda: self._pixels(images),
-            kept[1] if same else None,
+            kept,
+            static=self.compiles,
             **options,
         )
         self._kept = (images, result)  # the images themselves, so that their id() stays theirs

@@ -155,6 +155,7 @@ class Generate(_Section):
     temperature: float = Field(1.0, gt=0, description="a number above 0")
     top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
     batch_size: Count = Field(8, description="a whole number, 1 or more")
+    compile: bool = Field(False, description="true or false")
 
 
 class Config(_Section):

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from model.model import MMultiModal
+
+ROOM = 256  # a static cache holds a multiple of this many tokens: a compiled step serves one length of cache
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Kept:
     """What a call computed: the tokens whose keys and values are in ``cache``."""
 
     ids: list[int]
-    cache: DynamicCache
+    cache: Cache
 
 
 def generate_on_prefixes(
@@ -66,23 +68,27 @@ def generate_keeping(
     end: int,
     pixels: Callable[[], torch.Tensor],
     kept: Kept | None,
+    static: bool = False,
     **options,
 ) -> tuple[torch.Tensor, Kept]:
     """Ids of the answer [1, new], beginning behind what ``kept`` has in common with ``prompt``, and what to keep next.
 
-    ``kept`` must come from a call with the same images, and is used up. Where it does not reach to ``end``, the end of
-    the last image, everything is computed anew; only then is ``pixels`` called for the images, [n, 3, H, W].
+    ``kept`` must come from a call with the same images (or hold no ids), and is used up. Where it does not reach to
+    ``end``, the end of the last image, everything is computed anew; only then is ``pixels`` called for the images,
+    [n, 3, H, W]. ``static`` decodes into a cache of fixed length, with which transformers compiles the step on CUDA;
+    its memory is that of ``kept`` where that has the room, since a compiled step is bound to its addresses.
     """
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], nothing to pad
     common = len(os.path.commonprefix([kept.ids, prompt[:-1]])) if kept is not None else 0  # the last is computed
     if common >= end:
         cache = kept.cache
-        if surplus := cache.get_seq_length() - common:
-            cache.crop(-surplus)
+        forget_behind(cache, common)
     else:
         cache = prefill(model, ids[:, :end], mask[:, :end], [pixels()])
+    if static:
+        cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], kept.cache if kept else None)
     new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options)
-    return new, Kept((prompt + new[0].tolist())[: cache.get_seq_length()], cache)
+    return new, Kept((prompt + new[0].tolist())[: int(cache.get_seq_length())], cache)
 
 
 @torch.inference_mode()
@@ -103,6 +109,30 @@ def prefill(
         logits_to_keep=1,  # a row of logits is 151,936 wide, and none of them is wanted
     )
     return cache
+
+
+def forget_behind(cache: Cache, length: int) -> None:
+    """Keep the first ``length`` tokens of a cache."""
+    if isinstance(cache, StaticCache):  # which cannot be cropped; what stands behind is masked, then overwritten
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(length)
+    elif surplus := cache.get_seq_length() - length:
+        cache.crop(-surplus)
+
+
+def to_static(model: MMultiModal, cache: Cache, tokens: int, storage: Cache | None = None) -> StaticCache:
+    """The same keys and values in a cache of fixed length with room for ``tokens``, in ``storage`` if that is one."""
+    if isinstance(cache, StaticCache) and cache.layers[0].max_cache_len >= tokens:
+        return cache
+    length = int(cache.get_seq_length())
+    if isinstance(storage, StaticCache) and storage.layers[0].max_cache_len >= tokens:
+        static = storage
+        forget_behind(static, 0)
+    else:
+        static = StaticCache(config=model.language.config, max_cache_len=-(-tokens // ROOM) * ROOM)
+    for number, layer in enumerate(cache.layers):
+        static.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
+    return static
 
 
 def _pad_left(rows: Sequence[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,10 +8,12 @@ import threading
 
 import pytest
 import torch
+from transformers import StaticCache
 
 from conversation import Request, question_with_images
 from dataset.image import prepare_image
 from dataset.prompt import IMAGE_TOKEN, Turn
+from model import answering
 from model.answering import prefill
 from settings import UserError
 from tests.tiny import REPO, picture
@@ -78,8 +80,21 @@ def test_the_picture_changes_what_is_computed(assistant):
     assert (keys[0] - keys[1]).abs().max() > 0.01
 
 
+@pytest.fixture
+def asking(assistant, request, monkeypatch):
+    """The assistant as it is, or with the static cache that it decodes into on CUDA where compiling is asked for."""
+    if request.param == "static":
+        monkeypatch.setattr(type(assistant), "compiles", True)
+    return assistant
+
+
+BOTH_CACHES = pytest.mark.parametrize("asking", ["dynamic", "static"], indirect=True)
+
+
+@BOTH_CACHES
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again(assistant, stopped):
+def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again(asking, stopped):
+    assistant = asking
     image = picture("red")
     first = Request([Turn(question_with_images("What is it?", 1))], [image])
     pieces = []
@@ -97,7 +112,9 @@ def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again
     assert seen == [] and sum(computed) < len(assistant._prompt(follow_up)) - 8
 
 
-def test_another_picture_or_an_edited_history_is_computed_anew(assistant):
+@BOTH_CACHES
+def test_another_picture_or_an_edited_history_is_computed_anew(asking):
+    assistant = asking
     red, blue = picture("red"), picture("blue")
     list(assistant.stream(Request([Turn(question_with_images("What is it?", 1))], [red])))
     for turns, image in (
@@ -107,6 +124,26 @@ def test_another_picture_or_an_edited_history_is_computed_anew(assistant):
     ):
         request = Request(turns, [image])
         assert "".join(assistant.stream(request)).strip() == reference_answers(assistant, [request])[0]
+
+
+@pytest.mark.parametrize("asking", ["static"], indirect=True)
+def test_a_static_cache_keeps_its_memory_and_grows_only_when_it_must(asking, monkeypatch):
+    monkeypatch.setattr(answering, "ROOM", 64)
+    red, places = picture("red"), []
+    turns = [Turn(question_with_images("What is it?", 1))]
+    for image, new in ((red, 4), (picture("blue"), 4), (red, 200)):
+        request = Request(turns, [image])
+        streamed = "".join(asking.stream(request, max_new_tokens=new)).strip()
+        assert streamed == reference_answers(asking, [request], max_new_tokens=new)[0]
+        cache = asking._kept[1].cache
+        assert isinstance(cache, StaticCache) and cache.layers[0].max_cache_len % 64 == 0
+        places.append(cache.layers[0].keys.data_ptr())
+    assert places[0] == places[1] != places[2]
+
+
+def test_only_cuda_compiles(assistant):
+    assistant.config.generate.compile = True
+    assert not assistant.compiles
 
 
 def test_streamed_pieces_are_the_whole_answer(assistant):
