@@ -128,6 +128,7 @@ class Language(_Section):
     train: Training = Field("lora", description=_TRAINING)
     system: str = Field("You are a helpful assistant.", description='text (in quotes), "" for none')
     max_length: Count = Field(2048, description="a whole number of tokens, 1 or more")
+    attention: Literal["sdpa", "flex_attention"] = Field("sdpa", description="sdpa or flex_attention")
 
 
 class Projector(_Section):

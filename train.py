@@ -97,6 +97,9 @@ def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
     training_arguments = make_arguments(arguments, run, dtype)
     set_seed(training_arguments.seed)
     model = build_model(config, tokenizer, dtype)
+    if config.language.attention == "flex_attention" and (training_arguments.use_cpu or not torch.cuda.is_available()):
+        raise UserError("language.attention = flex_attention: its backward pass needs CUDA; set it to sdpa")
+    model.set_attention(config.language.attention)
     if checkpointing:
         model.gradient_checkpointing_enable()
     facts = describe_run(config, model, training_arguments.seed)

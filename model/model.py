@@ -123,6 +123,11 @@ class MMultiModal(nn.Module):
             base = part.get_base_model() if isinstance(part, PeftModel) else part
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    def set_attention(self, implementation: str) -> None:
+        """Which attention the language model is trained with: ``sdpa``, ``eager`` or ``flex_attention``."""
+        part = self.language.get_base_model() if isinstance(self.language, PeftModel) else self.language
+        part.set_attn_implementation(implementation)
+
     def part_of(self, name: str) -> str:
         """Which of PARTS a parameter belongs to, by its name."""
         return {"vision": "vision", "feature_proj": "projector", "language": "language"}[name.split(".", 1)[0]]

@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import PADDING, ImageCaptionDataset, collate
@@ -14,7 +16,7 @@ from dataset.trees import grow_tree, plan_batches, root_length, split_into_trees
 from model.model import build_model
 from model.training import samples_of_batch
 from process_image import process_coco
-from qwen.Mqwen import check_mask, tree_mask
+from qwen.Mqwen import check_mask, tree_block_mask, tree_mask
 
 IMAGE = 9
 X = IGNORE_INDEX
@@ -116,6 +118,11 @@ def test_a_mask_of_the_wrong_kind_is_refused():
         with pytest.raises(ValueError, match="position_ids restart"):
             check_mask(flat, "sdpa", restart)
     check_mask(None, "sdpa", torch.tensor([[0, 1, 2, 3]]))
+    blocks = tree_block_mask(torch.zeros(1, 128, dtype=torch.long))
+    check_mask(blocks, "flex_attention", restart)
+    for kind, implementation in ((blocks, "sdpa"), (mask, "flex_attention"), (None, "flex_attention")):
+        with pytest.raises(ValueError, match=f"mask cannot be used with '{implementation}'"):
+            check_mask(kind, implementation, None)
 
 
 # ---------------------------------------------------------------------------------------------- the data
@@ -206,7 +213,9 @@ def test_padding_on_llavas_conversations_stays_under_five_percent(open_dataset, 
 # ---------------------------------------------------------------------------------------------- loss and gradients
 
 
-def loss_and_gradients(config, dtype: torch.dtype, checkpointing: bool, batch_size: int):
+def loss_and_gradients(
+    config, dtype: torch.dtype, checkpointing: bool, batch_size: int, attention: str = "sdpa", device: str = "cpu"
+):
     """Over all train conversations, in batches as the dataset gives them, with one weight per supervised token."""
     tokenizer = load_tokenizer(config.language.path)
     torch.manual_seed(0)
@@ -217,11 +226,13 @@ def loss_and_gradients(config, dtype: torch.dtype, checkpointing: bool, batch_si
                 parameter.add_(torch.randn(parameter.shape, dtype=torch.float64).to(dtype) * 0.2)
     if checkpointing:
         model.gradient_checkpointing_enable()
+    model.to(device).set_attention(attention)
     dataset = ImageCaptionDataset(config, tokenizer, load_image_processor(config.vision.path))
     count = sum(label != X for i in range(len(dataset)) for label in dataset[i]["labels"])
     total = 0.0
     for start in range(0, len(dataset), batch_size):
         batch = samples_of_batch(dataset, list(range(start, min(start + batch_size, len(dataset)))))
+        batch = {key: value.to(device) for key, value in batch.items()}
         batch["pixel_values"] = batch["pixel_values"].to(dtype)
         loss = model(**batch, num_items_in_batch=count).loss
         loss.backward()
@@ -252,6 +263,54 @@ def test_trees_give_the_loss_and_the_gradients_of_separate_rows(
         assert (trees[1][name] - gradient).abs().max() <= tolerance * scale, name
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's backward pass needs CUDA")
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_flex_attention_gives_the_loss_and_the_gradients_of_sdpa(make_config, batch_size):
+    config = make_config("lora.lora_dropout=0.0", pictures=5, conversations=CONVERSATIONS)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    sdpa, flex = (
+        loss_and_gradients(config, torch.float32, False, batch_size, attention, "cuda")
+        for attention in ("sdpa", "flex_attention")
+    )
+    assert flex[0] == pytest.approx(sdpa[0], rel=1e-4)
+    for name, gradient in sdpa[1].items():
+        assert (flex[1][name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@torch.no_grad()
+def test_flex_attention_gives_the_same_loss(make_config, monkeypatch):
+    monkeypatch.setattr(
+        WrappedFlexAttention, "__call__", lambda self: flex_attention
+    )  # not compiled: a minute on a CPU
+    config = make_config("lora.lora_dropout=0.0", pictures=5, conversations=CONVERSATIONS)
+    tokenizer = load_tokenizer(config.language.path)
+    model = build_model(config, tokenizer)
+    with torch.no_grad():
+        for layer in (model.feature_proj[0], model.feature_proj[2]):
+            layer.weight.normal_(std=0.5)
+    dataset = ImageCaptionDataset(config, tokenizer, load_image_processor(config.vision.path))
+    trees, rows = ([0, 1], [len(dataset) - 1, len(dataset) - 2])
+    for indices in (trees, rows):
+        batch = samples_of_batch(dataset, indices)
+        assert ("segments" in batch) == (indices == trees)
+        model.set_attention("sdpa")
+        by_sdpa = model(**batch).loss.item()
+        model.set_attention("flex_attention")
+        assert model(**batch).loss.item() == pytest.approx(by_sdpa, rel=1e-5)
+
+
+def test_block_mask_is_the_tree_mask():
+    segments = torch.tensor([[0, 0, 1, 1, 2, PADDING, PADDING, PADDING], [0, 1, 2, 2, 3, 3, 4, 4]]).repeat_interleave(
+        32, 1
+    )
+    blocks = tree_block_mask(segments)
+    rows, query, key = (torch.arange(n) for n in (2, 256, 256))
+    dense = blocks.mask_mod(rows[:, None, None], torch.tensor(0), query[None, :, None], key[None, None, :])
+    assert torch.equal(dense, tree_mask(segments)[:, 0])
+    assert blocks.shape == (2, 1, 256, 256) and blocks.sparsity() > 0
+
+
 def test_eager_attention_gives_the_same_loss(make_config):
     config = make_config("lora.lora_dropout=0.0", pictures=5, conversations=CONVERSATIONS)
     tokenizer = load_tokenizer(config.language.path)
@@ -259,5 +318,5 @@ def test_eager_attention_gives_the_same_loss(make_config):
     dataset = ImageCaptionDataset(config, tokenizer, load_image_processor(config.vision.path))
     batch = samples_of_batch(dataset, [0, 1])
     by_sdpa = model(**batch).loss.item()
-    model.language.get_base_model().set_attn_implementation("eager")
+    model.set_attention("eager")
     assert model(**batch).loss.item() == pytest.approx(by_sdpa, rel=1e-5)
