@@ -108,6 +108,7 @@ class Data(_Section):
     message_trees: bool = Field(True, description="true or false")
     images_first: bool = Field(False, description="true or false")
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
+    feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description="true or false")
 

@@ -27,6 +27,7 @@ from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
 from model.checkpoint import base_models, hash_files, hash_model, latest_checkpoint
+from model.feature_cache import FeatureCache
 from model.model import MMultiModal, build_model, quiet_libraries
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
@@ -102,10 +103,28 @@ def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
     model.set_attention(config.language.attention)
     if checkpointing:
         model.gradient_checkpointing_enable()
+    if config.data.feature_cache is not None:
+        keep_features(model, config, training_arguments, [dataset] if held_out is None else [dataset, held_out])
     facts = describe_run(config, model, training_arguments.seed)
     trainer = MultiModalTrainer(model, config, dataset, held_out, facts, args=training_arguments)
     print_start(trainer, config)
     return trainer
+
+
+def keep_features(
+    model: MMultiModal, config: Config, arguments: TrainingArguments, datasets: list[ImageCaptionDataset]
+) -> None:
+    """Let the tower see every image once, now, and give the datasets what it made of them."""
+    if config.vision.train != "frozen":
+        raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
+    processor = datasets[0].image_processor
+    model.vision.to(arguments.device)
+    cache = FeatureCache(config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
+    paths = [dataset.paths[i] for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
+    new = cache.fill(paths, workers=arguments.dataloader_num_workers, progress=config.data.progress)
+    print(f"features  of {len(set(paths)):,} images in {cache.folder}, {new:,} of them new")
+    for dataset in datasets:
+        dataset.features = cache
 
 
 def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:

@@ -176,14 +176,13 @@ def rows_of_one_image(shape: Shape, questions: int, generator: torch.Generator, 
 def batch_of(shape: Shape, rows_per_tree: int, images: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """``images`` trees of ``rows_per_tree`` questions, as the dataset would collate them."""
     samples = []
-    for _ in range(images):
+    for number in range(images):
         rows = rows_of_one_image(shape, rows_per_tree, generator)
         root = root_length(rows, image_token(shape), visual_tokens(shape))
         picture = torch.rand(3, shape.image_size, shape.image_size, generator=generator)
         tree = grow_tree(rows, root)
-        samples.append(
-            {**tree, "pixel_values": [picture], "visual_tokens": visual_tokens(shape), "id": "", "skipped": []}
-        )
+        image = {"pixel_values": [picture], "images": [number], "visual_tokens": visual_tokens(shape)}
+        samples.append({**tree, **image, "id": "", "skipped": []})
     batch = collate(samples, pad_token_id=0)
     return {key: value for key, value in batch.items() if torch.is_tensor(value)}
 

@@ -15,6 +15,7 @@ import json
 import logging
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,7 +51,9 @@ class ImageCaptionDataset(Dataset):
     reference answers may be drawn. A sample is a dict:
 
     - ``input_ids``, ``labels``, ``segments``, ``position_ids``: lists of int, equally long, placeholders expanded
-    - ``pixel_values``: list of float32 tensors [3, H, W], one per image, in the order of the placeholders
+    - ``pixel_values``: list of float32 tensors [3, H, W], one per image, in the order of the placeholders; features
+      [N, D] where ``features`` gives them
+    - ``images``: their ids
     - ``visual_tokens``: how many of its tokens are visual
     - ``id``: which conversations it holds, for messages
     - ``skipped``: one line for each conversation that could not be used
@@ -64,6 +67,7 @@ class ImageCaptionDataset(Dataset):
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
         self.seed = config.data.seed
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+        self.features: Callable[[str], torch.Tensor] | None = None  # of a path, instead of pixels, if set
         self.paths, self.conversations = read_conversations(config.data.image_map, config.data.annotations, split)
         if not self.conversations:
             raise UserError(f"data.annotations: {config.data.annotations} holds no {split} conversation")
@@ -103,21 +107,25 @@ class ImageCaptionDataset(Dataset):
             return None
         images = self.conversations[tree[0]][1]["images"]
         try:
-            loaded = [load_image(self.paths[image], self.max_pixels) for image in images]
+            pixel_values = {image: self._pixels(self.paths[image]) for image in images}
         except ImageError as error:
             skipped.append(f"{', '.join(names)}: {error}")
             return None
-        pixel_values = [prepare_image(image, self.image_processor) for image in loaded]
         root = root_length(rows, self.image_token_id, self.image_context_length)
         shared = rows[0][0][:root].count(self.image_token_id) // self.image_context_length
-        branches = [image for _ in rows for image in pixel_values[shared:]]  # those that come after the root
-        pixel_values = pixel_values[:shared] + branches
+        images = images[:shared] + [image for _ in rows for image in images[shared:]]  # those after the root
         return {
             **grow_tree(rows, root),
-            "pixel_values": pixel_values,
-            "visual_tokens": len(pixel_values) * self.image_context_length,
+            "pixel_values": [pixel_values[image] for image in images],
+            "images": images,
+            "visual_tokens": len(images) * self.image_context_length,
             "id": ", ".join(names),
         }
+
+    def _pixels(self, path: str) -> torch.Tensor:
+        if self.features is not None:
+            return self.features(path)
+        return prepare_image(load_image(path, self.max_pixels), self.image_processor)
 
     def _encode(self, conversation: dict, choose) -> tuple[list[int], list[int]]:
         """``input_ids`` and ``labels`` of a conversation; ``choose`` picks one of each turn's reference answers.
@@ -200,8 +208,10 @@ def collate(samples: list[dict], pad_token_id: int) -> dict:
     """Stack samples into a batch, padded on the right by position.
 
     Returns ``input_ids``, ``attention_mask``, ``labels`` [B, T] int64; ``images_per_row`` [B] int64; ``pixel_values``
-    [K, 3, H, W] float32 for the K images of all rows in order (absent where no row has one). Where a row has several
-    branches, also ``segments`` and ``position_ids`` [B, T] int64. For people: ``ids`` and ``skipped``, lists of
+    [K, 3, H, W] float32 for the K images of all rows in order (absent where no row has one; ``image_features``
+    [K, N, D] instead where samples bring those). An image that comes more than once is there once, and
+    ``image_index`` [K] int64 says which one stands at each place. Where a row has several branches, also ``segments``
+    and ``position_ids`` [B, T] int64. For people: ``ids`` and ``skipped``, lists of
     strings, and ``counts`` of ``tokens``, of the ``visual`` ones among them, and of ``padding``.
     """
     longest = max(len(sample["input_ids"]) for sample in samples)
@@ -210,7 +220,8 @@ def collate(samples: list[dict], pad_token_id: int) -> dict:
         return torch.tensor([sample[key] + [fill] * (longest - len(sample[key])) for sample in samples])
 
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    pixel_values = [image for sample in samples for image in sample["pixel_values"]]
+    images = [image for sample in samples for image in sample["images"]]
+    unique = dict(zip(images, (pixels for sample in samples for pixels in sample["pixel_values"]), strict=True))
     batch = {
         "input_ids": padded("input_ids", pad_token_id),  # [B, T]
         # By position, not by id: the padding token may be a token that also ends answers.
@@ -228,8 +239,12 @@ def collate(samples: list[dict], pad_token_id: int) -> dict:
     if any(sample["segments"][-1] > 1 for sample in samples):
         batch["segments"] = padded("segments", PADDING)  # [B, T]
         batch["position_ids"] = padded("position_ids", 0)  # [B, T]
-    if pixel_values:
-        batch["pixel_values"] = torch.stack(pixel_values)  # [K, 3, H, W]
+    if unique:
+        stacked = torch.stack(list(unique.values()))  # [U, 3, H, W], or [U, N, D]
+        batch["pixel_values" if stacked.ndim == 4 else "image_features"] = stacked
+    if len(unique) < len(images):
+        numbers = {image: number for number, image in enumerate(unique)}
+        batch["image_index"] = torch.tensor([numbers[image] for image in images])  # [K]
     return batch
 
 

@@ -66,15 +66,22 @@ class MMultiModal(nn.Module):
         """``pixel_values`` [K, 3, H, W] -> visual tokens in the language model's space [K, N, Dl]."""
         with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
             features = self.vision(pixel_values)  # [K, 729, Dv]
+        return self.project(features)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """The tower's features [K, 729, Dv] -> visual tokens [K, 728, Dl]."""
         if self.drop_first_token:
             features = features[:, 1:]  # [K, 728, Dv]
         return self.feature_proj(features.to(self.feature_proj[0].weight.dtype))  # [K, 728, Dl]
 
-    def images_by_row(self, pixel_values, images_per_row: torch.Tensor) -> list[torch.Tensor] | None:
-        """Visual tokens of each row, [n_b, N, Dl] each; None where the batch has no image at all."""
-        if pixel_values is None:
+    def images_by_row(self, images_per_row, pixel_values=None, image_features=None, image_index=None):
+        """Visual tokens of each row, a list of [n_b, N, Dl]; None where the batch has no image at all."""
+        if pixel_values is None and image_features is None:
             return None
-        return list(self.encode_images(pixel_values).split(images_per_row.tolist()))
+        tokens = self.encode_images(pixel_values) if image_features is None else self.project(image_features)
+        if image_index is not None:
+            tokens = tokens[image_index]  # [K, N, Dl] of the unique ones
+        return list(tokens.split(images_per_row.tolist()))
 
     def forward(
         self,
@@ -83,14 +90,19 @@ class MMultiModal(nn.Module):
         pixel_values: torch.Tensor | None = None,
         images_per_row: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
         **kwargs,
     ):
         """``input_ids`` [B, T], ``pixel_values`` [K, 3, H, W], ``images_per_row`` [B] summing to K, ``labels`` [B, T].
 
+        ``image_features`` [K, 729, Dv] take the place of pixels where the tower has seen them already. With
+        ``image_index`` [K], images that come more than once are given once, and this says which stands where.
+
         Returns transformers' ``CausalLMOutputWithPast``: the loss with labels, logits [B, T, V] without
         (see :meth:`qwen.Mqwen.ImageInputMixin.forward`).
         """
-        images = self.images_by_row(pixel_values, images_per_row)
+        images = self.images_by_row(images_per_row, pixel_values, image_features, image_index)
         return self.language(input_ids=input_ids, attention_mask=attention_mask, images=images, labels=labels, **kwargs)
 
     @torch.no_grad()
@@ -103,7 +115,7 @@ class MMultiModal(nn.Module):
         **kwargs,
     ) -> torch.Tensor:
         """Ids of the answers, [B, new], without the prompt. Batches must be padded on the left."""
-        images = self.images_by_row(pixel_values, images_per_row)
+        images = self.images_by_row(images_per_row, pixel_values)
         ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, images=images, **kwargs)
         return ids[:, input_ids.shape[1] :]
 
