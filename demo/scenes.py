@@ -80,10 +80,12 @@ class QA:
     answer: str
 
 
-def draw_scene(rng: random.Random, most: int = MOST_OBJECTS, folds: range | tuple[int, ...] = range(2, FOLDS)) -> Scene:
-    """A random scene of one to ``most`` objects whose fold is in ``folds``."""
+def draw_scene(
+    rng: random.Random, most: int = MOST_OBJECTS, folds: Sequence[int] = range(2, FOLDS), fewest: int = 1
+) -> Scene:
+    """A random scene of ``fewest`` to ``most`` objects whose fold is in ``folds``."""
     while True:
-        places = rng.sample(list(PLACES), rng.randint(1, most))
+        places = rng.sample(list(PLACES), rng.randint(fewest, most))
         scene = tuple(
             Thing(rng.choice(list(SHAPES)), rng.choice(list(COLORS)), rng.choice(list(SIZES)), place)
             for place in PLACES
@@ -268,7 +270,6 @@ DESCRIBE = {
 # ---------------------------------------------------------------------------------------------- raw data
 
 QUESTIONS_PER_PICTURE = 8
-CAPTION_SHARE = 0.25  # of the Chinese pictures: these get captions instead of questions
 MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes and no two held-out pictures share one
 
 
@@ -308,13 +309,13 @@ def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 
 
 
 def _ali_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
-    if rng.random() < CAPTION_SHARE:
-        return [{"url": "", "image_id": name, "caption": [caption(scene, "zh", style) for style in (0, 1)]}]
-    return [{"url": "", "image_id": name, "conversations": messages} for messages in _messages(scene, "zh", rng)]
+    described = {"url": "", "image_id": name, "caption": [caption(scene, "zh", style) for style in (0, 1)]}
+    asked = [{"url": "", "image_id": name, "conversations": messages} for messages in _messages(scene, "zh", rng)]
+    return [described, *asked]
 
 
 def _coco_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
-    talks = _messages(scene, "en", rng)
+    talks = [_talk(rng.choice(DESCRIBE["en"]), caption(scene, "en")), *_messages(scene, "en", rng)]
     for messages in talks:
         messages[0]["value"] = "<image>\n" + messages[0]["value"]
     return [{"id": Path(name).stem, "image": name, "conversations": messages} for messages in talks]
@@ -329,7 +330,11 @@ def _messages(scene: Scene, language: str, rng: random.Random) -> list[list[dict
     while len(asked) < QUESTIONS_PER_PICTURE:
         qa = ask(scene, language, rng)
         asked[qa.question] = qa.answer
-    return [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in asked.items()]
+    return [_talk(question, answer) for question, answer in asked.items()]
+
+
+def _talk(question: str, answer: str) -> list[dict]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def test_heads_of_the_first_layer_start_by_looking_a_few_tokens_back(tokenizer):
     ids = torch.randint(10, 600, (1, 24), generator=torch.Generator().manual_seed(0))
     first, second, *_ = model(ids, output_attentions=True).attentions  # [1, H, T, T] each
     for head in range(8):
-        assert first[0, head, 20].argmax().item() == 20 - (1 + head % 4)
+        assert first[0, head, 20].argmax().item() == 20 - pretrain.OFFSETS[head]
     again = ids.clone()
     again[0, 20] = again[0, 5]  # the same word twice: the second finds the first, or itself
     _, second, *_ = model(again, output_attentions=True).attentions
