@@ -26,7 +26,7 @@ from benchmarks.common import (
     rows_of_one_image,
     synchronise,
 )
-from model.answering import generate_keeping
+from model.answering import Kept, generate_keeping
 
 NEW = 20  # tokens of an answer
 
@@ -49,15 +49,15 @@ class Clock:
         pass
 
 
-def timed(generate, *arguments) -> tuple[float, float]:
-    """Seconds to the first token, and tokens per second after it."""
+def timed(generate, *arguments) -> tuple[tuple[float, float], object]:
+    """Seconds to the first token, and tokens per second after it; and what the call returned."""
     clock = Clock()
     synchronise()
     begin = time.perf_counter()
-    generate(*arguments, clock)
+    result = generate(*arguments, clock)
     synchronise()
     end = time.perf_counter()
-    return clock.first - begin, (NEW - 1) / (end - clock.first)
+    return (clock.first - begin, (NEW - 1) / (end - clock.first)), result
 
 
 def main() -> None:
@@ -65,29 +65,31 @@ def main() -> None:
     shape, (device, dtype) = PRESETS[args.preset], device_and_dtype()
     generator = torch.Generator().manual_seed(0)
     first = rows_of_one_image(shape, 1, generator)[0][0]
-    follow_up = first + torch.randint(1, shape.vocab_size - 2, (NEW + 20,), generator=generator).tolist()
+    question = torch.randint(1, shape.vocab_size - 2, (20,), generator=generator).tolist()
     pixels = torch.rand(1, 3, shape.image_size, shape.image_size, generator=generator).to(device, dtype)
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
     ours = build_ours(shape, dtype, device, checkpointing=False).eval().to(dtype)
     llava = build_llava(shape, dtype, device, checkpointing=False).eval().to(dtype)
 
-    def ask_llava(prompt: list[int], clock: Clock) -> None:
+    def ask_llava(prompt: list[int], clock: Clock) -> list[int]:
+        """The conversation so far, with the answer."""
         ids = torch.tensor([prompt], device=device)
         mask = torch.ones_like(ids)
-        llava.generate(input_ids=ids, attention_mask=mask, pixel_values=pixels, streamer=clock, **options)
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+        return llava.generate(**inputs, streamer=clock, **options)[0].tolist()
 
-    def ask_ours(prompt: list[int], kept, clock: Clock):
+    def ask_ours(prompt: list[int], kept: Kept | None, clock: Clock) -> tuple[list[int], Kept]:
         end = len(first) - 28  # of the image
-        return generate_keeping(ours, prompt, end, lambda: pixels, kept, streamer=clock, **options)[1]
+        new, kept = generate_keeping(ours, prompt, end, lambda: pixels, kept, streamer=clock, **options)
+        return prompt + new[0].tolist(), kept
 
     def one_round() -> dict[str, tuple[float, float]]:
-        kept: list = []
-        return {
-            "llava 1": timed(ask_llava, first),
-            "llava 2": timed(ask_llava, follow_up),
-            "ours 1": timed(lambda prompt, clock: kept.append(ask_ours(prompt, None, clock)), first),
-            "ours 2": timed(lambda prompt, clock: ask_ours(prompt, kept[0], clock), follow_up),
-        }
+        seen = {}
+        seen["llava 1"], talk = timed(ask_llava, first)
+        seen["llava 2"], _ = timed(ask_llava, talk + question)
+        seen["ours 1"], (talk, kept) = timed(ask_ours, first, None)
+        seen["ours 2"], _ = timed(ask_ours, talk + question, kept)
+        return seen
 
     one_round()  # warms up
     rounds = [one_round() for _ in range(args.repeats)]

@@ -187,6 +187,46 @@ def batch_of(shape: Shape, rows_per_tree: int, images: int, generator: torch.Gen
     return {key: value for key, value in batch.items() if torch.is_tensor(value)}
 
 
+# ---------------------------------------------------------------------------------------------- arithmetic
+
+
+def step_flops(shape: Shape, length: int, rows: int, labels: int, rank: int = 16) -> float:
+    """Floating point operations of a training step that the model asks for, whoever computes how much besides.
+
+    ``rows`` sequences of ``length`` tokens with one image each, ``labels`` positions in all that are learnt from. A
+    matrix of P entries takes 2 P operations a token forward, and 2 P more backward for the gradient of its input; the
+    trained ones (LoRA, projector) take 2 P more for their own. Attention takes 4 T^2 D a layer forward and twice that
+    backward, as if every token saw every other (a causal mask needs half). The frozen tower only goes forward.
+    Recomputing under checkpointing, and a head on positions without a label, do not count.
+    """
+    d, ffn, width = shape.hidden_size, shape.intermediate_size, shape.hidden_size // shape.heads
+    linears = [(d, d), (d, width * shape.key_value_heads), (d, width * shape.key_value_heads), (d, d)]
+    linears += [(d, ffn), (d, ffn), (ffn, d)]
+    frozen = sum(rows_ * columns for rows_, columns in linears)
+    trained = sum(rank * (rows_ + columns) for rows_, columns in linears)
+    tokens, patches = rows * length, rows * (visual_tokens(shape) + 1)
+    layer = tokens * (4 * frozen + 6 * trained) + rows * 12 * length**2 * d
+    head = labels * 4 * d * shape.vocab_size
+    t = shape.tower_hidden
+    block = patches * 2 * (4 * t * t + 2 * t * shape.tower_intermediate) + 4 * patches * (patches // rows) * t
+    tower = shape.tower_layers * block + patches * 2 * 3 * shape.patch_size**2 * t
+    projector = rows * visual_tokens(shape) * 6 * (t * d + d * d)
+    return float(shape.layers * layer + head + tower + projector)
+
+
+def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:
+    """Operations per second of a square matrix product, the most that this card gives in this dtype."""
+    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    taken = []
+    for _ in range(repeats + 3):
+        synchronise()
+        begin = time.perf_counter()
+        one @ other
+        synchronise()
+        taken.append(time.perf_counter() - begin)
+    return 2 * size**3 / statistics.median(taken[3:])
+
+
 # ---------------------------------------------------------------------------------------------- timing and output
 
 

@@ -8,11 +8,16 @@ A sample is a question with its answer: 28 tokens behind system text and image. 
 question per row; "trees of n" take n questions on one image as one sequence. Every step is forward, backward and
 AdamW on the same number of images. All run interleaved in one process; ratios are medians over pairs (least, most).
 
+"Tflop/s" counts what the model asks for (benchmarks.common.step_flops has the formula); on CUDA it stands beside the
+card's own matrix product, measured in the same run. Where liger_kernel is installed, "llava" also runs with its fused
+cross-entropy.
+
 With --memory, each runs once in a process of its own and the peak above the weights is printed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -27,16 +32,19 @@ from benchmarks.common import (
     device_and_dtype,
     finish,
     interleaved,
+    matmul_ceiling,
     parser,
     ratio,
+    step_flops,
 )
 from benchmarks.memory import peak_during
+from dataset.prompt import IGNORE_INDEX
 
 BRANCHES = (1, 2, 5, 10)
 
 
 def stepper(model, shape, branches: int, rows: int, llava: bool):
-    """A function that does one optimiser step, and the number of samples in it."""
+    """A function that does one optimiser step, the number of samples in it, and its floating point operations."""
     device, dtype = device_and_dtype()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     batch = batch_of(shape, branches, rows, torch.Generator().manual_seed(0))
@@ -53,28 +61,43 @@ def stepper(model, shape, branches: int, rows: int, llava: bool):
         optimizer.step()
         optimizer.zero_grad()
 
-    return step, rows * branches
+    labels = int((batch["labels"] != IGNORE_INDEX).sum())
+    return step, rows * branches, step_flops(shape, batch["input_ids"].shape[1], rows, labels)
 
 
 def runs_of(args):
-    """name -> (step, samples in it)."""
+    """name -> (step, samples in it, operations)."""
     shape = PRESETS[args.preset]
     device, dtype = device_and_dtype()
     options = {"dtype": dtype, "device": device, "checkpointing": not args.no_checkpointing}
     ours, llava = build_ours(shape, **options), build_llava(shape, **options)
     runs = {"llava, one question per row": stepper(llava, shape, 1, args.rows, llava=True)}
+    if device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        fused = with_liger(build_llava(shape, **options))
+        runs["llava with Liger, one question per row"] = stepper(fused, shape, 1, args.rows, llava=True)
     for branches in args.questions:
         name = "ours, one question per row" if branches == 1 else f"ours, trees of {branches} questions"
         runs[name] = stepper(ours, shape, branches, args.rows, llava=False)
     return runs
 
 
+def with_liger(llava):
+    """Liger's fused head and cross-entropy, and none of its other kernels."""
+    from liger_kernel.transformers import apply_liger_kernel_to_llava
+
+    apply_liger_kernel_to_llava(model=llava.get_base_model(), rope=False, rms_norm=False, swiglu=False)
+    return llava
+
+
 def speed(args) -> list[dict]:
     runs = runs_of(args)
-    seconds = interleaved({name: step for name, (step, _) in runs.items()}, args.repeats)
-    (base, per_step), *_ = ((seconds[name], count) for name, (_, count) in runs.items())
+    seconds = interleaved({name: step for name, (step, *_) in runs.items()}, args.repeats)
+    device, dtype = device_and_dtype()
+    ceiling = matmul_ceiling(device, dtype) if device.type == "cuda" else None
+    (base, per_step), *_ = ((seconds[name], count) for name, (_, count, _) in runs.items())
     rows = []
-    for name, (_, count) in runs.items():
+    for name, (_, count, operations) in runs.items():
+        rate = operations / statistics.median(seconds[name])
         median, least, most = ratio([s / per_step for s in base], [s / count for s in seconds[name]])
         rows.append(
             {
@@ -84,6 +107,8 @@ def speed(args) -> list[dict]:
                 "times llava": median,
                 "least": least,
                 "most": most,
+                "Tflop/s": rate / 1e12,
+                "of the ceiling": rate / ceiling if ceiling else None,
             }
         )
     return rows
@@ -108,7 +133,7 @@ def measure_one(args) -> None:
     device, dtype = device_and_dtype()
     build = build_llava if args.one == "llava" else build_ours
     model = build(shape, dtype=dtype, device=device, checkpointing=not args.no_checkpointing)
-    step, _ = stepper(model, shape, 1, args.rows, llava=args.one == "llava")
+    step, *_ = stepper(model, shape, 1, args.rows, llava=args.one == "llava")
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         step(), step()

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import answer, evaluation, train_step
-from benchmarks.common import PRESETS, batch_of, build_llava, build_ours, rows_of_one_image, visual_tokens
+from benchmarks.common import PRESETS, batch_of, build_llava, build_ours, rows_of_one_image, step_flops, visual_tokens
 
 
 @pytest.mark.parametrize("module", [train_step, answer, evaluation])
@@ -39,3 +40,15 @@ def test_both_models_train_the_same_number_of_adapters():
 
     options = (PRESETS["tiny"], torch.float32, torch.device("cpu"))
     assert adapters(build_ours(*options)) == adapters(build_llava(*options)) > 0
+
+
+def test_operations_of_a_step_are_those_that_torch_counts():
+    shape = PRESETS["tiny"]
+    model = build_ours(shape, torch.float32, torch.device("cpu"), checkpointing=False)
+    for part in (model.vision, model.language.get_base_model()):
+        part.set_attn_implementation("eager")  # two matrix products that torch counts; SDPA on a CPU is not counted
+    batch = batch_of(shape, 3, 2, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).loss.backward()
+    length, labels = batch["input_ids"].shape[1], int((batch["labels"] != -100).sum())
+    assert step_flops(shape, length, 2, labels) == pytest.approx(counter.get_total_flops(), rel=0.03)
