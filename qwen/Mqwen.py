@@ -13,6 +13,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from qwen.last_layer import narrow_last_layer, positions_of
+
 IGNORE_INDEX = -100
 FLEX_BLOCK = 128  # FlexAttention's kernels go by blocks of this many tokens, and its backward wants whole ones
 
@@ -88,6 +90,10 @@ class ImageInputMixin:
 
     image_token_id: int | None = None
 
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        narrow_last_layer(self.model.layers)
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -104,8 +110,9 @@ class ImageInputMixin:
         the order in which they stand in the row; n_b may be 0.
 
         With labels the head runs only on the positions that have one (10 to 40 of 760 in a typical row, and a row of
-        logits is 151,936 wide), so ``logits`` is None. The loss is summed over labels and divided by
-        ``num_items_in_batch``, the count over the whole accumulated batch (default: the count in this call).
+        logits is 151,936 wide), so ``logits`` is None, and so does most of the last layer (qwen/last_layer.py). The
+        loss is summed over labels and divided by ``num_items_in_batch``, the count over the whole accumulated batch
+        (default: the count in this call).
 
         ``segments`` [B, T] says which branch of a message tree each token belongs to (:func:`tree_mask`); it takes the
         place of ``attention_mask`` and goes with ``position_ids`` that restart behind the root.
@@ -132,16 +139,24 @@ class ImageInputMixin:
 
     def _labelled_forward(self, input_ids, labels, num_items_in_batch, **kwargs) -> CausalLMOutputWithPast:
         check_mask(kwargs.get("attention_mask"), self.config._attn_implementation, kwargs.get("position_ids"))
-        hidden_states = self.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state  # [B, T, D]
         targets = labels[:, 1:]  # [B, T-1]: position t predicts token t + 1
         labelled = targets != IGNORE_INDEX
         targets = targets[labelled]  # [L]
         if targets.numel() == 0:
             raise ValueError("no position in this batch has a label, so there is nothing to learn from it")
-        logits = self.lm_head(hidden_states[:, :-1][labelled]).float()  # [L, V]
+        if self._narrows():
+            kwargs["rows"], labelled = positions_of(labelled)  # [B, M] each
+        hidden_states = self.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state  # [B, T or M, D]
+        hidden_states = hidden_states[:, : labelled.shape[1]][labelled]  # [L, D]
+        logits = self.lm_head(hidden_states).float()  # [L, V]
         total = F.cross_entropy(logits, targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=total / count)
+
+    def _narrows(self) -> bool:
+        """Whether the last layer may run at the labelled positions only: attention that takes a mask of any shape."""
+        full = all(kind == "full_attention" for kind in self.config.layer_types)
+        return full and self.config._attn_implementation in ("sdpa", "eager")
 
     def _attention_of(self, segments: torch.Tensor) -> torch.Tensor | BlockMask:
         """The branches' mask in the form that the attention in use takes."""

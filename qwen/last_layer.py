@@ -1,0 +1,82 @@
+"""The last decoder layer of Qwen, computed only where its output is read.
+
+In training, the head reads the positions that predict a label, 10 to 40 of 760. What the last layer gives at all the
+others is thrown away, so there its queries, its output projection and its MLP (95 % of its arithmetic) need not run;
+keys and values are still those of every position. Loss and gradients are unchanged.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, eager_attention_forward
+
+
+class LastLayer:
+    """Put in front of a decoder layer's own class: with ``rows`` its forward gives only those positions."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        rows: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """``hidden_states`` [B, T, D] -> [B, T, D], or [B, M, D] at the positions ``rows`` [B, M]."""
+        if rows is None:
+            return super().forward(
+                hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **kwargs
+            )
+        normed = self.input_layernorm(hidden_states)
+        attended = _attend(self.self_attn, normed, attention_mask, position_embeddings, rows)
+        hidden_states = _at(hidden_states, rows) + attended  # [B, M, D]
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+def narrow_last_layer(layers: nn.ModuleList) -> None:
+    """Let the last of a trunk's layers take ``rows``; its weights and their names stay as they are."""
+    kind = type(layers[-1])
+    layers[-1].__class__ = type(kind.__name__, (LastLayer, kind), {})
+
+
+def positions_of(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``wanted`` [B, T] bool -> positions [B, M], those of each row in order, and which of them are meant [B, M] bool.
+
+    M is the most that any row wants; shorter rows are filled up with positions that nobody reads.
+    """
+    counts = wanted.sum(1)  # [B]
+    rows = (~wanted).byte().argsort(dim=1, stable=True)[:, : int(counts.max())]  # [B, M]
+    return rows, torch.arange(rows.shape[1], device=wanted.device) < counts[:, None]
+
+
+def _attend(attention: nn.Module, normed: torch.Tensor, mask, position_embeddings, rows: torch.Tensor) -> torch.Tensor:
+    """Qwen's attention with queries at ``rows`` only: [B, T, D] -> [B, M, D]."""
+
+    def heads(projected: torch.Tensor, norm: str) -> torch.Tensor:
+        split = projected.unflatten(-1, (-1, attention.head_dim))
+        normalise = getattr(attention, norm, None)  # Qwen3 has one for queries and one for keys
+        return (split if normalise is None else normalise(split)).transpose(1, 2)  # [B, H, M or T, head_dim]
+
+    batch, length = normed.shape[:2]
+    query = heads(attention.q_proj(_at(normed, rows)), "q_norm")
+    key = heads(attention.k_proj(normed), "k_norm")
+    value = heads(attention.v_proj(normed), "")
+    cos, sin = (table.expand(batch, -1, -1) for table in position_embeddings)  # [B, T, head_dim]
+    query, _ = apply_rotary_pos_emb(query, query, _at(cos, rows), _at(sin, rows))
+    key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+    if mask is None:  # all that came before
+        mask = torch.arange(length, device=rows.device) <= rows[..., None]  # [B, M, T]
+        mask = mask[:, None]
+    else:
+        mask = mask.expand(batch, -1, -1, -1).gather(2, rows[:, None, :, None].expand(-1, -1, -1, length))
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    dropout = attention.attention_dropout if attention.training else 0.0
+    attended, _ = attend(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
+    return attention.o_proj(attended.flatten(2))
+
+
+def _at(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] at ``rows`` [B, M]: [B, M, D]."""
+    return states.gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
