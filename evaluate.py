@@ -36,7 +36,7 @@ from conversation import Assistant, Request, question_with_images
 from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first
-from model.checkpoint import write_json
+from files import write_json
 from model.model import quiet_libraries
 from settings import Config, Generate, UserError, load_config, require_paths
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from dataset.image import ImageError, load_image
 from dataset.prompt import IMAGE_TOKEN, neutralise
+from files import write_together
 from settings import Config, Data, Source, UserError, add_config_arguments, load_config, require_paths
 
 PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
@@ -562,32 +563,16 @@ def skip_list(parts: list[Part]) -> list[dict]:
     return skipped
 
 
-def write_json(contents: dict[Path, object]) -> None:
-    """Write several JSON files; until the last is complete beside its place, none replaces an old one.
+def write_results(contents: dict[Path, object]) -> None:
+    """Write the JSON files that belong together (:func:`files.write_together`).
 
     Raises:
         UserError: a file cannot be written. The old ones are as they were, unless the disk failed while renaming.
     """
-    temporaries: dict[Path, Path] = {}
     try:
-        for path, content in contents.items():
-            if path.is_dir():
-                raise UserError(f"{path}: cannot be written, there is a folder of that name")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporaries[temporary] = path
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                json.dump(content, file, ensure_ascii=False, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-        for temporary, path in temporaries.items():
-            os.replace(temporary, path)
+        write_together(contents)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror or error}") from None
 
 
 def size_table(parts: list[Part]) -> str:
@@ -632,7 +617,7 @@ def run(config: Config) -> None:
         chosen = by_share(data.held_out, data.seed)
     hold_out(image_map, annotations, chosen)
     skipped = skip_list(parts)
-    write_json({data.image_map: image_map, data.annotations: annotations, data.skipped: skipped})
+    write_results({data.image_map: image_map, data.skipped: skipped, data.annotations: annotations})
     print(size_table(parts))
     print(f"wrote {data.image_map} and {data.annotations}")
     bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)

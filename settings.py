@@ -36,6 +36,8 @@ from pydantic import (
     ValidationError,
 )
 
+from files import write_text
+
 
 class UserError(Exception):
     """A mistake a person can mend. The message is one line; scripts print it on stderr and exit with 2."""
@@ -146,6 +148,7 @@ class Train(_Section):
 
     run: str = Field("run", pattern=_FOLDER_NAME, description="the name of a folder, as text (in quotes)")
     output: FilePath = Field(Path("checkpoints"), description="the path of a folder")
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(10, description="a whole number, 0 or more")
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -208,14 +211,8 @@ def save_config(config: Config, path: str | Path) -> None:
     content = config.model_dump(mode="json")
     content["train"].update(content["train"].pop("arguments"))
     text = yaml.dump(content, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
@@ -365,7 +362,7 @@ def _validate(raw: dict[str, Any], check_models: bool) -> Config:
     content = dict(raw)
     train = content.get("train", {})
     if isinstance(train, dict):
-        own = {key: train[key] for key in ("run", "output") if key in train}
+        own = {key: train[key] for key in ("run", "output", "max_nonfinite_steps") if key in train}
         content["train"] = {**own, "arguments": {k: v for k, v in train.items() if k not in own}}
     try:
         # Through JSON: there strict means no "5" for 5 and no true for 1, yet text for paths.

@@ -2,7 +2,8 @@
 
     python train.py --config config.yaml
     python train.py --config config.yaml --dry-run        # does it fit, and how long will it take?
-    python train.py --config config.yaml --resume         # go on from the run's latest checkpoint
+    python train.py --config config.yaml --resume         # go on from the run's latest checkpoint, if it has one
+    torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; see docs/scaling.md
 
 Checkpoints go to <train.output>/<train.run>/checkpoint-<step>.
 """
@@ -13,8 +14,8 @@ import argparse
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +27,16 @@ from transformers import TrainingArguments, set_seed
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
-from model.checkpoint import base_models, hash_files, hash_model, latest_checkpoint
+from files import remove_folder
+from model.checkpoint import (
+    base_models,
+    checkpoints,
+    hash_files,
+    hash_model,
+    latest_checkpoint,
+    newest_undamaged,
+    sweep,
+)
 from model.feature_cache import FeatureCache
 from model.model import MMultiModal, build_model, quiet_libraries
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
@@ -37,6 +47,8 @@ def main() -> int:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     quiet_libraries()
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # what all processes would say, one says
     try:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
@@ -67,20 +79,34 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def is_main() -> bool:
+    """Whether this process is the only one or, under torchrun or accelerate launch, the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, or None; refuses to write over a run unasked."""
-    latest = latest_checkpoint(run) if run.is_dir() else None
-    if resume and latest is None:
-        raise UserError(f"--resume: {run} holds no complete checkpoint; start without --resume")
-    if latest is not None and overwrite and not resume:
-        for folder in run.glob("checkpoint-*"):
-            shutil.rmtree(folder)
-    elif latest is not None and not resume:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if is_main():
+            sweep(run)
+            tempfile.TemporaryFile(dir=run).close()
+    except OSError as error:
+        raise UserError(f"{run}: checkpoints cannot be written here: {error.strerror or error}") from error
+    if resume:
+        latest = newest_undamaged(run)
+        if latest is None:
+            print(f"--resume: {run} holds no complete checkpoint; starting from the beginning")
+        return latest
+    if overwrite:
+        for folder in checkpoints(run) if is_main() else []:
+            remove_folder(folder)
+    elif latest := latest_checkpoint(run):
         raise UserError(
             f"{run} already holds {latest.name}; go on with --resume, start anew with --overwrite, "
             "or name another run with train.run=NAME"
         )
-    return latest if resume else None
+    return None
 
 
 def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
@@ -107,6 +133,8 @@ def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
         keep_features(model, config, training_arguments, [dataset] if held_out is None else [dataset, held_out])
     facts = describe_run(config, model, training_arguments.seed)
     trainer = MultiModalTrainer(model, config, dataset, held_out, facts, args=training_arguments)
+    if training_arguments.process_index:
+        set_seed(training_arguments.seed + training_arguments.process_index)  # else all processes drop out alike
     print_start(trainer, config)
     return trainer
 
@@ -121,7 +149,8 @@ def keep_features(
     model.vision.to(arguments.device)
     cache = FeatureCache(config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
     paths = [dataset.paths[i] for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
-    new = cache.fill(paths, workers=arguments.dataloader_num_workers, progress=config.data.progress)
+    with arguments.main_process_first(desc="features"):  # the first process makes them, the others find them
+        new = cache.fill(paths, workers=arguments.dataloader_num_workers, progress=config.data.progress)
     print(f"features  of {len(set(paths)):,} images in {cache.folder}, {new:,} of them new")
     for dataset in datasets:
         dataset.features = cache
@@ -130,6 +159,8 @@ def keep_features(
 def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
     """The dtype of frozen weights and of autocast, and the reason for it in words."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if arguments.get("use_cpu") and arguments.get("bf16"):
+        return torch.bfloat16, "train.use_cpu and train.bf16 are set; trainable weights stay fp32"
     if arguments.get("use_cpu") or not name:
         why = "train.use_cpu is set" if arguments.get("use_cpu") else "no CUDA GPU was found"
         return torch.float32, f"{why}, so this trains on the CPU, in fp32 (right for the demo, slow for real models)"
@@ -149,6 +180,8 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
         "bf16": dtype == torch.bfloat16,
         "remove_unused_columns": False,  # the collate function needs every field of a sample
         "label_names": ["labels"],
+        "average_tokens_across_devices": True,  # one weight per supervised token, whichever process has it
+        "logging_nan_inf_filter": False,  # it waits for the device at every batch; such steps are dropped as a whole
     }
     if not torch.cuda.is_available():
         fixed["dataloader_pin_memory"] = False  # pinning is for copies to a GPU; without one torch warns
@@ -190,19 +223,21 @@ def print_start(trainer: MultiModalTrainer, config: Config) -> None:
 
 
 def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, latest: Path | None) -> None:
-    stop = StopOnSignal()
-    trainer.add_callback(stop)
+    trainer.add_callback(StopOnSignal(trainer))
     if latest is not None:
         print(f"resuming from {latest}", flush=True)
     try:
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if trainer.args.world_size == 1:
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            "the GPU ran out of memory; lower train.per_device_train_batch_size (and raise "
-            "train.gradient_accumulation_steps), turn on train.gradient_checkpointing, or see --dry-run"
+            f"process {trainer.args.process_index} of {trainer.args.world_size} cannot go on, most likely because "
+            f"another one has ended; see its message, then go on with --resume ({reason})"
         ) from error
     step = trainer.state.global_step
-    if stop.asked and step < trainer.state.max_steps:
+    if trainer.stopping and step < trainer.state.max_steps:
         print(f"stopped at step {step}; go on with: python train.py --config {args.config} --resume")
         return
     best = trainer.state.best_model_checkpoint

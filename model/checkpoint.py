@@ -6,18 +6,21 @@
         tokenizer/  image_processor/
         config.yaml            the whole run
         manifest.json          versions, base models and their hashes, what was trainable, seed, data, file hashes
-        optimizer.safetensors, optimizer.json, random.safetensors, random.json, trainer_state.json   to go on training
+        optimizer.safetensors, optimizer.json, random.safetensors, random.json, progress.json, trainer_state.json
+                               to go on training
 
-Everything is safetensors, JSON or YAML. No pickle is written, and none is ever read. The manifest is written last: a
-folder without one is a save that was cut short, and is passed over.
+Everything is safetensors, JSON or YAML. No pickle is written, and none is ever read. A checkpoint is written aside and
+renamed when it is complete and on the disk; its manifest holds the hash of every file and of itself, so a damaged one
+is found, and a run goes on from the one before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -28,8 +31,11 @@ from torch import nn
 
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
+from files import publish_folder, remove_folder, write_json
 from model.model import MMultiModal, build_model
 from settings import Config, UserError, load_config, model_folder, save_config
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
@@ -56,10 +62,48 @@ def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config,
 
 
 def write_manifest(folder: Path, facts: dict) -> None:
-    """Seal a checkpoint: ``facts`` about the run and the SHA-256 of every file in it."""
+    """Seal a checkpoint: ``facts`` about the run, the SHA-256 of every file in it, and that of the manifest itself."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     hashes = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    write_json(folder / MANIFEST, {**facts, "files": hashes})
+    content = {**facts, "files": hashes}
+    write_json(folder / MANIFEST, {**content, "sha256": _hash_content(content)})
+
+
+def _hash_content(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def aside_folder(folder: Path) -> Path:
+    """Where a checkpoint is written before it gets its name: an empty folder beside it.
+
+    Raises:
+        OSError: also where the run's folder has vanished, for it is a disk that is gone and not to be made anew.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    return aside
+
+
+def seal(aside: Path, folder: Path, facts: dict) -> None:
+    """Complete a checkpoint written in :func:`aside_folder` and let it appear under its name."""
+    write_manifest(aside, facts)
+    publish_folder(aside, folder)
+
+
+def sweep(run: Path) -> None:
+    """Delete what crashes have left in a run's folder: saves that were cut short, halves of deleted checkpoints."""
+    for folder in run.glob(".checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def prune(run: Path, most: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints above ``most``, never the newest and never the best."""
+    folders = checkpoints(run)
+    kept = {folders[-1], run / Path(best).name} if best else {folders[-1]}
+    surplus = len(folders) - max(most, len(kept)) if most else 0
+    for folder in [folder for folder in folders if folder not in kept][: max(0, surplus)]:
+        remove_folder(folder)
 
 
 def trained_parts(config: Config) -> dict[str, str]:
@@ -150,12 +194,22 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
 def read_manifest(folder: Path) -> dict:
     if not folder.is_dir():
         raise UserError(f"no checkpoint at {folder}; train one with train.py, or see `make demo`")
+    file = folder / MANIFEST
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {MANIFEST}: not a checkpoint, or a save that was cut short") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    try:
+        whole = content.pop("sha256") == _hash_content(content) and all(
+            isinstance(content[key], dict) for key in ("files", "base_models")
+        )
+    except (KeyError, AttributeError, TypeError, UnicodeEncodeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
+    return content
 
 
 def check_files(folder: Path, manifest: dict) -> None:
@@ -164,7 +218,11 @@ def check_files(folder: Path, manifest: dict) -> None:
         file = folder / name
         if not file.is_file():
             raise UserError(f"{file} is missing; the checkpoint is incomplete")
-        if sha256(file) != expected:
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}; use an earlier checkpoint") from error
+        if found != expected:
             raise UserError(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
 
 
@@ -182,14 +240,31 @@ def find_checkpoint(path: Path) -> Path:
     return best_folder if (best_folder / MANIFEST).is_file() else newest
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """The complete checkpoint of a run with the most steps."""
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run that have a manifest, the oldest first."""
     steps = [
         (int(match[1]), folder)
         for folder in run.glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / MANIFEST).is_file()
     ]
-    return max(steps)[1] if steps else None
+    return [folder for _, folder in sorted(steps)]
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint of a run with the most steps."""
+    return next(reversed(checkpoints(run)), None)
+
+
+def newest_undamaged(run: Path) -> Path | None:
+    """The latest checkpoint whose files are all what was saved; a warning about each that is not."""
+    for folder in reversed(checkpoints(run)):
+        try:
+            check_files(folder, read_manifest(folder))
+        except UserError as error:
+            logger.warning("%s is damaged and passed over: %s", folder.name, error)
+        else:
+            return folder
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- hashes
@@ -219,13 +294,3 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_json(file: Path, content) -> None:
-    """Written aside and renamed: a crash leaves the old file or the new one."""
-    aside = file.with_name(file.name + ".tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, ensure_ascii=False, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, file)

@@ -4,10 +4,12 @@ What differs from the stock Trainer, and why:
 
 - the projector may have its own learning rate;
 - batches hold samples of like length and come in an order that is a pure function of (seed, epoch), so a resumed run
-  repeats it;
-- a checkpoint is our folder (model/checkpoint.py), its optimiser and random states in safetensors and JSON;
+  repeats it, on any number of processes (dataset/batches.py);
+- a checkpoint is our folder (model/checkpoint.py), its optimiser and random states in safetensors and JSON, and what
+  the stock Trainer forgets: the place in the epoch, the loss since the last log, the random states of all processes;
 - the held-out loss is averaged over tokens, not over batches;
-- Ctrl-C ends the run after the step at hand, with a checkpoint.
+- a step whose loss or gradient is not finite changes nothing, is counted, and its samples are named;
+- Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,56 +17,30 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import random
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from dataset.batches import EpochBatches
 from dataset.image_caption_dataset import ImageCaptionDataset, collate
 from dataset.trees import plan_batches
-from model.checkpoint import load_weights, save_weights, write_json, write_manifest
+from files import write_json
+from model.checkpoint import aside_folder, latest_checkpoint, load_weights, prune, save_weights, seal, sweep
 from model.model import MMultiModal
-from settings import Config
+from settings import Config, UserError
 
 logger = logging.getLogger(__name__)
-
-
-class EpochBatches(Sampler):
-    """Planned batches in an order that is a pure function of (seed, epoch); each a list of ``epoch * length + index``.
-
-    Args:
-        batches: indices of samples, each batch of like length (:func:`dataset.trees.plan_batches`). They are planned
-            once and only their order changes: the Trainer takes every epoch to have as many batches as the first.
-        length: of the dataset.
-        seed: of the order; None keeps the batches as they are.
-    """
-
-    batch_size, drop_last = None, False  # asked for by accelerate
-
-    def __init__(self, batches: list[list[int]], length: int, seed: int | None) -> None:
-        self.batches, self.length, self.seed, self.epoch = batches, length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self):
-        order = range(len(self.batches))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-            order = torch.randperm(len(self.batches), generator=generator).tolist()
-        for number in order:
-            yield [self.epoch * self.length + index for index in self.batches[number]]
 
 
 class Throughput:
@@ -102,6 +78,12 @@ class MultiModalTrainer(Trainer):
         self.run_config, self.facts = config, facts
         self.tokenizer, self.image_processor = dataset.tokenizer, dataset.image_processor
         self.skipped_samples, self.throughput = 0, Throughput()
+        self.stop_asked = self.stopping = False  # a signal came; all processes know and stop behind this step
+        self.nonfinite_steps = self.nonfinite_in_a_row = 0
+        self.progress: dict = {}  # of the checkpoint a run goes on from
+        self._losses: list[torch.Tensor] = []  # of the step's batches so far
+        self._ids: list[str] = []
+        self._saved_step = -1
         super().__init__(
             model=model,
             train_dataset=dataset,
@@ -110,21 +92,25 @@ class MultiModalTrainer(Trainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = True  # our forward divides by num_items_in_batch, the whole step's labels
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(_Places(self))
 
     # ------------------------------------------------------------------------------------------ data and loss
 
     def get_train_dataloader(self) -> DataLoader:
-        args = self.args
+        args, dataset = self.args, self.train_dataset
         seed = args.seed if args.data_seed is None else args.data_seed
-        batches = self.plan(self.train_dataset, args.per_device_train_batch_size)
-        self.sampler = EpochBatches(batches, len(self.train_dataset), seed)
-        return self._loader(self.train_dataset, self.sampler)
+        batches = self.plan(dataset, args.per_device_train_batch_size)
+        shared = {"processes": args.world_size, "rank": args.process_index}
+        self.sampler = EpochBatches(
+            batches, dataset.lengths, seed, accumulation=args.gradient_accumulation_steps, **shared
+        )
+        return self._loader(dataset, self.sampler)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         dataset = eval_dataset or self.eval_dataset
         batches = self.plan(dataset, self.args.per_device_eval_batch_size)
-        return self._loader(dataset, EpochBatches(batches, len(dataset), seed=None))
+        shared = (self.args.world_size, self.args.process_index)
+        return self._loader(dataset, EpochBatches(batches, dataset.lengths, None, *shared))
 
     def plan(self, dataset: ImageCaptionDataset, size: int) -> list[list[int]]:
         """Batches of like length: ``size`` samples, or as many as ``data.tokens_per_batch`` holds."""
@@ -132,8 +118,9 @@ class MultiModalTrainer(Trainer):
         return plan_batches(dataset.lengths, size=size, budget=budget, seed=self.run_config.data.seed)
 
     def _loader(self, dataset: ImageCaptionDataset, batches: EpochBatches) -> DataLoader:
+        """Not accelerate's: which process gets which batch is the sampler's business (dataset/batches.py)."""
         args, workers = self.args, self.args.dataloader_num_workers
-        loader = DataLoader(
+        return DataLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
@@ -141,19 +128,84 @@ class MultiModalTrainer(Trainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor,
+            generator=torch.Generator(),  # else every pass over the data draws a number from the run's own
         )
-        return self.accelerator.prepare(loader)
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The batches of one step, and the count of labels in those of all processes."""
         begin = time.perf_counter()
-        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._loss_before, self._losses, self._ids = self._tr_loss.clone(), [], []
+        real = self.sampler.take(num_batches)
+        batches = [{**next(epoch_iterator), "real": counts} for counts in real]
+        labels = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches if batch["real"])
+        count = self.accelerator.reduce(torch.tensor(labels, device=device), reduction="sum")
         self.throughput.waiting += time.perf_counter() - begin
-        return batches
+        return batches, count
+
+    def training_step(self, model, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        """The loss of a batch; 0 where it is not finite or not real, so that the logged sum stays a number."""
+        self._real = inputs.pop("real", True)
+        rows, tokens = inputs["input_ids"].shape
+        images = int(inputs["images_per_row"].sum())
+        self._ids += inputs.get("ids", []) if self._real else []
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            latest = latest_checkpoint(Path(self.args.output_dir))
+            stands = f"{latest} stands, go on with --resume" if latest else "there is no checkpoint yet"
+            raise UserError(
+                f"out of memory in step {self.state.global_step + 1}, in a batch of {rows} rows of {tokens} tokens, "
+                f"{images} images; lower train.per_device_train_batch_size or data.tokens_per_batch (and raise "
+                f"train.gradient_accumulation_steps), or turn on train.gradient_checkpointing; {stands}"
+            ) from error
+        self._losses.append(loss)
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss if self._real else loss * 0.0  # every process needs a backward pass, this one teaches nothing
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The gradient's norm. Called once a step, in front of the optimiser: here a step is dropped, here all
+        processes agree to stop, and here is the step's only wait for the device."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        finite = torch.stack(self._losses).isfinite().all()
+        if self.accelerator.scaler is None:  # which finds the right scale by running into infinity
+            finite = finite & torch.as_tensor(grad_norm, device=finite.device).isfinite()
+        flags = torch.stack([~finite, torch.tensor(self.stop_asked, device=finite.device)]).int()
+        nonfinite, self.stopping = (self.accelerator.reduce(flags, reduction="sum") > 0).tolist()
+        if nonfinite:
+            self._drop_step(model)
+        else:
+            self.nonfinite_in_a_row = 0
+        return grad_norm
+
+    def _drop_step(self, model) -> None:
+        """Forget the gradients: AdamW leaves weights without one as they are, moments and all."""
+        model.zero_grad(set_to_none=True)
+        self._tr_loss.copy_(self._loss_before)
+        self._globalstep_last_logged += 1  # the logged mean is over the steps that counted
+        self.nonfinite_steps += 1
+        self.nonfinite_in_a_row += 1
+        named = ", ".join(gather_object(self._ids))
+        step, most = self.state.global_step + 1, self.run_config.train.max_nonfinite_steps
+        if self.args.should_log:
+            what = f"step {step}: loss or gradient is not finite; nothing was learnt from samples {named}"
+            logger.warning("%s (%d such steps so far)", what, self.nonfinite_steps)
+        if self.nonfinite_in_a_row > most:
+            raise UserError(
+                f"{self.nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite "
+                f"(train.max_nonfinite_steps allows {most}), the last at samples {named}; lower train.learning_rate "
+                "or take these samples out, and go on from the last checkpoint with --resume"
+            )
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Keep what is for people (ids, notes of skipped samples) out of the model's arguments."""
         skipped = inputs.pop("skipped", [])
         inputs.pop("ids", None)
+        inputs.pop("real", None)
         counts = inputs.pop("counts", None)
         if counts and self.model.training:
             self.throughput.add(counts)
@@ -165,6 +217,8 @@ class MultiModalTrainer(Trainer):
     def log(self, logs: dict, start_time: float | None = None) -> None:
         if self.skipped_samples:
             logs["skipped_samples"] = self.skipped_samples
+        if self.nonfinite_steps:
+            logs["nonfinite_steps"] = self.nonfinite_steps
         if "loss" in logs:
             logs |= self.throughput.report()
         super().log(logs, start_time)
@@ -175,21 +229,37 @@ class MultiModalTrainer(Trainer):
         begin = time.perf_counter()
         loader = self.get_eval_dataloader(eval_dataset)
         self.model.eval()
-        total = torch.zeros((), dtype=torch.float64)
-        count = 0
-        for batch in loader:
+        sums = torch.zeros(2, dtype=torch.float64)  # of the loss and of labels
+        for batch, real in zip(loader, loader.batch_sampler.turns, strict=True):
+            if self.is_in_train and self._all_stop():
+                raise _EvaluationCut
             inputs = self._prepare_inputs(batch)
-            labels = int((inputs["labels"][:, 1:] != -100).sum())
+            labels = int((inputs["labels"][:, 1:] != -100).sum()) if real is not None else 0
             with self.compute_loss_context_manager():
-                total += self.model(**inputs).loss.double().cpu() * labels
-            count += labels
+                loss = self.model(**inputs).loss.double().cpu()
+            sums += torch.stack([loss * labels, torch.tensor(labels, dtype=torch.float64)]) if labels else 0.0
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        loss = (total / count).item()
+        total, count = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()
+        loss = total / count
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 50.0))}
         self.throughput.begin += time.perf_counter() - begin  # not training time
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _all_stop(self) -> bool:
+        """Whether a signal came to any process. All ask at the same place, so all get the same answer."""
+        flag = torch.tensor(int(self.stop_asked), device=self.args.device)
+        self.stopping = self.stopping or bool(self.accelerator.reduce(flag, reduction="sum"))
+        return self.stopping
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+        """A signal during an evaluation, which may take minutes: save at once, and evaluate when the run goes on."""
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        except _EvaluationCut:
+            self.control.should_evaluate, self.control.should_training_stop = False, True
+            self._save_checkpoint(model, trial, evaluate=True)
 
     # ------------------------------------------------------------------------------------------ optimiser
 
@@ -212,13 +282,82 @@ class MultiModalTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        save_weights(self.model, self.tokenizer, self.image_processor, self.run_config, Path(output_dir))
+    def _save_checkpoint(self, model, trial, evaluate: bool = False) -> None:
+        """The folder of this step: whole, or not there and the run ends. Rank 0 writes, the others wait for it."""
+        if self.state.global_step == self._saved_step:
+            return
+        run, step = Path(self.args.output_dir), self.state.global_step
+        everyone = gather_object([{"random": _random_state(), "loss": self._tr_loss.item()}])
+        problem = None
+        if self.args.should_save:
+            try:
+                self._write_checkpoint(run / f"checkpoint-{step}", everyone, evaluate)
+                prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+            except (OSError, SafetensorError) as error:
+                problem = f"checkpoint-{step} cannot be saved in {run}: {getattr(error, 'strerror', None) or error}"
+                sweep(run)
+        problem = next(filter(None, gather_object([problem])), None)
+        if problem:
+            latest = latest_checkpoint(run)
+            raise UserError(f"{problem}; " + (f"{latest.name} stands, go on with --resume" if latest else "mend that"))
+        self._saved_step = step
 
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        write_manifest(folder, {**self.facts, "step": self.state.global_step, "epoch": self.state.epoch})
+    def _write_checkpoint(self, folder: Path, everyone: list[dict], evaluate: bool) -> None:
+        aside, state = aside_folder(folder), self.state
+        save_weights(self.model, self.tokenizer, self.image_processor, self.run_config, aside)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(aside)
+            tensors = {f"{r}.{name}": t for r, one in enumerate(everyone) for name, t in one["random"][0].items()}
+            save_file(tensors, aside / "random.safetensors")
+            write_json(aside / "random.json", [one["random"][1] for one in everyone])
+        best = folder.parent / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step and (best == folder or best.exists()):
+            state.best_model_checkpoint = str(best)
+        state.save_to_json(aside / "trainer_state.json")
+        epoch, taken = self.sampler.position
+        progress = {
+            "epoch": epoch,
+            "batches": taken,
+            "losses": [one["loss"] for one in everyone],  # of each process since the last log
+            "last_logged": self._globalstep_last_logged,
+            "skipped_samples": self.skipped_samples,
+            "nonfinite_steps": self.nonfinite_steps,
+            "nonfinite_in_a_row": self.nonfinite_in_a_row,
+            "evaluate": evaluate,
+        }
+        write_json(aside / "progress.json", progress)
+        seal(aside, folder, {**self.facts, "step": state.global_step, "epoch": state.epoch})
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        if resume_from_checkpoint is not None:
+            self.progress = read_progress(Path(resume_from_checkpoint))
+            self._saved_step = self.progress["step"]
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def set_initial_training_values(self, args, dataloader: DataLoader):
+        """As the stock Trainer, but a resumed run counts from its place in the epoch: with another number of processes
+        an epoch has another number of steps."""
+        values = list(super().set_initial_training_values(args, dataloader))
+        if self.progress:
+            done, epoch, per_epoch = self.progress["step"], self.progress["epoch"], values[1]
+            behind = self.sampler.resume(epoch, self.progress["batches"]) // args.gradient_accumulation_steps
+            if args.max_steps <= 0:  # as many epochs as asked for, however many steps were done
+                values[6] = done + max(0, math.ceil(args.num_train_epochs * per_epoch) - epoch * per_epoch - behind)
+            left = max(0, values[6] - done)
+            values[0] = epoch + (-(-(left + behind) // per_epoch) if left else 0)
+        return tuple(values)
+
+    def _init_training_state(self, max_steps, per_epoch, epochs, resume_from_checkpoint, trial) -> tuple[int, int]:
+        place = super()._init_training_state(max_steps, per_epoch, epochs, resume_from_checkpoint, trial)
+        if not self.progress:
+            return place
+        return self.progress["epoch"], self.sampler.resume(self.progress["epoch"], self.progress["batches"])
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        self.args.save_total_limit = None  # the stock Trainer would now delete the newest, which --resume needs
+        if self.stopping:
+            self.args.load_best_model_at_end = False
+        return super()._finalize_training(trial, num_train_samples, start_time)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_weights(self.model, self.run_config, Path(resume_from_checkpoint))
@@ -226,7 +365,7 @@ class MultiModalTrainer(Trainer):
     def _load_best_model(self) -> None:
         load_weights(self.model, self.run_config, Path(self.state.best_model_checkpoint))
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    def _save_optimizer_and_scheduler(self, folder: Path) -> None:
         """Optimiser and schedule as safetensors (the moments) and JSON (the rest): no pickle."""
         state = self.optimizer.state_dict()
         tensors, plain = {}, {}
@@ -236,9 +375,9 @@ class MultiModalTrainer(Trainer):
                     tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
                 else:
                     plain[f"{index}.{key}"] = value
-        save_file(tensors, Path(output_dir) / "optimizer.safetensors")
+        save_file(tensors, folder / "optimizer.safetensors")
         rest = {"groups": state["param_groups"], "plain": plain, "scheduler": self.lr_scheduler.state_dict()}
-        write_json(Path(output_dir) / "optimizer.json", rest)
+        write_json(folder / "optimizer.json", rest)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -252,59 +391,105 @@ class MultiModalTrainer(Trainer):
         self.optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
         self.lr_scheduler.load_state_dict(rest["scheduler"])
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Random states: torch's as tensors, Python's and numpy's as JSON."""
-        tensors = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-        save_file(tensors, Path(output_dir) / "random.safetensors")
-        name, keys, *rest = np.random.get_state()
-        write_json(
-            Path(output_dir) / "random.json",
-            {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]},
-        )
-
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        """This process's random states; a process that the saved run did not have keeps the one it started with."""
         if checkpoint is None:
             return
-        tensors = load_file(Path(checkpoint) / "random.safetensors")
-        torch.set_rng_state(tensors.pop("cpu"))
-        for name, state in tensors.items():
-            if torch.cuda.is_available():
-                torch.cuda.set_rng_state(state, int(name.split(".")[1]))
-        plain = json.loads((Path(checkpoint) / "random.json").read_text(encoding="utf-8"))
-        version, numbers, gauss = plain["python"]
-        random.setstate((version, tuple(numbers), gauss))
-        name, keys, *rest = plain["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+        folder, rank = Path(checkpoint), self.args.process_index
+        plain = json.loads((folder / "random.json").read_text(encoding="utf-8"))
+        if rank < len(plain):
+            tensors = load_file(folder / "random.safetensors")
+            _set_random_state(
+                {n.split(".", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{rank}.")}, plain[rank]
+            )
+
+    def restore_log(self) -> None:
+        """What the stock Trainer starts anew: the loss since the last log and the counts."""
+        progress, world = self.progress, self.args.world_size
+        losses = progress["losses"]
+        loss = losses[self.args.process_index] if len(losses) == world else sum(losses) / len(losses)
+        self._tr_loss += loss
+        self._total_loss_scalar = -loss  # the closing mean is over the steps of this call
+        self._globalstep_last_logged = progress["last_logged"]
+        for name in ("skipped_samples", "nonfinite_steps", "nonfinite_in_a_row"):
+            setattr(self, name, progress[name])
+        if progress["evaluate"] and self.eval_dataset is not None:
+            self._determine_best_metric(self._evaluate(None, None), None)
 
 
-class _SetEpoch(TrainerCallback):
-    """Tell the sampler the epoch: under the Trainer's skip wrapper a resumed run would shuffle as in epoch 0."""
+def _random_state() -> tuple[dict[str, torch.Tensor], dict]:
+    """Random states of this process: torch's as tensors, Python's and numpy's as JSON."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    name, keys, *rest = np.random.get_state()
+    return tensors, {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
+
+
+def _set_random_state(tensors: dict[str, torch.Tensor], plain: dict) -> None:
+    torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    version, numbers, gauss = plain["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = plain["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def read_progress(checkpoint: Path) -> dict:
+    """Where a checkpoint's run stood; with ``step``, the optimiser steps done."""
+    progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return {**progress, "step": state["global_step"]}
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """On a GPU its own class, on the CPU only words."""
+    words = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+class _EvaluationCut(Exception):
+    """A signal came while evaluating."""
+
+
+class _Places(TrainerCallback):
+    """Tell the sampler the epoch (under the Trainer's skip wrapper a resumed run would shuffle as in epoch 0), and
+    bring back what the Trainer has just set to zero."""
 
     def __init__(self, trainer: MultiModalTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.progress:
+            self.trainer.restore_log()
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
 class StopOnSignal(TrainerCallback):
-    """The first Ctrl-C (or SIGTERM) finishes the step, saves, and ends the run; a second one ends it at once."""
+    """The first Ctrl-C or SIGTERM finishes the step, saves, and ends the run; a later Ctrl-C ends it at once.
 
-    def __init__(self) -> None:
-        self.asked = False
+    A launcher such as torchrun passes on what the terminal has sent already, so what comes within a second of the
+    first is the same wish, and SIGTERM, which clusters repeat, never ends a run at once.
+    """
+
+    def __init__(self, trainer: MultiModalTrainer) -> None:
+        self.trainer, self.begin = trainer, 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number, frame) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step and saving; press Ctrl-C again to stop at once", file=sys.stderr)
+        if self.trainer.stop_asked:
+            if number == signal.SIGINT and time.monotonic() - self.begin > 1:
+                raise KeyboardInterrupt
+            return
+        self.trainer.stop_asked, self.begin = True, time.monotonic()
+        os.write(2, b"\nstopping after this step and saving; press Ctrl-C again to stop at once\n")  # print may be busy
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        if self.asked:
+        if self.trainer.stopping:
             control.should_save = control.should_training_stop = True
 
 

@@ -30,7 +30,7 @@ from process_image import (
     process_coco,
     read_json,
     turns_of,
-    write_json,
+    write_results,
 )
 from settings import UserError
 
@@ -696,7 +696,7 @@ def test_a_share_from_the_config_splits_by_image(workplace):
 @pytest.mark.parametrize("failing", ["dump", "fsync", "replace"])
 def test_a_failure_while_writing_leaves_the_old_files_and_no_scraps(tmp_path, monkeypatch, failing):
     paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
-    write_json(dict.fromkeys(paths, "old"))
+    write_results(dict.fromkeys(paths, "old"))
     before = {path: path.read_bytes() for path in paths}
     calls = []
 
@@ -710,7 +710,7 @@ def test_a_failure_while_writing_leaves_the_old_files_and_no_scraps(tmp_path, mo
     original = getattr(module, failing)
     monkeypatch.setattr(module, failing, lambda *a, **o: on_the_last(*a, original=original, **o))
     with pytest.raises(UserError, match="json: cannot be written: No space left on device"):
-        write_json(dict.fromkeys(paths, "new"))
+        write_results(dict.fromkeys(paths, "new"))
     assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir())} == before
 
 
@@ -723,7 +723,7 @@ def test_all_files_are_complete_before_the_first_is_replaced(tmp_path, monkeypat
         original(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    write_json({paths[0]: ["一"], paths[1]: {}})
+    write_results({paths[0]: ["一"], paths[1]: {}})
     assert seen == [['[\n  "一"\n]\n', "{}\n"], ["{}\n"]]
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["a.json", "b.json"]
 
@@ -731,7 +731,7 @@ def test_all_files_are_complete_before_the_first_is_replaced(tmp_path, monkeypat
 def test_a_folder_in_the_place_of_a_file_is_noticed_before_anything_is_replaced(tmp_path):
     (tmp_path / "b.json").mkdir()
     with pytest.raises(UserError, match="b.json: cannot be written"):
-        write_json({tmp_path / "a.json": 1, tmp_path / "b.json": 2})
+        write_results({tmp_path / "a.json": 1, tmp_path / "b.json": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 

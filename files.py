@@ -1,0 +1,109 @@
+"""Files and folders that appear whole or not at all: written aside, flushed to the disk, then renamed.
+
+A crash or a cut of power leaves what was there before, or all of the new; what it may leave besides are hidden names
+(``.<name>.<process>.tmp``, ``.<name>.old``) that nothing reads. Everything here raises ``OSError``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """One file, UTF-8, its folder made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        with open(aside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_together(contents: Mapping[Path, object]) -> None:
+    """Several JSON files that belong together; none replaces an old one before the last is complete beside its place.
+
+    Renaming several files is several steps. So that a crash between two of them never leaves new files beside old
+    ones, the last file is taken away first and comes back last: without it the others are not read.
+    """
+    asides: dict[Path, Path] = {}
+    *_, last = contents
+    old, begun = last.with_name(f".{last.name}.old"), False
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise IsADirectoryError(21, "there is a folder of that name", str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            asides[_aside(path)] = path
+            with open(_aside(path), "w", encoding="utf-8", newline="\n") as file:
+                json.dump(content, file, ensure_ascii=False, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+        if last.exists():
+            os.replace(last, old)
+            sync_folder(last.parent)
+        for aside, path in asides.items():
+            os.replace(aside, path)
+            begun = True
+            sync_folder(path.parent)
+        old.unlink(missing_ok=True)
+    except OSError as error:
+        if old.exists() and not begun:
+            os.replace(old, last)
+        error.filename = str(path)
+        raise
+    finally:
+        for aside in asides:
+            aside.unlink(missing_ok=True)
+
+
+def publish_folder(aside: Path, target: Path) -> None:
+    """Flush every file of ``aside`` and give it the name ``target``; what had that name is deleted afterwards."""
+    for path in sorted(aside.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(aside)
+    if target.exists():
+        remove_folder(target)
+    os.replace(aside, target)
+    sync_folder(target.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder; to everybody else it is gone at once, not file by file."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(folder, old)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last; Windows keeps no handle on folders and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

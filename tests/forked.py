@@ -1,0 +1,149 @@
+"""Runs of train.py that start at once, in processes forked from one that has imported torch already.
+
+    python -m tests.forked        reads a request a line, writes a reply a line; started by :class:`Forks`
+
+Importing torch and transformers takes seconds, and a test that kills a run twenty times has to start it as often. The
+process that forks only imports and never computes, so no thread is lost in a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+class Forks:
+    """The other end of the pipe, in the test."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, "-m", "tests.forked"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=REPO, env=environment, text=True, **pipes)
+
+    def run(self, *arguments: str, log: Path, script: str = "train", kill: dict | None = None, ranks: int = 1) -> dict:
+        """Run a script to its end; {"codes": exit status of each rank (-9: killed), "seconds", "output"}.
+
+        ``kill``: {"after": seconds}, or {"event": "step", "evaluate" or "file", "count": n}: SIGKILL at the n-th.
+        """
+        request = {"script": script, "argv": list(arguments), "log": str(log), "kill": kill or {}, "ranks": ranks}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        reply = json.loads(self.process.stdout.readline())
+        return {**reply, "output": log.read_text(encoding="utf-8")}
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def serve() -> None:
+    import evaluate  # noqa: F401  what costs the seconds
+    import train  # noqa: F401
+
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        replies.write(json.dumps(handle(json.loads(line))) + "\n")
+        replies.flush()
+
+
+def handle(request: dict, limit: float = 120.0) -> dict:
+    begin = time.monotonic()
+    port = free_port()
+    children = {child(request, rank, port): rank for rank in range(request["ranks"])}
+    codes: list[int | None] = [None] * request["ranks"]
+    after = request["kill"].get("after")
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in children:
+            codes[children.pop(pid)] = os.waitstatus_to_exitcode(status)
+            continue
+        seconds = time.monotonic() - begin
+        if after is not None and seconds > after:
+            os.kill(min(children), signal.SIGKILL)
+            after = None
+        if seconds > limit:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+    return {"codes": codes, "seconds": time.monotonic() - begin}
+
+
+def child(request: dict, rank: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not rank else 0))
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        if request["ranks"] > 1:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(request["ranks"])}
+            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+        sys.argv = [f"{request['script']}.py", *request["argv"]]
+        if "event" in request["kill"] and rank == request["ranks"] - 1:
+            arm(request["kill"]["event"], request["kill"]["count"])
+        code = __import__(request["script"]).main()
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def arm(event: str, count: int) -> None:
+    """Kill this process at the ``count``-th event from now."""
+    left = count
+
+    def happened() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(name: str, arguments: tuple) -> None:
+        if name in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+            if "checkpoint-" in str(arguments[0]):
+                happened()
+
+    from model.training import MultiModalTrainer
+
+    if event == "file":
+        sys.addaudithook(audit)
+        return
+    name = {"step": "compute_loss", "evaluate": "_prepare_inputs"}[event]
+    original = getattr(MultiModalTrainer, name)
+
+    def counted(self, *args, **kwargs):
+        if event == "step" or not self.model.training:
+            happened()
+        return original(self, *args, **kwargs)
+
+    setattr(MultiModalTrainer, name, counted)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+if __name__ == "__main__":
+    serve()
