@@ -2,6 +2,7 @@
 
     python evaluate.py --checkpoint checkpoints/demo --output result.json
     python evaluate.py --checkpoint checkpoints/demo --split train --limit 500 generate.batch_size=32
+    torchrun --nproc-per-node 8 evaluate.py --checkpoint checkpoints/demo          # the questions shared by eight GPUs
 
 Every turn is asked on its own, without history: earlier reference answers in the prompt would give answers away. It
 gets the pictures its conversation has shown so far. Captions are scored by BLEU, ROUGE-L and CIDEr; all other
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import math
+import os
 import platform
 import random
 import sys
@@ -37,6 +39,7 @@ from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first
 from files import write_json
+from model import ranks
 from model.model import quiet_libraries
 from settings import Config, Generate, UserError, load_config, require_paths
 
@@ -241,9 +244,13 @@ def ask_everything(
     data = assistant.config.data
 
     def run(chosen: Sequence[Question], setting: str, label: str, request: Callable[[Question], Request]) -> None:
-        for question, answer, problem in ask(assistant, chosen, request, generate, label, data.progress):
-            setattr(question, setting, answer)
-            question.problem = problem or question.problem
+        own = ranks.share(chosen, generate.batch_size)
+        places = {id(chosen[place]): place for place in own}
+        asked = ask(assistant, [chosen[p] for p in own], request, generate, label, data.progress and not ranks.rank())
+        answers = [(places[id(question)], answer, problem) for question, answer, problem in asked]
+        for place, answer, problem in ranks.gather(answers, cpu=assistant.device == "cpu"):
+            setattr(chosen[place], setting, answer)
+            chosen[place].problem = problem or chosen[place].problem
 
     def showing(text: str, images: list[str]) -> Request:
         return Request([Turn(text)], [pictures(path) for path in images])
@@ -257,6 +264,8 @@ def ask_everything(
             swapped = [q for q in probed if q.swapped_images]
             run(swapped, "swapped", "other picture", lambda q: showing(q.asked, q.swapped_images))
             run(probed, "blind", "no picture", lambda q: showing(q.text, []))
+        unreadable = ranks.gather(list(pictures.unreadable.items()), cpu=assistant.device == "cpu")
+        pictures.unreadable = dict(sorted(unreadable))
     except KeyboardInterrupt:
         return False
     return True
@@ -481,6 +490,7 @@ def table(rows: dict[str, dict], columns: dict[str, str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     quiet_libraries()
+    ranks.only_first_speaks()
     try:
         return evaluate(args)
     except UserError as error:
@@ -516,7 +526,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> int:
     """Ask, score, write and print; the exit status."""
     begin = time.monotonic()
-    assistant = Assistant.load(args.checkpoint, args.device)
+    device = args.device
+    if device is None and ranks.world_size() > 1 and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    assistant = Assistant.load(args.checkpoint, device)
     config, generate = assistant.config, decoding(assistant, args.overrides)
     files = (args.image_map, args.annotations) if args.image_map else None
     asked, train, data = read_questions(config, args.split, files)
@@ -527,6 +540,8 @@ def evaluate(args: argparse.Namespace) -> int:
     complete = ask_everything(assistant, questions, generate, pictures, probes=not args.no_probes)
     if complete and all(q.prediction is None for q in questions):
         raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
+    if ranks.rank():
+        return 0  # the first process scores and writes
     facts = {"complete": complete, "data": data, "limit": args.limit, "seed": config.data.seed}
     facts["floors"] = fill_floors(questions, train)
     result = build_result(assistant, questions, generate, pictures, facts)

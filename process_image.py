@@ -14,6 +14,7 @@ same bytes, whatever else was skipped, on any number of processes.
 from __future__ import annotations
 
 import argparse
+import codecs
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -52,6 +53,9 @@ _KINDS = {  # what JSON gives, in words
 }
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, UTF-8 cannot hold it
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_RECORD_KEYS = {"image", "image_id", "conversations", "caption"}
 _COCO_2014 = re.compile(r"COCO_(?:train|val)2014_(\d{12}\.jpg)")
 _COCO_2017 = re.compile(r"\d{12}\.jpg")
 
@@ -66,27 +70,135 @@ class RecordError(ValueError):
 # ---------------------------------------------------------------------------------------------- records
 
 
+EXPECTED = "expected one list of records, [{...}, {...}], or one record a line"
+LONGEST_RECORD = 64 * 2**20  # characters; a real one has some thousands
+
+
 def read_json(path: str | os.PathLike[str]) -> list:
-    """The list of records in a JSON file, UTF-8 with or without a byte order mark.
+    """All of :func:`read_records`."""
+    return list(read_records(path))
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
+    """The records of a JSON file one by one: a list, or JSON Lines, or several of either, one behind the other.
+
+    UTF-8, with or without a byte order mark. The file is read in pieces: the memory is that of the longest record.
 
     Raises:
-        UserError: not readable, not UTF-8, not JSON (with the position), or not a list.
+        UserError: not readable, not UTF-8, not JSON (with the position), or nothing that could be records.
     """
-    expected = "expected one list of records, [{...}, {...}]"
-    try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{path}: not valid JSON at {where}: {error.msg}; {expected}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
-        raise UserError(f"{path}: not valid JSON: {error}; {expected}") from None
-    if not isinstance(content, list):
-        raise UserError(f"{path}: {expected}, not {_KINDS[type(content)]}")
-    return content
+    text = _Text(path)
+    if not text.more():
+        raise UserError(f"{path}: not valid JSON at line 1, column 1: the file is empty; {EXPECTED}")
+    while text.more():
+        if text.starts("["):
+            yield from _listed(text)
+            continue
+        record = text.value()
+        if not isinstance(record, dict) or (text.documents == 0 and not record.keys() & _RECORD_KEYS):
+            raise UserError(f"{path}: {EXPECTED}, not {_KINDS[type(record)]}")
+        text.documents += 1
+        yield record
+
+
+def _listed(text: _Text) -> Iterator[object]:
+    """The values of a list whose bracket was just read."""
+    text.documents += 1
+    if not text.more() or text.starts("]"):
+        text.require()
+        return
+    while True:
+        yield text.value()
+        text.require()
+        if text.starts("]"):
+            return
+        if not text.starts(","):
+            text.fail("Expecting ',' delimiter")
+        text.require()
+
+
+class _Text:
+    """A file's text behind what was taken from it, read in pieces as it is needed."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path, self.documents = path, 0
+        self.buffer, self.place, self.ended = "", 0, False
+        self.line, self.column = 1, 1  # of the buffer's first character
+        self.bytes = 0
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        try:
+            self.file = open(path, "rb")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    def more(self) -> bool:
+        """Skip white space; whether anything follows."""
+        while True:
+            self.place = _SPACE.match(self.buffer, self.place).end()
+            if self.place < len(self.buffer):
+                return True
+            if self.ended:
+                return False
+            self._read(1 << 20)
+
+    def require(self) -> None:
+        if not self.more():
+            self.fail("the text ends in the middle")
+
+    def starts(self, character: str) -> bool:
+        """Take this character if it comes next."""
+        if self.buffer.startswith(character, self.place):
+            self.place += 1
+            return True
+        return False
+
+    def value(self) -> object:
+        """Take one JSON value."""
+        size = 1 << 20
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.buffer, self.place)
+                if end < len(self.buffer) or self.ended:  # else a number may go on
+                    self.place = end
+                    return value
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    self.fail(error.msg, error.pos)
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise UserError(f"{self.path}: not valid JSON: {error}; {EXPECTED}") from None
+            if len(self.buffer) - self.place > LONGEST_RECORD:
+                self.fail(f"no end of this record in {LONGEST_RECORD:,} characters")
+            self._read(size)
+            size *= 2  # what is cut is decoded anew: twice the work at most, not a square
+
+    def fail(self, problem: str, place: int | None = None) -> None:
+        line, column = self._position(self.place if place is None else place)
+        raise UserError(f"{self.path}: not valid JSON at line {line}, column {column}: {problem}; {EXPECTED}")
+
+    def _position(self, place: int) -> tuple[int, int]:
+        lines = self.buffer.count("\n", 0, place)
+        if lines:
+            return self.line + lines, place - self.buffer.rindex("\n", 0, place)
+        return self.line, self.column + place
+
+    def _read(self, size: int) -> None:
+        """Forget what was taken and read about ``size`` bytes more."""
+        if self.place:
+            self.line, self.column = self._position(self.place)
+            self.buffer, self.place = self.buffer[self.place :], 0
+        pending = len(self.decoder.getstate()[0])
+        try:
+            block = self.file.read(size)
+            self.buffer += self.decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            at = self.bytes - pending + error.start
+            raise UserError(f"{self.path}: not UTF-8 text (byte {at}); save the file as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        self.bytes += len(block)
+        if not block:
+            self.ended = True
+            self.file.close()
 
 
 def process_ali(

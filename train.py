@@ -14,7 +14,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import platform
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from model.checkpoint import (
 )
 from model.feature_cache import FeatureCache
 from model.model import MMultiModal, build_model, quiet_libraries
+from model.ranks import only_first_speaks, rank
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
 
@@ -47,8 +47,7 @@ def main() -> int:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     quiet_libraries()
-    if not is_main():
-        sys.stdout = open(os.devnull, "w")  # what all processes would say, one says
+    only_first_speaks()
     try:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
@@ -79,16 +78,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def is_main() -> bool:
-    """Whether this process is the only one or, under torchrun or accelerate launch, the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, or None; refuses to write over a run unasked."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if is_main():
+        if not rank():
             sweep(run)
             tempfile.TemporaryFile(dir=run).close()
     except OSError as error:
@@ -99,7 +93,7 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
             print(f"--resume: {run} holds no complete checkpoint; starting from the beginning")
         return latest
     if overwrite:
-        for folder in checkpoints(run) if is_main() else []:
+        for folder in checkpoints(run) if not rank() else []:
             remove_folder(folder)
     elif latest := latest_checkpoint(run):
         raise UserError(

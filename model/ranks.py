@@ -1,0 +1,37 @@
+"""The processes of one run, as torchrun and accelerate launch start them: which of them this is, and who speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def only_first_speaks() -> None:
+    """What all processes would print, one prints. Errors and warnings are everybody's own."""
+    if rank():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
+def share(items: Sequence, size: int) -> list[int]:
+    """The places of ``items`` that are this process's: every n-th batch of ``size``, so that batches stay the same."""
+    return [place for place in range(len(items)) if place // size % world_size() == rank()]
+
+
+def gather(own: list, cpu: bool = False) -> list:
+    """What each process has, one behind the other, to all of them; alone, a process gets its own back."""
+    if world_size() == 1:
+        return own
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    PartialState(cpu=cpu)  # meets the others, the first time
+    return gather_object(own)

@@ -1,0 +1,216 @@
+"""Several processes: the same losses as one, any number goes on where another stopped, none waits for a dead one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dataset.batches import EpochBatches, share_out
+from settings import save_config
+from tests.forked import Forks
+from tests.test_crash import assert_same, conversations
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
+
+OPTIONS = [
+    "train.max_steps=-1",
+    "train.num_train_epochs=3",
+    "train.per_device_train_batch_size=1",
+    "train.save_steps=3",
+    "train.eval_strategy=steps",
+    "train.eval_steps=3",
+    "lora.lora_dropout=0.0",
+    "data.progress=false",
+]
+
+
+# ---------------------------------------------------------------------------------------------- which batches
+
+BATCHES = [[0, 1], [2], [3], [4, 5], [6], [7], [8]]
+LENGTHS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
+
+
+def taken_by_all(processes: int, accumulation: int, epoch: int, place: int, steps: int | None) -> tuple[list, tuple]:
+    """Samples that count in the following steps of an epoch, in any order, and the position behind them."""
+    samples, positions = [], set()
+    for rank in range(processes):
+        sampler = EpochBatches(BATCHES, LENGTHS, 3, processes, rank, accumulation)
+        skipped = sampler.resume(epoch, place)
+        assert skipped % accumulation == 0 and len(sampler.turns) == len(sampler)
+        end = len(sampler) if steps is None else min(len(sampler), skipped + steps * accumulation)
+        rows = list(sampler)
+        turn = skipped
+        while turn < end:
+            size = min(accumulation, len(sampler) - turn)
+            for real, row in zip(sampler.take(size), rows[turn : turn + size], strict=True):
+                samples += [key - epoch * len(LENGTHS) for key in row] if real else []
+            turn += size
+        positions.add(sampler.position)
+    assert len(positions) == 1  # all agree
+    return samples, positions.pop()
+
+
+@pytest.mark.parametrize("first", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("second", [(1, 1), (1, 3), (2, 1), (3, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_another_number_of_processes_goes_on_in_the_epoch_without_loss_or_repetition(first, second, steps):
+    before, (epoch, place) = taken_by_all(*first, 2, 0, steps)
+    if epoch == 3:
+        assert sorted(before) == list(range(9)) and place == 0
+        return
+    after, position = taken_by_all(*second, 2, place, None)
+    assert sorted(before + after) == list(range(9)) and position == (3, 0)
+
+
+def test_no_step_is_without_a_real_batch():
+    for place in range(len(BATCHES)):
+        for processes, accumulation in ((1, 3), (2, 2), (3, 2), (2, 4)):
+            counts: dict[int, int] = {}
+            for rank in range(processes):
+                sampler = EpochBatches(BATCHES, LENGTHS, 0, processes, rank, accumulation)
+                sampler.resume(0, place)
+                for turn in range(sampler.turn, len(sampler)):
+                    step = turn // accumulation
+                    counts[step] = counts.get(step, 0) + (sampler.turns[turn] is not None)
+            assert counts and min(counts.values()) > 0
+
+
+def test_order_does_not_depend_on_the_number_of_processes_but_on_the_epoch():
+    steps = {}
+    for processes, accumulation in ((1, 2), (2, 1)):
+        epochs = []
+        for epoch in (0, 1):
+            samplers = [EpochBatches(BATCHES, LENGTHS, 0, processes, r, accumulation) for r in range(processes)]
+            for sampler in samplers:
+                sampler.set_epoch(epoch)
+            width = len(samplers[0].turns) // accumulation
+            groups = [
+                {n for s in samplers for n in s.turns[i * accumulation : (i + 1) * accumulation] if n is not None}
+                for i in range(width)
+            ]
+            epochs.append(groups)
+        steps[processes] = epochs
+        assert epochs[0] != epochs[1]
+    for one, two in zip(steps[1], steps[2], strict=True):
+        assert one == two[: len(one)]
+
+
+def test_costs_of_a_step_are_shared_evenly():
+    costs = [100, 10, 90, 20, 80, 30, 70, 40]
+    shares = share_out(costs, 2, 4)
+    assert sorted(place for share in shares for place in share) == list(range(8))
+    loads = [sum(costs[place] for place in share) for share in shares]
+    assert max(loads) - min(loads) <= 20 and [len(share) for share in shares] == [4, 4]
+    assert share_out([5, 5, 5], 2, 2) == [[0, 2], [1]]
+
+
+# ---------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def forks():
+    server = Forks()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start(forks, make_config, tmp_path):
+    def prepare(name: str, *overrides: str):
+        config = make_config(*OPTIONS, f"train.run={name}", *overrides, pictures=9, conversations=conversations(9))
+        file = tmp_path / f"{name}.yaml"
+        save_config(config, file)
+
+        def run(*arguments: str, **options) -> dict:
+            return forks.run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
+
+        return run, Path(config.train.output) / name
+
+    return prepare
+
+
+def state_of(run: Path, step: int) -> dict:
+    return json.loads((run / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+
+
+def losses(state: dict) -> dict[tuple, float]:
+    return {(e["step"], k): e[k] for e in state["log_history"] for k in ("loss", "eval_loss", "grad_norm") if k in e}
+
+
+@posix
+def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
+    """7 batches: the last step of an epoch has one for two processes. 1e-6 on losses of about 7."""
+    one, alone = start("one", "train.gradient_accumulation_steps=2")
+    two, shared = start("two", "train.gradient_accumulation_steps=1")
+    for run, ranks in ((one, 1), (two, 2)):
+        result = run(ranks=ranks)
+        assert result["codes"] == [0] * ranks, result["output"]
+    wanted, found = losses(state_of(alone, 12)), losses(state_of(shared, 12))
+    assert wanted.keys() == found.keys() and len(wanted) == 28
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, rel=1e-6 if key[1] != "grad_norm" else 1e-4), key
+    ours, theirs = (load_file(run / "checkpoint-12" / "projector.safetensors") for run in (shared, alone))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)  # float32 through Adam's division
+
+
+@posix
+def test_two_processes_killed_in_the_second_epoch_go_on_to_the_bit(start):
+    overrides = ["lora.lora_dropout=0.2", "train.logging_steps=2"]
+    whole, reference = start("whole", *overrides)
+    broken, run = start("broken", *overrides)
+    assert whole(ranks=2)["codes"] == [0, 0]
+    result = broken(ranks=2, kill={"event": "step", "count": 8})  # of 4 steps an epoch; saved at 3 and 6
+    assert result["codes"][1] == -9 and result["codes"][0] == 2, result["output"]
+    assert "another one has ended; see its message, then go on with --resume" in result["output"]
+    assert result["seconds"] < 60 and "Traceback" not in result["output"]
+    result = broken("--resume", ranks=2)
+    assert result["codes"] == [0, 0] and "resuming from" in result["output"]
+    assert_same(run, reference)
+
+
+@posix
+def test_two_processes_are_followed_by_one_and_by_three(start):
+    """From one of two with the accumulation doubled the losses go on as if nothing had happened."""
+    overrides = ["train.gradient_accumulation_steps=2"]
+    whole, reference = start("whole", *overrides)
+    assert whole()["codes"] == [0]
+    two, run = start("two", "train.gradient_accumulation_steps=1")
+    assert two(ranks=2, kill={"event": "step", "count": 8})["codes"][1] == -9
+    result = two("--resume", "train.gradient_accumulation_steps=2")
+    assert result["codes"] == [0], result["output"]
+    wanted, found = losses(state_of(reference, 12)), losses(state_of(run, 12))
+    assert wanted.keys() == found.keys()
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, rel=1e-5 if key[1] != "grad_norm" else 1e-3), key
+
+    two, run = start("three", "train.gradient_accumulation_steps=1")
+    assert two(ranks=2, kill={"event": "step", "count": 8})["codes"][1] == -9
+    progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
+    assert (progress["epoch"], progress["batches"]) == (1, 4) and len(progress["losses"]) == 2
+    result = two("--resume", ranks=3)
+    assert result["codes"] == [0, 0, 0], result["output"]
+    last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert last.name == "checkpoint-10"  # 6, one for the 3 batches left in epoch 1, three for the 7 of epoch 2
+    progress = json.loads((last / "progress.json").read_text(encoding="utf-8"))
+    assert (progress["epoch"], progress["batches"]) == (3, 0)
+
+
+@posix
+def test_evaluation_shared_by_two_processes_is_that_of_one(forks, checkpoint, tmp_path):
+    results = []
+    for ranks in (1, 2):
+        output = tmp_path / f"{ranks}.json"
+        arguments = ("--checkpoint", str(checkpoint), "--split", "train", "--output", str(output), "--device", "cpu")
+        result = forks.run(
+            *arguments, "generate.batch_size=2", script="evaluate", log=tmp_path / f"{ranks}.log", ranks=ranks
+        )
+        assert result["codes"] == [0] * ranks, result["output"]
+        assert result["output"].count("Every prediction is in") == 1
+        results.append({k: v for k, v in json.loads(output.read_text(encoding="utf-8")).items() if k != "seconds"})
+    assert results[0] == results[1] and results[0]["answered"] == 10
