@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -35,8 +35,9 @@ def write_json(path: Path, content: object) -> None:
 def write_together(contents: Mapping[Path, object]) -> None:
     """Several JSON files that belong together; none replaces an old one before the last is complete beside its place.
 
-    Renaming several files is several steps. So that a crash between two of them never leaves new files beside old
-    ones, the last file is taken away first and comes back last: without it the others are not read.
+    An iterator of (key, value) pairs is written as an object, one value at a time. Renaming several files is several
+    steps. So that a crash between two of them never leaves new files beside old ones, the last file is taken away
+    first and comes back last: without it the others are not read.
     """
     asides: dict[Path, Path] = {}
     *_, last = contents
@@ -48,8 +49,8 @@ def write_together(contents: Mapping[Path, object]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             asides[_aside(path)] = path
             with open(_aside(path), "w", encoding="utf-8", newline="\n") as file:
-                json.dump(content, file, ensure_ascii=False, indent=2)
-                file.write("\n")
+                for piece in _pieces(content):
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
         if last.exists():
@@ -68,6 +69,19 @@ def write_together(contents: Mapping[Path, object]) -> None:
     finally:
         for aside in asides:
             aside.unlink(missing_ok=True)
+
+
+def _pieces(content: object) -> Iterator[str]:
+    """JSON indented by two; the text of an iterator of pairs is that of the dict they would make."""
+    if not isinstance(content, Iterator):
+        yield json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        return
+    comma = ""
+    for key, value in content:
+        text = json.dumps({key: value}, ensure_ascii=False, indent=2)
+        yield ("," if comma else "{") + text[1:-2]  # without the brackets of this one pair
+        comma = ","
+    yield "\n}\n" if comma else "{}\n"
 
 
 def publish_folder(aside: Path, target: Path) -> None:

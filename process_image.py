@@ -28,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
@@ -211,8 +212,9 @@ def process_ali(
     keep_all_captions: bool = False,
     language: str = "auto",
     images_per_conversation: int = 1,
-    known: dict[Path, int] | None = None,
+    known: dict[str, int] | None = None,
     rejected: list[tuple[int, str]] | None = None,
+    first: int = 0,
 ) -> tuple[ImageMap, Annotations]:
     """Records of AI Challenger: an image (``image_id`` or ``image``) and one caption or several.
 
@@ -234,7 +236,7 @@ def process_ali(
         question = CAPTION_QUESTIONS[rng.random() < 0.5]
         return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
 
-    shared = (language, images_per_conversation, known, rejected)
+    shared = (language, images_per_conversation, known, rejected, first)
     return _process(records, paths, source, start_ID, turns, ("image_id", "image"), *shared)
 
 
@@ -246,8 +248,9 @@ def process_coco(
     *,
     language: str = "auto",
     images_per_conversation: int = 1,
-    known: dict[Path, int] | None = None,
+    known: dict[str, int] | None = None,
     rejected: list[tuple[int, str]] | None = None,
+    first: int = 0,
 ) -> tuple[ImageMap, Annotations]:
     """Records of LLaVA: conversations of any number of turns about ``image``, or about several, or about none.
 
@@ -260,6 +263,7 @@ def process_coco(
         images_per_conversation: the most images that one conversation may have.
         known: resolved path -> id of the images of earlier sources, which keep their ids; extended in place.
         rejected: a list that gets (index, reason) of each record that cannot be used.
+        first: the index of the first record, where they are given in several calls.
 
     Returns:
         The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
@@ -270,7 +274,7 @@ def process_coco(
     def turns(index: int, record: dict, images: int) -> list[dict]:
         return turns_of(record.get("conversations"), images)
 
-    shared = (language, images_per_conversation, known, rejected)
+    shared = (language, images_per_conversation, known, rejected, first)
     return _process(records, paths, source, start_ID, turns, ("image",), *shared)
 
 
@@ -283,14 +287,14 @@ def _process(
     fields: tuple[str, ...],
     language: str,
     images_per_conversation: int,
-    known: dict[Path, int] | None,
+    known: dict[str, int] | None,
     rejected: list[tuple[int, str]] | None,
+    first: int,
 ) -> tuple[ImageMap, Annotations]:
     known = {} if known is None else known
-    resolved = {name: _resolve(path) for name, path in paths.items()}
     image_map: ImageMap = {}
     annotations: Annotations = {}
-    for index, record in enumerate(records):
+    for index, record in enumerate(records, start=first):
         try:
             names = image_names(record, fields)
             if len(names) > images_per_conversation:
@@ -307,10 +311,10 @@ def _process(
         if language == "auto":
             conversation["language"] = "zh" if _is_chinese(conversation["turns"]) else "en"
         for name in names:
-            if resolved[name] not in known:
-                known[resolved[name]] = start_ID + len(image_map)
-                image_map[name] = {"ID": known[resolved[name]], "path": paths[name].as_posix()}
-        ids = [known[resolved[name]] for name in names]
+            if _resolve(paths[name]) not in known:
+                known[_resolve(paths[name])] = start_ID + len(image_map)
+                image_map[name] = {"ID": known[_resolve(paths[name])], "path": paths[name].as_posix()}
+        ids = [known[_resolve(paths[name])] for name in names]
         if len(ids) > 1:
             conversation["images"] = ids
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
@@ -419,16 +423,16 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
         for folder in folders:
             path = folder / candidate
             if os.path.isfile(path):
-                if not _resolve(path).is_relative_to(_resolve(folder)):  # a link led out
+                if not Path(_resolve(path)).is_relative_to(_resolve(folder)):  # a link led out
                     raise ImageError("escapes its folder")
                 return path
     raise ImageError("missing")
 
 
 @cache
-def _resolve(path: Path) -> Path:
+def _resolve(path: Path) -> str:
     """The file behind all links. Remembered: it costs 40 microseconds and is wanted four times for each image."""
-    return path.resolve()
+    return os.path.realpath(path)
 
 
 def _coco_names(name: str) -> list[str]:
@@ -442,8 +446,8 @@ def _coco_names(name: str) -> list[str]:
 
 
 def check_images(
-    paths: Sequence[Path], *, max_pixels: int, workers: int | None = None, progress: bool = True
-) -> dict[Path, str]:
+    paths: Sequence[str], *, max_pixels: int, workers: int | None = None, progress: bool = True
+) -> dict[str, str]:
     """Decode every file once, on all cores or ``workers`` of them; the reason for each that cannot be used.
 
     Raises:
@@ -453,7 +457,7 @@ def check_images(
     workers = min(workers or cores, 61, max(1, len(paths)))  # 61: the most that Windows can wait for
     size = max(1, min(32, len(paths) // (4 * workers)))
     chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
-    unusable: dict[Path, str] = {}
+    unusable: dict[str, str] = {}
     with (
         ProcessPoolExecutor(workers, initializer=_ignore_interrupt) as pool,
         tqdm(total=len(paths), desc="checking images", unit="image", disable=not progress) as bar,
@@ -475,8 +479,8 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _check_chunk(max_pixels: int, paths: Sequence[Path]) -> list[str | None]:
-    return [_reason(path, max_pixels) for path in paths]
+def _check_chunk(max_pixels: int, paths: Sequence[str]) -> list[str | None]:
+    return [_reason(Path(path), max_pixels) for path in paths]
 
 
 def _reason(path: Path, max_pixels: int) -> str | None:
@@ -490,42 +494,66 @@ def _reason(path: Path, max_pixels: int) -> str | None:
 # ---------------------------------------------------------------------------------------------- all sources
 
 
+class Records:
+    """The records of several files, read anew each time they are gone through: they need not fit into the memory."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files, self.counts = files, [0] * len(files)
+
+    def __iter__(self) -> Iterator[object]:
+        for place, file in enumerate(self.files):
+            self.counts[place] = 0
+            for record in read_records(file):
+                self.counts[place] += 1
+                yield record
+
+    def __len__(self) -> int:
+        """As the latest pass counted them."""
+        return sum(self.counts)
+
+    def origin(self, index: int) -> tuple[Path, int]:
+        """The file a record stands in, and its number there."""
+        for file, count in zip(self.files, self.counts, strict=True):
+            if index < count:
+                return file, index
+            index -= count
+        raise IndexError(index)
+
+
 @dataclass
 class Part:
     """What one source brings, from the first look at its files to the last count."""
 
     source: Source
-    records: list = field(default_factory=list)
-    origins: list[tuple[Path, int]] = field(default_factory=list)  # of each record: file, number in it
+    records: Records
     paths: dict[str, Path] = field(default_factory=dict)  # usable images by name
     bad_images: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> file, reason
     rejected: list[tuple[int, str]] = field(default_factory=list)  # records: index, reason
-    conversations: list[tuple[str, dict]] = field(default_factory=list)  # with the key they stand under
 
 
-def read_parts(data: Data) -> list[Part]:
-    """Read every source and find and check its images."""
-    parts = []
-    for source in data.sources:
-        part = Part(source)
-        for file in source.annotations:
-            records = read_json(file)
-            part.records += records
-            part.origins += [(file, number) for number in range(len(records))]
+def find_images(data: Data) -> list[Part]:
+    """Read every source for the images it names, and find their files."""
+    parts = [Part(source, Records(source.annotations)) for source in data.sources]
+    for part in parts:
         for name in _referenced(part):
             try:
-                part.paths[name] = find_image(name, source.images)
+                part.paths[name] = find_image(name, part.source.images)
             except ImageError as error:
                 part.bad_images[name] = (name, str(error))
-        parts.append(part)
-    files = {_resolve(path): path for part in parts for path in part.paths.values()}  # each file once
-    unusable = check_images(list(files), max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
+    return parts
+
+
+def files_of(parts: list[Part]) -> list[str]:
+    """Each file once, in order."""
+    return list(dict.fromkeys(_resolve(path) for part in parts for path in part.paths.values()))
+
+
+def drop_unusable(parts: list[Part], unusable: dict[str, str]) -> None:
     for part in parts:
         for name, path in list(part.paths.items()):
             if reason := unusable.get(_resolve(path)):
                 part.bad_images[name] = (path.as_posix(), reason)
                 del part.paths[name]
-    return parts
 
 
 def _fields(source: Source) -> tuple[str, ...]:
@@ -563,15 +591,37 @@ def check_share(parts: list[Part], max_skipped: float) -> None:
     )
 
 
-def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Annotations]:
+class Conversations:
+    """Conversations by the id of their first image, as JSON: as objects they would take five times the memory."""
+
+    def __init__(self) -> None:
+        self.packed: dict[str, list[tuple[int, bytes]]] = {}
+        self.links: list[list[int]] = []  # ids of images that one conversation shows
+
+    def add(self, part: int, annotations: Annotations) -> None:
+        for key, conversations in annotations.items():
+            for conversation in conversations:
+                text = json.dumps(conversation, ensure_ascii=False, separators=(",", ":")).encode()
+                self.packed.setdefault(key, []).append((part, text))
+                if "images" in conversation:
+                    self.links.append(conversation["images"])
+
+    def items(self, held: set[int]) -> Iterator[tuple[str, list[tuple[int, dict]]]]:
+        """(key, [(number of the part, conversation)]) by id, text only last; ``held``: images that are kept back."""
+        for key in sorted(self.packed, key=lambda key: (key == TEXT_ONLY, int(key) if key != TEXT_ONLY else 0)):
+            split = {"split": "held_out"} if key != TEXT_ONLY and int(key) in held else {}
+            yield key, [(part, json.loads(text) | split) for part, text in self.packed[key]]
+
+
+def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
     """Process the sources one after another, ids running on, into one image map and one set of conversations.
 
     A name that an earlier source has for another image gets the source's name in front, "source/name".
     """
     image_map: ImageMap = {}
-    annotations: Annotations = {}
-    known: dict[Path, int] = {}
-    for part in parts:
+    conversations = Conversations()
+    known: dict[str, int] = {}
+    for number, part in enumerate(parts):
         source = part.source
         options = {
             "language": source.language,
@@ -582,38 +632,35 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Annotations]:
         process = process_coco
         if source.format == "ali":
             process = partial(process_ali, seed=data.seed, keep_all_captions=data.keep_all_captions)
-        new_images, new_annotations = process(part.records, part.paths, source.name, len(image_map), **options)
-        for name, entry in new_images.items():
-            while name in image_map:
-                name = f"{source.name}/{name}"
-            image_map[name] = entry
-        for key, conversations in new_annotations.items():
-            annotations.setdefault(key, []).extend(conversations)
-            part.conversations += [(key, conversation) for conversation in conversations]
-    by_id = sorted(annotations, key=lambda key: (key == TEXT_ONLY, int(key) if key != TEXT_ONLY else 0))
-    return image_map, {key: annotations[key] for key in by_id}
+        records, first = iter(part.records), 0
+        while some := list(islice(records, 10_000)):
+            new, annotations = process(some, part.paths, source.name, len(image_map), first=first, **options)
+            first += len(some)
+            for name, entry in new.items():
+                while name in image_map:
+                    name = f"{source.name}/{name}"
+                image_map[name] = entry
+            conversations.add(number, annotations)
+    return image_map, conversations
 
 
 # ---------------------------------------------------------------------------------------------- held out
 
 
-def hold_out(image_map: ImageMap, annotations: Annotations, chosen: Callable[[list[str]], bool]) -> None:
-    """Set the split of every conversation, by image: images that a conversation connects fall on one side.
+def hold_out(image_map: ImageMap, links: Iterable[Sequence[int]], chosen: Callable[[list[str]], bool]) -> set[int]:
+    """The ids of the images that are kept back: images that a conversation connects fall on one side.
 
-    ``chosen`` decides from the names of such a group, the one with the lowest id first. Without an image: "train".
+    ``chosen`` decides from the names of such a group, the one with the lowest id first.
     """
-    groups = image_groups(annotations, len(image_map))
+    groups = image_groups(links, len(image_map))
     members: dict[int, list[str]] = {}
     for name, entry in image_map.items():  # ids are in the order of the map
         members.setdefault(groups[entry["ID"]], []).append(name)
     held = {group for group, names in members.items() if chosen(names)}
-    for key, conversations in annotations.items():
-        if key != TEXT_ONLY and groups[int(key)] in held:
-            for conversation in conversations:
-                conversation["split"] = "held_out"
+    return {image for image, group in enumerate(groups) if group in held}
 
 
-def image_groups(annotations: Annotations, count: int) -> list[int]:
+def image_groups(links: Iterable[Sequence[int]], count: int) -> list[int]:
     """For each of ``count`` images the lowest id that conversations about several images connect it with."""
     lowest = list(range(count))
 
@@ -623,8 +670,8 @@ def image_groups(annotations: Annotations, count: int) -> list[int]:
             image = lowest[image]
         return image
 
-    for conversation in (c for conversations in annotations.values() for c in conversations):
-        for one, other in zip(conversation.get("images", []), conversation.get("images", [])[1:], strict=False):
+    for images in links:
+        for one, other in zip(images, images[1:], strict=False):
             one, other = sorted((root(one), root(other)))
             lowest[other] = one
     return [root(image) for image in range(count)]
@@ -669,7 +716,7 @@ def skip_list(parts: list[Part]) -> list[dict]:
     for part in parts:
         entries = list(part.bad_images.values())
         for index, reason in part.rejected:
-            file, number = part.origins[index]
+            file, number = part.records.origin(index)
             entries.append((file.as_posix(), f"record {number}: {reason}"))
         skipped += [{"file": _SURROGATE.sub("\ufffd", f), "reason": _SURROGATE.sub("\ufffd", r)} for f, r in entries]
     return skipped
@@ -687,17 +734,45 @@ def write_results(contents: dict[Path, object]) -> None:
         raise UserError(f"{error.filename}: cannot be written: {error.strerror or error}") from None
 
 
-def size_table(parts: list[Part]) -> str:
+@dataclass
+class Sizes:
+    """Of a source, of all, or of a split."""
+
+    images: set[int] = field(default_factory=set)
+    conversations: int = 0
+    turns: int = 0
+
+    def add(self, key: str, conversation: dict) -> None:
+        if key != TEXT_ONLY:
+            self.images.update(conversation.get("images", [int(key)]))
+        self.conversations += 1
+        self.turns += len(conversation["turns"])
+
+    def cells(self) -> tuple[str, str, str]:
+        return f"{len(self.images):,}", f"{self.conversations:,}", f"{self.turns:,}"
+
+
+def counted(
+    conversations: Conversations, held: set[int], sizes: dict[object, Sizes]
+) -> Iterator[tuple[str, list[dict]]]:
+    """What goes into the file of annotations, counted on its way: by number of the part, by split, and in all."""
+    for key, group in conversations.items(held):
+        for part, conversation in group:
+            for of in (part, conversation["split"], None):
+                sizes.setdefault(of, Sizes()).add(key, conversation)
+        yield key, [conversation for _, conversation in group]
+
+
+def size_table(parts: list[Part], sizes: dict[object, Sizes]) -> str:
     """Records, images, conversations, turns and skipped records of each source, of all, and of both splits."""
     rows = [("", "records", "images", "conversations", "turns", "skipped")]
-    everything = [pair for part in parts for pair in part.conversations]
-    records = sum(len(part.records) for part in parts)
-    for part in parts:
-        skipped = len(part.records) - len(part.conversations)
-        rows.append((part.source.name, f"{len(part.records):,}", *_sizes(part.conversations), f"{skipped:,}"))
-    rows.append(("all", f"{records:,}", *_sizes(everything), f"{records - len(everything):,}"))
+    labels = {number: (part.source.name, len(part.records)) for number, part in enumerate(parts)}
+    labels[None] = ("all", sum(len(part.records) for part in parts))
+    for of, (name, records) in labels.items():
+        size = sizes.get(of, Sizes())
+        rows.append((name, f"{records:,}", *size.cells(), f"{records - size.conversations:,}"))
     for split, name in (("train", "  train"), ("held_out", "  held out")):
-        rows.append((name, "", *_sizes([(key, c) for key, c in everything if c["split"] == split]), ""))
+        rows.append((name, "", *sizes.get(split, Sizes()).cells(), ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *numbers in rows:
@@ -706,31 +781,82 @@ def size_table(parts: list[Part]) -> str:
     return "\n".join(lines)
 
 
-def _sizes(conversations: list[tuple[str, dict]]) -> tuple[str, str, str]:
-    images = {i for key, c in conversations if key != TEXT_ONLY for i in c.get("images", [int(key)])}
-    turns = sum(len(c["turns"]) for _, c in conversations)
-    return f"{len(images):,}", f"{len(conversations):,}", f"{turns:,}"
+# ---------------------------------------------------------------------------------------------- several machines
 
 
-def run(config: Config) -> None:
-    """Read, check, process, split, write, and print the sizes.
+def shard_file(data: Data, number: int, count: int) -> Path:
+    return data.image_map.with_name(f"{data.image_map.stem}.shard-{number}-of-{count}.json")
+
+
+def check_shard(data: Data, number: int, count: int) -> None:
+    """Check every ``count``-th image, which is nearly all of the work, and write down what cannot be used.
+
+    Raises:
+        UserError: the list cannot be written.
+    """
+    files = files_of(find_images(data))
+    own = files[number - 1 :: count]
+    unusable = check_images(own, max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
+    file = shard_file(data, number, count)
+    write_results({file: {"files": _fingerprint(files, data.max_pixels), "unusable": unusable}})
+    print(f"shard {number} of {count}: {len(own):,} of {len(files):,} images checked, {len(unusable):,} cannot be used")
+    print(f"wrote {file}; when all {count} are there: python process_image.py --merge {count}")
+
+
+def read_shards(data: Data, files: list[str], count: int) -> dict[str, str]:
+    """What the shards found, in the order of ``files``.
+
+    Raises:
+        UserError: one is missing, damaged, or of other data.
+    """
+    found: dict[str, str] = {}
+    for number in range(1, count + 1):
+        file, again = shard_file(data, number, count), f"run process_image.py --shard {number}/{count}"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            same, unusable = content["files"] == _fingerprint(files, data.max_pixels), dict(content["unusable"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); {again}") from None
+        if not same:
+            raise UserError(f"{file}: made from other annotations, images or data.max_pixels; {again} again")
+        found |= unusable
+    return {path: found[path] for path in files if path in found}
+
+
+def _fingerprint(files: list[str], max_pixels: int) -> str:
+    digest = hashlib.sha256(f"{max_pixels}\n".encode())
+    for file in files:
+        digest.update(f"{file}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def run(config: Config, shards: int = 0) -> None:
+    """Read, check (or take what ``shards`` machines found), process, split, write, and print the sizes.
 
     Raises:
         UserError: nothing was written.
     """
     data = config.data
     require_paths(config, "data.sources", "data.held_out")
-    parts = read_parts(data)
+    parts = find_images(data)
+    files = files_of(parts)
+    options = {"max_pixels": data.max_pixels, "workers": data.workers, "progress": data.progress}
+    drop_unusable(parts, read_shards(data, files, shards) if shards else check_images(files, **options))
     check_share(parts, data.max_skipped)
-    image_map, annotations = merge(parts, data)
+    image_map, conversations = merge(parts, data)
     if isinstance(data.held_out, Path):
         chosen = by_list(data.held_out, parts, image_map)
     else:
         chosen = by_share(data.held_out, data.seed)
-    hold_out(image_map, annotations, chosen)
-    skipped = skip_list(parts)
-    write_results({data.image_map: image_map, data.skipped: skipped, data.annotations: annotations})
-    print(size_table(parts))
+    held = hold_out(image_map, conversations.links, chosen)
+    sizes: dict[object, Sizes] = {}
+    annotations = counted(conversations, held, sizes)
+    write_results(
+        {data.image_map: iter(image_map.items()), data.skipped: skip_list(parts), data.annotations: annotations}
+    )
+    for number in range(1, shards + 1):
+        shard_file(data, number, shards).unlink(missing_ok=True)
+    print(size_table(parts, sizes))
     print(f"wrote {data.image_map} and {data.annotations}")
     bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)
     print(f"cannot be used: {bad_images:,} images, {bad_records:,} records; reasons in {data.skipped}")
@@ -760,7 +886,19 @@ then:
 
   python process_image.py --config config.yaml
   python process_image.py --config config.yaml data.held_out=0.1 data.progress=false
+
+checking the images on three machines that see the same files, then everything else on one:
+
+  python process_image.py --shard 1/3           # and 2/3, 3/3 on the others
+  python process_image.py --merge 3             # the same bytes as without shards
 """
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if not match or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N, such as 2/8, the second of eight parts")
+    return int(match[1]), int(match[2])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -769,10 +907,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--shard", metavar="I/N", type=_shard, help="only check the I-th of N parts of the images")
+    parts.add_argument("--merge", metavar="N", type=int, default=0, help="go on from what N shards have found")
     add_config_arguments(parser)
     args = parser.parse_intermixed_args(argv)
     try:
-        run(load_config(args.config, args.overrides))
+        config = load_config(args.config, args.overrides)
+        if args.shard:
+            require_paths(config, "data.sources")
+            check_shard(config.data, *args.shard)
+        else:
+            run(config, args.merge)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

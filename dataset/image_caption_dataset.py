@@ -184,17 +184,23 @@ def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[
     """Read ``process_image.py``'s two files: image paths by id, and the (name, conversation) pairs of one split.
 
     Each conversation gets an ``images`` list of ids, empty for a text-only one. Its name is "<image id>/<number>".
+
+    Raises:
+        UserError: the files cannot be read, are not what ``process_image.py`` writes, or are of different runs.
     """
-    with open(image_map, encoding="utf-8") as file:
-        paths = {entry["ID"]: entry["path"] for entry in json.load(file).values()}
-    with open(annotations, encoding="utf-8") as file:
-        by_image = json.load(file)
-    conversations = []
-    for key, group in by_image.items():
-        own = [] if key == "text" else [int(key)]
-        for number, conversation in enumerate(group):
-            if conversation["split"] == split:
-                conversations.append((f"{key}/{number}", {"images": own, **conversation}))
+    try:
+        paths = {int(entry["ID"]): str(entry["path"]) for entry in _read_object(image_map).values()}
+        conversations = [
+            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **_checked(conversation)})
+            for key, group in _read_object(annotations).items()
+            for number, conversation in enumerate(group)
+            if conversation["split"] == split
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(
+            f"{image_map} and {annotations} cannot be read as what process_image.py writes ({reason}); run it again"
+        ) from error
     missing = {i for _, c in conversations for i in c["images"]} - paths.keys()
     if missing:
         raise UserError(
@@ -202,6 +208,25 @@ def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[
             "the two files are of different runs; run process_image.py again"
         )
     return paths, conversations
+
+
+def _read_object(path: Path) -> dict:
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    if not isinstance(content, dict):
+        raise TypeError(f"{path} holds no object")
+    return content
+
+
+def _checked(conversation: dict) -> dict:
+    """A conversation as :mod:`process_image` writes it; what follows relies on these types."""
+    texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
+    lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
+    if not all(isinstance(each, list) and each for each in lists) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a conversation without turns, or a turn without text")
+    if not all(type(image) is int for image in conversation.get("images", [])):
+        raise TypeError("an image's id that is not a whole number")
+    return conversation
 
 
 def collate(samples: list[dict], pad_token_id: int) -> dict:

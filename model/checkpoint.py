@@ -235,7 +235,10 @@ def find_checkpoint(path: Path) -> Path:
     if newest is None:
         raise UserError(f"{path} holds no complete checkpoint; train one with train.py")
     state = newest / "trainer_state.json"
-    best = json.loads(state.read_text(encoding="utf-8")).get("best_global_step") if state.is_file() else None
+    try:
+        best = json.loads(state.read_text(encoding="utf-8"))["best_global_step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        best = None  # a checkpoint made by hand; a damaged one is found when it is loaded
     best_folder = path / f"checkpoint-{best}"
     return best_folder if (best_folder / MANIFEST).is_file() else newest
 

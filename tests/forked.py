@@ -28,12 +28,22 @@ class Forks:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=REPO, env=environment, text=True, **pipes)
 
-    def run(self, *arguments: str, log: Path, script: str = "train", kill: dict | None = None, ranks: int = 1) -> dict:
+    def run(
+        self,
+        *arguments: str,
+        log: Path,
+        script: str = "train",
+        kill: dict | None = None,
+        ranks: int = 1,
+        fault: str | None = None,
+    ) -> dict:
         """Run a script to its end; {"codes": exit status of each rank (-9: killed), "seconds", "output"}.
 
-        ``kill``: {"after": seconds}, or {"event": "step", "evaluate" or "file", "count": n}: SIGKILL at the n-th.
+        ``kill``: {"after": seconds}, or {"event": "step", "evaluate" or "file", "count": n}: SIGKILL, or another
+        "signal", at the n-th. ``fault``: what happens to the disk behind the first checkpoint.
         """
         request = {"script": script, "argv": list(arguments), "log": str(log), "kill": kill or {}, "ranks": ranks}
+        request["fault"] = fault
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline())
@@ -93,7 +103,9 @@ def child(request: dict, rank: int, port: int) -> int:
             os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
         sys.argv = [f"{request['script']}.py", *request["argv"]]
         if "event" in request["kill"] and rank == request["ranks"] - 1:
-            arm(request["kill"]["event"], request["kill"]["count"])
+            arm(**request["kill"])
+        if request["fault"]:
+            break_disk(request["fault"])
         code = __import__(request["script"]).main()
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
@@ -106,15 +118,15 @@ def child(request: dict, rank: int, port: int) -> int:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def arm(event: str, count: int) -> None:
-    """Kill this process at the ``count``-th event from now."""
+def arm(event: str, count: int, signal: int = signal.SIGKILL) -> None:
+    """Send this process a signal at the ``count``-th event from now."""
     left = count
 
     def happened() -> None:
         nonlocal left
         left -= 1
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0:
+            os.kill(os.getpid(), signal)
 
     def audit(name: str, arguments: tuple) -> None:
         if name in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
@@ -135,6 +147,28 @@ def arm(event: str, count: int) -> None:
         return original(self, *args, **kwargs)
 
     setattr(MultiModalTrainer, name, counted)
+
+
+def break_disk(fault: str) -> None:
+    """Behind the first checkpoint: the disk is full, or the run's folder is gone, or a file is in its place."""
+    from model.training import MultiModalTrainer
+
+    original = MultiModalTrainer._save_checkpoint
+
+    def save(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        run = Path(self.args.output_dir)
+        if fault == "full":
+            import resource
+
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        else:
+            run.rename(run.with_name("elsewhere"))
+            if fault == "replaced":
+                run.write_text("a file", encoding="utf-8")
+
+    MultiModalTrainer._save_checkpoint = save
 
 
 def free_port() -> int:

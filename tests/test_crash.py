@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from settings import save_config
+from model.checkpoint import latest_checkpoint, newest_undamaged
+from settings import UserError, save_config
 from tests.forked import Forks
+from train import build_trainer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -127,3 +131,154 @@ def test_killed_at_random_moments_it_ends_bit_equal(start, dtype):
             assert_same(run, reference)
             broken, run = start(f"broken-{finished}", *overrides)
     assert len(killed) == KILLS // 2
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def finished(start):
+    """A run of twelve steps."""
+    run, folder = start("run")
+    result = run()
+    assert result["codes"] == [0], result["output"]
+    return run, folder
+
+
+def test_nothing_but_whole_checkpoints_is_left_and_the_oldest_are_pruned(finished):
+    _, folder = finished
+    best = json.loads((folder / "checkpoint-12" / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
+    assert {path.name for path in folder.iterdir()} == {f"checkpoint-{n}" for n in sorted({10, 12, best})[-2:]} | (
+        {f"checkpoint-{best}"} if (folder / f"checkpoint-{best}").exists() else set()
+    )
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_flipped_byte_a_cut_file_or_a_missing_one_is_found_and_the_checkpoint_before_is_used(finished, tmp_path):
+    run, folder = finished
+    before, last = sorted(folder.iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    rng, files = random.Random(5), sorted(path for path in last.rglob("*") if path.is_file())
+    assert newest_undamaged(folder) == last
+    for file in files:
+        good = file.read_bytes()
+        flipped = bytearray(good)
+        flipped[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        for bad in (bytes(flipped), good[: rng.randrange(len(good))], None):
+            file.unlink() if bad is None else file.write_bytes(bad)
+            assert newest_undamaged(folder) == before, (file.name, bad and len(bad))
+        file.write_bytes(good)
+    assert newest_undamaged(folder) == last
+    (last / "optimizer.safetensors").write_bytes(b"")
+    result = run("--resume")
+    assert result["codes"] == [0] and f"{last.name} is damaged and passed over" in result["output"]
+    assert f"resuming from {before}" in result["output"] and newest_undamaged(folder) == last
+
+
+@pytest.mark.parametrize("fault", ["full", "vanished", "replaced"])
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_stands(start, fault, tmp_path):
+    """A full disk is played by the limit on a file's size: writing fails where the files grow large enough."""
+    run, folder = start("run", "train.save_total_limit=5", "train.eval_strategy=no")
+    result = run(fault=fault)
+    assert result["codes"] == [2], result["output"]
+    errors = [line for line in result["output"].splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "checkpoint-4 cannot be saved" in errors[0] and "Traceback" not in result["output"]
+    if fault == "full":
+        assert "checkpoint-2 stands, go on with --resume" in errors[0]
+        assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+        assert newest_undamaged(folder) == folder / "checkpoint-2"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_computed(start, tmp_path):
+    run, folder = start("run")
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file", encoding="utf-8")
+    result = run()
+    assert result["codes"] == [2] and "checkpoints cannot be written here" in result["output"]
+    assert len(result["output"].strip().splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------------------------- signals
+
+
+def test_a_signal_while_evaluating_saves_at_once_and_the_evaluation_is_made_up_for(start):
+    whole, reference = start("whole")
+    assert whole()["codes"] == [0]
+    broken, run = start("broken")
+    result = broken(kill={"event": "evaluate", "count": 3, "signal": int(signal.SIGTERM)})  # the second evaluation
+    assert result["codes"] == [0] and "stopped at step 6; go on with" in result["output"]
+    progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
+    assert progress["evaluate"] is True
+    assert broken("--resume")["codes"] == [0]
+    assert_same(run, reference)
+
+
+def test_a_signal_in_a_step_reaches_all_processes(start):
+    run, folder = start("run")
+    result = run(ranks=2, kill={"event": "step", "count": 3, "signal": int(signal.SIGTERM)})  # one of the two gets it
+    assert result["codes"] == [0, 0] and result["output"].count("stopped at step 2;") == 1
+    assert newest_undamaged(folder) == folder / "checkpoint-2"
+
+
+# ---------------------------------------------------------------------------------------------- steps that fail
+
+
+@pytest.fixture
+def trainer(make_config):
+    config = make_config("train.save_steps=1", "train.max_nonfinite_steps=2", "train.max_steps=8")
+    return build_trainer(config, Path(config.train.output) / "run")
+
+
+def poison(trainer, monkeypatch, steps: set[int], value: float) -> None:
+    original = type(trainer).compute_loss
+
+    def poisoned(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        return loss * value if self.state.global_step + 1 in steps else loss
+
+    monkeypatch.setattr(type(trainer), "compute_loss", poisoned)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(trainer, monkeypatch, caplog, value):
+    poison(trainer, monkeypatch, {3}, value)
+    trainer.train()
+    run = Path(trainer.args.output_dir)
+    before, after = (load_file(run / f"checkpoint-{n}" / "optimizer.safetensors") for n in (2, 3))
+    assert before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    before, after, later = (load_file(run / f"checkpoint-{n}" / "projector.safetensors") for n in (2, 3, 4))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert any(not torch.equal(tensor, later[name]) for name, tensor in before.items())
+    (message,) = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
+    assert message.startswith("step 3: loss or gradient is not finite; nothing was learnt from samples ")
+    assert message.count("/0") == 2  # a batch of two
+    entries = {e["step"]: e for e in trainer.state.log_history if "loss" in e}
+    assert 3 not in entries and all(math.isfinite(e["loss"]) for e in entries.values())
+    assert entries[4]["nonfinite_steps"] == 1 and "nonfinite_steps" not in entries[2]
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run(trainer, monkeypatch):
+    poison(trainer, monkeypatch, {2, 4, 5, 6}, float("nan"))
+    with pytest.raises(
+        UserError, match=r"^3 steps in a row .* train.max_nonfinite_steps allows 2.* samples \d/0, \d/0;"
+    ):
+        trainer.train()
+    assert latest_checkpoint(Path(trainer.args.output_dir)).name == "checkpoint-5"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_names_the_batch_and_what_to_change(trainer, monkeypatch, error):
+    original = type(trainer).compute_loss
+
+    def too_large(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise error
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(trainer), "compute_loss", too_large)
+    with pytest.raises(UserError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert "out of memory in step 3, in a batch of 2 rows of " in message and "2 images" in message
+    assert "lower train.per_device_train_batch_size" in message and "checkpoint-2 stands" in message

@@ -136,7 +136,10 @@ def test_a_byte_order_mark_changes_nothing(tmp_path):
     ("content", "expected"),
     [
         (b'[{"a": 1},\n {"b" 2}]', "line 2, column 7"),
-        (b'{"a": 1}\n{"a": 2}', "line 2, column 1"),
+        (b'{"image": ""}\r\n{"a" 2}', "line 2, column 6"),
+        (b'[{"image": "a.jpg"}, {"image": "b.', "line 1, column 31: Unterminated string"),
+        (b'[{"image": "a.jpg"}, ', "line 1, column 22: the text ends in the middle"),
+        (b'[{"image": "a.jpg"} {}]', "line 1, column 21: Expecting ',' delimiter"),
         (b"", "line 1, column 1"),
         (b'{"images": []}', "not an object"),
         (b"3", "not a number"),
@@ -152,6 +155,37 @@ def test_a_broken_file_is_one_line_with_the_position(tmp_path, content, expected
         read_json(tmp_path / "a.json")
     assert expected in str(caught.value) and str(tmp_path / "a.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_records_may_stand_one_a_line_or_in_several_lists(tmp_path):
+    first, second = {"image": "a.jpg", "n": 1}, {"image": "b.jpg", "n": 22}
+    for text in (
+        f"{json.dumps(first)}\n{json.dumps(second)}\n",
+        f"\ufeff{json.dumps(first)}\r\n\r\n{json.dumps(second)}",
+        f"[{json.dumps(first)}]\n[{json.dumps(second)}]",
+        json.dumps([first, second], indent=3),
+    ):
+        (tmp_path / "a.json").write_bytes(text.encode())
+        assert read_json(tmp_path / "a.json") == [first, second]
+
+
+def test_a_file_is_read_in_pieces_and_its_end_is_where_it_is(tmp_path, monkeypatch):
+    """Characters of several bytes and numbers lie across the ends of pieces; the position counts the whole file."""
+    original = process_image._Text._read
+    monkeypatch.setattr(process_image._Text, "_read", lambda self, size: original(self, 3))
+    records = [{"image": "图\n", "n": [123456, -7.5e3]}] * 3
+    (tmp_path / "a.json").write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == records
+    (tmp_path / "a.json").write_bytes('[{"image": "图"},\n\n {"image" 3}]'.encode())
+    with pytest.raises(UserError, match="line 3, column 11: Expecting ':'"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_record_without_an_end_is_given_up_before_the_memory_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_image, "LONGEST_RECORD", 3 * 2**20)
+    (tmp_path / "a.json").write_text('[{"image": "' + "x" * 20_000_000, encoding="utf-8")
+    with pytest.raises(UserError, match="no end of this record in 3,145,728 characters"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_missing_file_is_one_line(tmp_path):
@@ -311,7 +345,7 @@ def test_the_next_source_goes_on_where_the_last_stopped_and_knows_its_files(tmp_
     second, annotations = process_coco(records, paths, start_ID=len(first), known=known)
     assert {name: entry["ID"] for name, entry in {**first, **second}.items()} == {"a": 0, "b": 1}
     assert {key: group[0]["turns"][0]["a"] for key, group in annotations.items()} == {"1": ["2"], "0": ["3"]}
-    assert known == {(tmp_path / "a.png").resolve(): 0, (tmp_path / "b.png").resolve(): 1}
+    assert known == {os.path.realpath(tmp_path / "a.png"): 0, os.path.realpath(tmp_path / "b.png"): 1}
 
 
 def test_text_only_conversations_have_a_key_of_their_own():
@@ -479,12 +513,8 @@ def test_image_names_come_from_the_first_field_that_is_filled():
 def test_a_share_is_held_out_by_image_and_stays_when_data_are_added():
     def held(count: int) -> set[str]:
         image_map = {f"{i}.jpg": {"ID": i, "path": ""} for i in range(count)}
-        annotations = {str(i): [{"split": "train"}, {"split": "train"}] for i in range(count)}
-        annotations["text"] = [{"split": "train"}]
-        hold_out(image_map, annotations, by_share(0.2, 0))
-        assert annotations["text"] == [{"split": "train"}]
-        assert all(len({c["split"] for c in annotations[str(i)]}) == 1 for i in range(count))
-        return {name for name, entry in image_map.items() if annotations[str(entry["ID"])][0]["split"] == "held_out"}
+        kept_back = hold_out(image_map, [], by_share(0.2, 0))
+        return {name for name, entry in image_map.items() if entry["ID"] in kept_back}
 
     few, many = held(1000), held(3000)
     assert 540 < len(many) < 660
@@ -500,18 +530,10 @@ def test_the_ends_of_the_share_and_another_seed():
 
 
 def test_images_that_conversations_connect_fall_on_one_side():
-    annotations = {
-        "4": [{"images": [4, 1]}],
-        "3": [{"images": [3, 5, 4]}],
-        "2": [{}],
-        "text": [{}],
-        "6": [{"images": [6, 7]}],
-    }
-    assert image_groups(annotations, 9) == [0, 1, 2, 1, 1, 1, 6, 6, 8]
+    links = [[4, 1], [3, 5, 4], [6, 7]]
+    assert image_groups(links, 9) == [0, 1, 2, 1, 1, 1, 6, 6, 8]
     image_map = {f"{i}.jpg": {"ID": i} for i in range(9)}
-    hold_out(image_map, annotations, lambda names: "5.jpg" in names)
-    splits = {key: conversations[0].get("split") for key, conversations in annotations.items()}
-    assert splits == {"4": "held_out", "3": "held_out", "2": None, "text": None, "6": None}
+    assert hold_out(image_map, links, lambda names: "5.jpg" in names) == {1, 3, 4, 5}
 
 
 # ---------------------------------------------------------------------------------------------- the whole script
@@ -693,7 +715,7 @@ def test_a_share_from_the_config_splits_by_image(workplace):
     assert 3 <= splits.count({"held_out"}) <= 16
 
 
-@pytest.mark.parametrize("failing", ["dump", "fsync", "replace"])
+@pytest.mark.parametrize("failing", ["dumps", "fsync", "replace"])
 def test_a_failure_while_writing_leaves_the_old_files_and_no_scraps(tmp_path, monkeypatch, failing):
     paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
     write_results(dict.fromkeys(paths, "old"))
@@ -706,7 +728,7 @@ def test_a_failure_while_writing_leaves_the_old_files_and_no_scraps(tmp_path, mo
             raise OSError(28, "No space left on device")
         return original(*args, **options)
 
-    module = json if failing == "dump" else os
+    module = json if failing == "dumps" else os
     original = getattr(module, failing)
     monkeypatch.setattr(module, failing, lambda *a, **o: on_the_last(*a, original=original, **o))
     with pytest.raises(UserError, match="json: cannot be written: No space left on device"):
@@ -826,6 +848,74 @@ def test_processes_that_are_started_afresh_do_the_same_as_on_windows(workplace):
     assert done.returncode == 0, done.stderr
     assert list(workplace.read("image_map")) == ["a.png"]
     assert workplace.skipped() == [("b.png", "cannot be decoded: not an image in a known format")]
+
+
+# ---------------------------------------------------------------------------------------------- shards
+
+
+@pytest.fixture
+def mixed(workplace):
+    """Two sources with good, broken and missing images, connected and not, and records of all kinds."""
+    records = [llava(f"{i % 9}.png", f"<image>\nWhat is {i}?", str(i)) for i in range(40)] + [llava(None, "1+1?", "2")]
+    workplace.source("en", "coco", [*records, {"image": 3}, llava("none.png", "a", "b")])
+    workplace.source(
+        "zh", "ali", [{"image_id": "0.png", "caption": ["一", "二"]}, {"image_id": "bad.png", "caption": "三"}]
+    )
+    for i in range(9):
+        picture(workplace.folder / "en" / f"{i}.png")
+    picture(workplace.folder / "zh" / "0.png")
+    (workplace.folder / "zh" / "bad.png").write_bytes(b"\x89PNG")
+    workplace.data |= {"held_out": 0.3, "max_skipped": 0.5}
+    return workplace
+
+
+def test_shards_and_a_merge_give_the_bytes_of_a_single_run(mixed, capsys):
+    assert mixed.run() == 0
+    table, whole = capsys.readouterr().out, mixed.bytes()
+    for file in (mixed.folder / "out").iterdir():
+        file.unlink()
+    for number in (3, 1, 2):
+        assert mixed.run("--shard", f"{number}/3") == 0
+    assert "shard 3 of 3: 3 of 11 images checked" in capsys.readouterr().out and len(mixed.bytes()) == 3
+    assert mixed.run("--merge", "3") == 0
+    assert (
+        mixed.bytes() == whole and capsys.readouterr().out == table and b"cannot be decoded" in b"".join(whole.values())
+    )
+
+
+def test_a_merge_needs_every_shard_and_the_same_data(mixed, capsys):
+    assert mixed.run("--shard", "1/2") == 0 and mixed.run("--merge", "2") == 2
+    assert "run process_image.py --shard 2/2" in capsys.readouterr().err
+    assert mixed.run("--shard", "2/2") == 0
+    (mixed.folder / "en" / "8.png").unlink()
+    assert mixed.run("--merge", "2") == 2
+    assert "made from other annotations, images or data.max_pixels" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        mixed.run("--shard", "3/2")
+    assert "'3/2': expected I/N" in capsys.readouterr().err
+
+
+def test_a_crash_between_two_renames_never_leaves_new_files_beside_old_ones(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("map.json", "skipped.json", "annotations.json")]
+    original = os.replace
+    for crash in range(1, 5):
+        write_results(dict.fromkeys(paths, "old"))
+        calls = []
+
+        def replace(source, target, crash=crash, calls=calls):
+            calls.append(target)
+            if len(calls) == crash:
+                raise KeyboardInterrupt
+            original(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            write_results(dict.fromkeys(paths, "new"))
+        monkeypatch.setattr(os, "replace", original)
+        found = {json.loads(path.read_text()) for path in paths if path.exists()}
+        assert paths[-1].exists() == (crash == 1) and (found == {"old"} or not paths[-1].exists())
+    write_results(dict.fromkeys(paths, "new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
 
 
 # ---------------------------------------------------------------------------------------------- real data

@@ -527,7 +527,8 @@ def test_a_saved_config_has_the_shape_of_a_written_one(minimal, tmp_path):
     save_config(load_config(minimal, ["train.seed=3"]), tmp_path / "saved.yaml")
     content = yaml.safe_load((tmp_path / "saved.yaml").read_text(encoding="utf-8"))
     assert list(content) == ["data", "vision", "language", "projector", "lora", "train", "generate"]
-    assert content["train"] == {"run": "run", "output": "checkpoints", "learning_rate": 1e-4, "seed": 3}
+    own = {"run": "run", "output": "checkpoints", "max_nonfinite_steps": 10}
+    assert content["train"] == {**own, "learning_rate": 1e-4, "seed": 3}
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "demo.yaml"])

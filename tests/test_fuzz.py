@@ -1,0 +1,284 @@
+"""Whatever a file holds: an answer or one line, never a traceback, a hang, or the whole memory.
+
+11,000 cases a run, the same ones each time (the seeds are the numbers 0, 1, ... and what hypothesis derives from the
+test's name). ``VLM_FUZZ_MINUTES=30 pytest tests/test_fuzz.py`` goes on with other seeds; a failure names its seed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataset.image import ImageError, load_image
+from dataset.image_caption_dataset import read_conversations
+from dataset.prompt import IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, neutralise, token_id
+from model.checkpoint import check_files, read_manifest, write_manifest
+from process_image import process_ali, process_coco, read_json
+from settings import Config, UserError, load_config
+from tests.tiny import TOKENIZER
+
+MINUTES = float(os.environ.get("VLM_FUZZ_MINUTES", "0"))
+LONGEST = 10.0  # seconds for one case, on a machine that has other things to do
+ROOM = 400 * 2**20  # bytes that all cases together may add to this process
+CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", IMAGE_TOKEN, "<image>")
+
+
+def resident() -> int:
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def fuzz(cases: int, case: Callable[[random.Random], None], share: float) -> None:
+    """``cases`` seeded cases, or as many as fit in ``share`` of the minutes asked for; bounded in time and memory."""
+    before, end, seed = resident(), time.monotonic() + MINUTES * 60 * share, 0
+    while seed < cases or time.monotonic() < end:
+        begin = time.monotonic()
+        try:
+            case(random.Random(seed))
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+        assert time.monotonic() - begin < LONGEST, f"seed {seed} took {time.monotonic() - begin:.1f} s"
+        seed += 1
+    assert resident() - before < ROOM
+    print(f"{seed} cases")
+
+
+def mutate(rng: random.Random, content: bytes) -> bytes:
+    """Flipped, cut, repeated, joined, re-encoded, or left alone."""
+    data = bytearray(content)
+    for _ in range(rng.choice([0, 1, 1, 2, 5, 40])):
+        place = rng.randrange(len(data) + 1)
+        kind = rng.randrange(7)
+        if kind == 0 and data:
+            data[min(place, len(data) - 1)] = rng.randrange(256)
+        elif kind == 1:
+            data[place:place] = rng.choice(BITS)
+        elif kind == 2:
+            del data[place:]
+        elif kind == 3:
+            del data[place : place + rng.randrange(1, 20)]
+        elif kind == 4:
+            data[place:place] = data[: rng.randrange(1, 200)]
+        elif kind == 5 and data:
+            data[min(place, len(data) - 1)] ^= 1 << rng.randrange(8)
+        else:
+            data = data.replace(b"\n", b"\r\n") if rng.random() < 0.5 else data + data
+        data = data[:2_000_000]
+    head = rng.choice([b"", b"", b"", b"\xef\xbb\xbf", b"\xff\xfe", b" \n"])
+    return head + bytes(data)
+
+
+BITS = (
+    [b"\x00", b"\\ud800", b"\\udc00\\ud83d", b"\xed\xa0\x80", b"null", b"[[[[", b"}}", b'"', b"\\", b"1e999", b"-"]
+    + [b"NaN", b"\n\n", b"\r", b"9" * 5000, b"[" * 3000, b"{" * 50, b"true", b"&a *a", b"<<: ", b"!!python/object:x "]
+    + [token.encode() for token in CONTROL]
+)
+
+# ---------------------------------------------------------------------------------------------- annotations
+
+VALUES = [None, True, 0, -1.5, "", [], {}, "a.jpg", ["a.jpg"], ["a.jpg", "a.jpg"], [None], "../a.jpg", "/etc/passwd"]
+VALUES += ["\ud800", [["a"]], {"from": "human"}, *CONTROL, "<|im_\x00end|>", "\u202e中文\ufeff"]
+
+
+def odd_record(rng: random.Random) -> object:
+    record = {
+        "id": rng.choice(["1", 1, None]),
+        rng.choice(["image", "image_id"]): rng.choice([*["a.jpg"] * 30, *VALUES]),
+        "caption": rng.choice([*["一只猫", ["a", "b"]] * 10, *VALUES]),
+        "conversations": [
+            {
+                "from": rng.choice([*["human", "gpt"] * 9, "user", "system", None, 3]),
+                "value": rng.choice([*["<image>\nWhat?", "a cat"] * 10, *VALUES]),
+            }
+            for _ in range(rng.randrange(5))
+        ],
+    }
+    for key in list(record):
+        if rng.random() < 0.15:
+            del record[key]
+        elif rng.random() < 0.1:
+            record[key] = rng.choice(VALUES)
+    if rng.random() < 0.01:
+        record["caption"] = "x" * 1_000_000
+    return record if rng.random() < 0.9 else rng.choice(VALUES)
+
+
+def written(rng: random.Random, records: list) -> bytes:
+    ascii_ = rng.random() < 0.5
+    texts = [json.dumps(record, ensure_ascii=ascii_) for record in records]
+    text = {0: "[" + ",".join(texts) + "]", 1: "\n".join(texts), 2: "".join(f"[{t}]" for t in texts)}[rng.randrange(3)]
+    return text.encode("utf-8", "surrogatepass")
+
+
+def test_annotations_of_both_formats(tmp_path):
+    file, paths = tmp_path / "a.json", {"a.jpg": Path("a.jpg")}
+    kept = []
+
+    def case(rng: random.Random) -> None:
+        file.write_bytes(mutate(rng, written(rng, [odd_record(rng) for _ in range(rng.randrange(4))])))
+        try:
+            records = read_json(file)
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
+        for process in (process_ali, process_coco):
+            rejected: list = []
+            images, annotations = process(records, paths, images_per_conversation=2, rejected=rejected)
+            json.dumps([images, annotations], ensure_ascii=False).encode("utf-8")
+            assert all("\n" not in reason and len(reason) < 300 for _, reason in rejected)
+            for conversation in (c for group in annotations.values() for c in group):
+                kept.append(conversation)
+                shown = len(conversation.get("images", images and [0]))
+                texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
+                assert sum(text.count(IMAGE_TOKEN) for text in texts) in (0, shown)
+                assert not any(token in text for text in texts for token in CONTROL if token != IMAGE_TOKEN)
+
+    fuzz(4000, case, 0.3)
+    assert len(kept) > 200  # not everything is refused
+
+
+# ---------------------------------------------------------------------------------------------- our own files
+
+
+def test_image_map_and_annotations(make_config, tmp_path):
+    config = make_config(pictures=3)
+    files = [config.data.image_map, config.data.annotations]
+    good = [file.read_bytes() for file in files]
+    outcomes = set()
+
+    def case(rng: random.Random) -> None:
+        which = rng.randrange(2)
+        files[which].write_bytes(mutate(rng, good[which]))
+        files[1 - which].write_bytes(good[1 - which])
+        try:
+            _, conversations = read_conversations(*files, "train")
+            outcomes.add(bool(conversations))
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add(None)
+
+    fuzz(1500, case, 0.1)
+    assert outcomes >= {None, True}
+
+
+def test_config(tmp_path):
+    source = {"name": "a", "format": "ali", "annotations": "a.json", "images": ["b"], "language": "zh"}
+    data = {"sources": [source], "image_map": "m.json", "annotations": "c.json", "skipped": "s.json", "held_out": 0.1}
+    models = {"vision": {"path": "a/b"}, "language": {"path": "c/d", "max_length": 8}}
+    good = yaml.safe_dump({"data": data, **models, "lora": {"r": 4}, "train": {"learning_rate": 0.1}}).encode()
+    file, outcomes = tmp_path / "a.yaml", set()
+
+    def case(rng: random.Random) -> None:
+        file.write_bytes(mutate(rng, good)[:20_000])
+        try:
+            assert isinstance(load_config(file, check_models=False), Config)
+            outcomes.add(True)
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add(False)
+
+    fuzz(1000, case, 0.2)
+    assert outcomes == {True, False}
+
+
+def test_manifest_and_any_file_of_a_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "a.json").write_bytes(b'{"a": [1, 2, 3], "b": "c"}')
+    write_manifest(folder, {"base_models": {"vision.path": {"path": "a", "sha256": "b"}}, "step": 1})
+    names = ("manifest.json", "a.json")
+    good = {name: (folder / name).read_bytes() for name in names}
+    content = read_manifest(folder)
+
+    def case(rng: random.Random) -> None:
+        name = rng.choice(names)
+        bad = mutate(rng, good[name])
+        (folder / name).write_bytes(bad)
+        try:
+            manifest = read_manifest(folder)
+            check_files(folder, manifest)
+            # White space and a byte order mark in the manifest change nothing; nothing else may pass.
+            assert manifest == content and (name == "manifest.json" or bad == good[name])
+        except UserError as error:
+            assert "\n" not in str(error)
+        finally:
+            (folder / name).write_bytes(good[name])
+
+    fuzz(1500, case, 0.1)
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+@pytest.fixture(scope="module")
+def image_files() -> list[bytes]:
+    picture = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    files = []
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "WEBP", "JPEG2000", "AVIF"):
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        files.append(stream.getvalue())
+    return files
+
+
+def test_image_files(image_files, tmp_path):
+    file, outcomes = tmp_path / "a.png", {True: 0, False: 0}
+
+    def case(rng: random.Random) -> None:
+        file.write_bytes(mutate(rng, rng.choice(image_files)))
+        try:
+            image = load_image(file, max_pixels=1_000_000)
+            assert image.mode == "RGB" and 0 < image.width * image.height <= 1_000_000
+            outcomes[True] += 1
+        except ImageError as error:
+            assert "\n" not in str(error) and str(tmp_path) not in str(error)
+            outcomes[False] += 1
+
+    fuzz(2500, case, 0.2)
+    assert min(outcomes.values()) > 200
+
+
+# ---------------------------------------------------------------------------------------------- the prompt
+
+FRAGMENTS = ["<|", "|>", "<", "|", ">", "im_start", "im_end", "extra_0", "image", "endoftext", "user\n", "assistant\n"]
+texts = st.lists(
+    st.one_of(st.sampled_from([*CONTROL, *FRAGMENTS]), st.text(alphabet=st.characters(codec="utf-8"), max_size=5)),
+    max_size=8,
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(str(TOKENIZER))
+
+
+@settings(max_examples=int(1000 * (1 + 20 * MINUTES)), derandomize=MINUTES == 0, deadline=None, database=None)
+@given(system=texts, talk=st.lists(st.tuples(texts, texts), min_size=1, max_size=3), images=st.integers(0, 2))
+def test_no_text_forges_a_turn_an_end_or_a_visual_token(tokenizer, system, talk, images):
+    """Whether it comes as a record through process_image.py or is typed in: the control tokens are ours alone."""
+    messages = [{"from": who, "value": text} for pair in talk for who, text in zip(("human", "gpt"), pair, strict=True)]
+    record = {"image": ["a.jpg"] * images, "conversations": messages}
+    _, annotations = process_coco([record], {"a.jpg": Path("a.jpg")}, images_per_conversation=2)
+    prompts = [([Turn(neutralise(q), neutralise(a)) for q, a in talk], 0)]
+    for group in annotations.values():
+        prompts += [([Turn(turn["q"], turn["a"][0]) for turn in c["turns"]], images) for c in group]
+    control = [token_id(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", IMAGE_TOKEN)]
+    for turns, shown in prompts:
+        ids, labels = build_prompt(tokenizer, turns, system=system, image_context_length=3)
+        speakers = 2 * len(turns) + bool(system)
+        assert [ids.count(token) for token in control] == [speakers, speakers, 0, 3 * shown]
+        assert [labels.count(token) for token in control] == [0, len(turns), 0, 0]
