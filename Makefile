@@ -1,11 +1,12 @@
 # Two commands: `make demo` (no GPU, no download, ten minutes) and `make test`. README.md gives the same as plain steps.
+# `make soak` takes an hour: 200 runs killed at random moments, and the fuzzers with new seeds for 30 minutes.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test install install-dev clean
+.PHONY: demo test soak install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -30,6 +31,11 @@ test: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+soak: install-dev
+	VLM_KILLS=200 $(BIN)/python -m pytest tests/test_crash.py -k random_moments
+	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_ranks.py -k launcher
 
 clean:
 	rm -rf data/demo checkpoints/demo result.json

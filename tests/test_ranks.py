@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from dataset.batches import EpochBatches, share_out
+from model.checkpoint import newest_undamaged
 from settings import save_config
-from tests.forked import Forks
+from tests.forked import REPO, Forks, free_port
 from tests.test_crash import assert_same, conversations
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
@@ -199,6 +204,51 @@ def test_two_processes_are_followed_by_one_and_by_three(start):
     assert last.name == "checkpoint-10"  # 6, one for the 3 batches left in epoch 1, three for the 7 of epoch 2
     progress = json.loads((last / "progress.json").read_text(encoding="utf-8"))
     assert (progress["epoch"], progress["batches"]) == (3, 0)
+
+
+@pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="starting a launcher takes long; `make soak` does")
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_a_launcher_starts_it_and_ends_it_when_one_process_is_killed(make_config, tmp_path, launcher):
+    config = make_config(*OPTIONS, "train.num_train_epochs=2000", pictures=9, conversations=conversations(9))
+    file = tmp_path / "run.yaml"
+    save_config(config, file)
+    modules = {
+        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())],
+        "accelerate": ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"],
+    }
+    command = [sys.executable, "-m", *modules[launcher], "train.py", "--config", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
+    try:
+        run, end = Path(config.train.output) / "test", time.monotonic() + 240
+        while not (run / "checkpoint-6").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        os.kill(training_children(process.pid)[-1], signal.SIGKILL)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode != 0 and newest_undamaged(run) is not None, output.decode()[-2000:]
+
+
+def training_children(parent: int) -> list[int]:
+    """The processes below ``parent`` that run train.py themselves."""
+    tree = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            tree[int(entry.parent.name)] = int(entry.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue  # it has ended
+    below = [pid for pid in tree if pid != parent and parent in ancestors(pid, tree)]
+    return sorted(pid for pid in below if pid not in tree.values())
+
+
+def ancestors(pid: int, tree: dict[int, int]) -> list[int]:
+    found = []
+    while pid in tree and len(found) < 50:
+        pid = tree[pid]
+        found.append(pid)
+    return found
 
 
 @posix
