@@ -141,9 +141,10 @@ def keep_features(
         raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
     processor = datasets[0].image_processor
     model.vision.to(arguments.device)
-    cache = FeatureCache(config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
     paths = [dataset.paths[i] for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
+    kept = (config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
     with arguments.main_process_first(desc="features"):  # the first process makes them, the others find them
+        cache = FeatureCache(*kept)
         new = cache.fill(paths, workers=arguments.dataloader_num_workers, progress=config.data.progress)
     print(f"features  of {len(set(paths)):,} images in {cache.folder}, {new:,} of them new")
     for dataset in datasets:

@@ -143,7 +143,7 @@ def load_tokenizer(path: str):
     from transformers import AddedToken, AutoTokenizer  # seconds, which processes that only check images need not pay
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(path))
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(path), trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error

@@ -233,7 +233,7 @@ def load_strictly(cls, path: str, dtype: torch.dtype, key: str):
     """``from_pretrained`` from safetensors, where a tensor that is missing or of another shape is an error."""
     try:
         model, info = cls.from_pretrained(
-            model_folder(path), dtype=dtype, use_safetensors=True, output_loading_info=True
+            model_folder(path), dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{key}: {cannot_load(path, error)}") from error
@@ -245,7 +245,7 @@ def load_strictly(cls, path: str, dtype: torch.dtype, key: str):
 
 def read_config(path: str, key: str):
     try:
-        return AutoConfig.from_pretrained(model_folder(path))
+        return AutoConfig.from_pretrained(model_folder(path), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {cannot_load(path, error)}") from error
 

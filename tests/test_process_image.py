@@ -137,7 +137,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path):
     [
         (b'[{"a": 1},\n {"b" 2}]', "line 2, column 7"),
         (b'{"image": ""}\r\n{"a" 2}', "line 2, column 6"),
-        (b'[{"image": "a.jpg"}, {"image": "b.', "line 1, column 31: Unterminated string"),
+        (b'[{"image": "a.jpg"}, {"image": "b.', "line 1, column 32: Unterminated string"),
         (b'[{"image": "a.jpg"}, ', "line 1, column 22: the text ends in the middle"),
         (b'[{"image": "a.jpg"} {}]', "line 1, column 21: Expecting ',' delimiter"),
         (b"", "line 1, column 1"),
