@@ -86,7 +86,7 @@ def test_base_models_with_code_and_pickles_are_loaded_without_either(poisoned, m
 
 def test_weights_that_are_only_a_pickle_are_refused(poisoned, marker):
     tokenizer = load_tokenizer(poisoned.language.path)
-    for part in ("vision", "language"):
+    for part in ("language", "vision"):  # the vision tower is read first
         (Path(getattr(poisoned, part).path) / "model.safetensors").unlink()
         with pytest.raises(UserError, match=f"{part}.path: cannot load"):
             build_model(poisoned, tokenizer)
