@@ -1,6 +1,6 @@
 """Runs of train.py that start at once, in processes forked from one that has imported torch already.
 
-    python -m tests.forked        reads a request a line, writes a reply a line; started by :class:`Forks`
+    python -m tests.forked        reads a request a line, writes a reply a line; started by :func:`forks`
 
 Importing torch and transformers takes seconds, and a test that kills a run twenty times has to start it as often. The
 process that forks only imports and never computes, so no thread is lost in a fork.
@@ -8,15 +8,25 @@ process that forks only imports and never computes, so no thread is lost in a fo
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+@cache
+def forks() -> Forks:
+    """One for all tests of a session."""
+    server = Forks()
+    atexit.register(server.close)
+    return server
 
 
 class Forks:
@@ -37,7 +47,8 @@ class Forks:
         ranks: int = 1,
         fault: str | None = None,
     ) -> dict:
-        """Run a script to its end; {"codes": exit status of each rank (-9: killed), "seconds", "output"}.
+        """Run a script to its end: "codes" (exit status of each rank, -9: killed), "seconds", "stdout", "stderr", and
+        both as "output".
 
         ``kill``: {"after": seconds}, or {"event": "step", "evaluate" or "file", "count": n}: SIGKILL, or another
         "signal", at the n-th. ``fault``: what happens to the disk behind the first checkpoint.
@@ -47,7 +58,8 @@ class Forks:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline())
-        return {**reply, "output": log.read_text(encoding="utf-8")}
+        reply["stdout"], reply["stderr"] = (Path(f"{log}{end}").read_text(encoding="utf-8") for end in ("", ".err"))
+        return {**reply, "output": reply["stdout"] + reply["stderr"]}
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -68,6 +80,8 @@ def serve() -> None:
 def handle(request: dict, limit: float = 120.0) -> dict:
     begin = time.monotonic()
     port = free_port()
+    for end in ("", ".err"):
+        Path(request["log"] + end).write_text("", encoding="utf-8")
     children = {child(request, rank, port): rank for rank in range(request["ranks"])}
     codes: list[int | None] = [None] * request["ranks"]
     after = request["kill"].get("after")
@@ -93,9 +107,8 @@ def child(request: dict, rank: int, port: int) -> int:
         return pid
     code = 1
     try:
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not rank else 0))
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        for number, end in ((1, ""), (2, ".err")):
+            os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_APPEND), number)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         if request["ranks"] > 1:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import latest_checkpoint, newest_undamaged
 from settings import UserError, save_config
-from tests.forked import Forks
+from tests.forked import forks
 from train import build_trainer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
@@ -39,13 +39,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def forks():
-    server = Forks()
-    yield server
-    server.close()
-
-
 def conversations(pictures: int) -> dict:
     """Several conversations about each picture, so that they are trees, each answer one of three."""
     talks = {}
@@ -64,7 +57,7 @@ def conversations(pictures: int) -> dict:
 
 
 @pytest.fixture
-def start(forks, make_config, tmp_path):
+def start(make_config, tmp_path):
     """A function that writes the config of a run and gives one that runs it."""
 
     def prepare(name: str, *overrides: str):
@@ -73,7 +66,7 @@ def start(forks, make_config, tmp_path):
         save_config(config, file)
 
         def run(*arguments: str, **options) -> dict:
-            return forks.run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
+            return forks().run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
 
         return run, Path(config.train.output) / name
 
@@ -258,9 +251,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(tra
 
 def test_too_many_such_steps_in_a_row_stop_the_run(trainer, monkeypatch):
     poison(trainer, monkeypatch, {2, 4, 5, 6}, float("nan"))
-    with pytest.raises(
-        UserError, match=r"^3 steps in a row .* train.max_nonfinite_steps allows 2.* samples \d/0[,;]"
-    ):
+    with pytest.raises(UserError, match=r"^3 steps in a row .* train.max_nonfinite_steps allows 2.* samples \d/0[,;]"):
         trainer.train()
     assert latest_checkpoint(Path(trainer.args.output_dir)).name == "checkpoint-5"
 

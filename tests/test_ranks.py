@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dataset.batches import EpochBatches, share_out
 from model.checkpoint import newest_undamaged
 from settings import save_config
-from tests.forked import REPO, Forks, free_port
+from tests.forked import REPO, forks, free_port
 from tests.test_crash import assert_same, conversations
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
@@ -117,22 +117,15 @@ def test_costs_of_a_step_are_shared_evenly():
 # ---------------------------------------------------------------------------------------------- whole runs
 
 
-@pytest.fixture(scope="module")
-def forks():
-    server = Forks()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def start(forks, make_config, tmp_path):
+def start(make_config, tmp_path):
     def prepare(name: str, *overrides: str):
         config = make_config(*OPTIONS, f"train.run={name}", *overrides, pictures=9, conversations=conversations(9))
         file = tmp_path / f"{name}.yaml"
         save_config(config, file)
 
         def run(*arguments: str, **options) -> dict:
-            return forks.run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
+            return forks().run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
 
         return run, Path(config.train.output) / name
 
@@ -252,12 +245,12 @@ def ancestors(pid: int, tree: dict[int, int]) -> list[int]:
 
 
 @posix
-def test_evaluation_shared_by_two_processes_is_that_of_one(forks, checkpoint, tmp_path):
+def test_evaluation_shared_by_two_processes_is_that_of_one(checkpoint, tmp_path):
     results = []
     for ranks in (1, 2):
         output = tmp_path / f"{ranks}.json"
         arguments = ("--checkpoint", str(checkpoint), "--split", "train", "--output", str(output), "--device", "cpu")
-        result = forks.run(
+        result = forks().run(
             *arguments, "generate.batch_size=2", script="evaluate", log=tmp_path / f"{ranks}.log", ranks=ranks
         )
         assert result["codes"] == [0] * ranks, result["output"]

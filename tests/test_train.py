@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from model.training import Throughput
 from settings import UserError, save_config
+from tests.forked import forks
 from tests.tiny import REPO
 from train import build_trainer
 
@@ -25,8 +26,8 @@ from train import build_trainer
 def run_train(config, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     file = Path(config.train.output).parent / "config.yaml"
     save_config(config, file)
-    command = [sys.executable, "train.py", "--config", str(file), *arguments]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, encoding="utf-8", env=environment())
+    result = forks().run("--config", str(file), *arguments, log=file.with_suffix(".log"))
+    done = subprocess.CompletedProcess(arguments, result["codes"][0], result["stdout"], result["stderr"])
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
