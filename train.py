@@ -34,6 +34,7 @@ from model.checkpoint import (
     hash_model,
     latest_checkpoint,
     newest_undamaged,
+    step_of,
     sweep,
 )
 from model.feature_cache import FeatureCache
@@ -89,8 +90,13 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
         raise UserError(f"{run}: checkpoints cannot be written here: {error.strerror or error}") from error
     if resume:
         latest = newest_undamaged(run)
+        if latest is None and latest_checkpoint(run):
+            raise UserError(f"--resume: every checkpoint in {run} is damaged; start anew with --overwrite")
         if latest is None:
             print(f"--resume: {run} holds no complete checkpoint; starting from the beginning")
+        for folder in checkpoints(run) if not rank() else []:
+            if latest and step_of(folder) > step_of(latest):  # damaged, and not to be taken for the newest
+                remove_folder(folder)
         return latest
     if overwrite:
         for folder in checkpoints(run) if not rank() else []:

@@ -245,12 +245,12 @@ def find_checkpoint(path: Path) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run that have a manifest, the oldest first."""
-    steps = [
-        (int(match[1]), folder)
-        for folder in run.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / MANIFEST).is_file()
-    ]
-    return [folder for _, folder in sorted(steps)]
+    named = [folder for folder in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
+    return sorted((folder for folder in named if (folder / MANIFEST).is_file()), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def latest_checkpoint(run: Path) -> Path | None:

@@ -165,6 +165,10 @@ def test_a_flipped_byte_a_cut_file_or_a_missing_one_is_found_and_the_checkpoint_
     result = run("--resume")
     assert result["codes"] == [0] and f"{last.name} is damaged and passed over" in result["output"]
     assert f"resuming from {before}" in result["output"] and newest_undamaged(folder) == last
+    for checkpoint in (before, last):
+        (checkpoint / "manifest.json").write_bytes(b"{}")
+    result = run("--resume")
+    assert result["codes"] == [2] and "every checkpoint in" in result["output"]
 
 
 @pytest.mark.parametrize("fault", ["full", "vanished", "replaced"])
