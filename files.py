@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -90,7 +91,7 @@ def publish_folder(aside: Path, target: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with open(path, "rb") as file:
+            with open(path, "rb+") as file:  # Windows flushes only what was opened for writing
                 os.fsync(file.fileno())
     sync_folder(aside)
     if target.exists():
@@ -109,12 +110,14 @@ def remove_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last; Windows keeps no handle on folders and needs none."""
+    """Make the names in a folder last. Windows opens no folders, and some network disks flush none: then they keep
+    their own promises."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with suppress(OSError):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -151,7 +151,7 @@ class MultiModalTrainer(Trainer):
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or self.args.auto_find_batch_size:
                 raise
             latest = latest_checkpoint(Path(self.args.output_dir))
             stands = f"{latest} stands, go on with --resume" if latest else "there is no checkpoint yet"
@@ -239,7 +239,9 @@ class MultiModalTrainer(Trainer):
                 loss = self.model(**inputs).loss.double().cpu()
             sums += torch.stack([loss * labels, torch.tensor(labels, dtype=torch.float64)]) if labels else 0.0
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        total, count = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()
+        if self.args.world_size > 1:  # alone it stays where it is: not every device has float64
+            sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum")
+        total, count = sums.tolist()
         loss = total / count
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 50.0))}
         self.throughput.begin += time.perf_counter() - begin  # not training time
