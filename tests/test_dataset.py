@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from dataset.batches import EpochBatches
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset, collate, show_sample
 from dataset.prompt import IGNORE_INDEX, IMAGE_TOKEN, load_tokenizer, token_id
-from model.training import EpochBatches
 from settings import UserError
 
 
@@ -127,7 +127,7 @@ def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
 
 def test_workers_give_what_the_main_process_gives(open_dataset):
     dataset = open_dataset()
-    batches = EpochBatches([[0, 3], [1, 4], [2]], 5, seed=3)
+    batches = EpochBatches([[0, 3], [1, 4], [2]], dataset.lengths, seed=3)
     options = {"collate_fn": partial(collate, pad_token_id=0), "batch_sampler": batches}
     pickle.dumps(options["collate_fn"])  # what spawn needs on Windows and macOS
     alone, workers = (list(DataLoader(dataset, num_workers=n, **options)) for n in (0, 2))
@@ -138,15 +138,15 @@ def test_workers_give_what_the_main_process_gives(open_dataset):
 
 def test_every_epoch_sees_every_batch_once_in_its_own_order():
     planned = [[2 * i, 2 * i + 1] for i in range(25)]
-    batches = EpochBatches(planned, 50, seed=0)
+    batches = EpochBatches(planned, [1] * 50, seed=0)
     first = list(batches)
     batches.set_epoch(3)
     fourth = list(batches)
     assert sorted(first) == planned and sorted(fourth) == [[150 + i for i in batch] for batch in planned]
     assert [[i - 150 for i in batch] for batch in fourth] != first
-    again = EpochBatches(planned, 50, seed=0)
+    again = EpochBatches(planned, [1] * 50, seed=0)
     again.set_epoch(3)
-    assert list(again) == fourth and list(EpochBatches(planned, 50, seed=None)) == planned
+    assert list(again) == fourth and list(EpochBatches(planned, [1] * 50, seed=None)) == planned
 
 
 def test_shown_sample_marks_what_is_learnt(open_dataset):
