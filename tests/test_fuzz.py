@@ -1,6 +1,6 @@
 """Whatever a file holds: an answer or one line, never a traceback, a hang, or the whole memory.
 
-11,000 cases a run, the same ones each time (the seeds are the numbers 0, 1, ... and what hypothesis derives from the
+11,500 cases a run, the same ones each time (the seeds are the numbers 0, 1, ... and what hypothesis derives from the
 test's name). ``VLM_FUZZ_MINUTES=30 pytest tests/test_fuzz.py`` goes on with other seeds; a failure names its seed.
 """
 
