@@ -90,7 +90,7 @@ def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     checkpointing = arguments.pop("gradient_checkpointing", False)
     tokenizer = load_tokenizer(config.language.path)
-    processor = load_image_processor(config.vision.path)
+    processor = load_image_processor(config.vision.path, config.vision.image_size)
     dataset = ImageCaptionDataset(config, tokenizer, processor, "train")
     held_out = None
     if arguments.get("eval_strategy", "no") != "no":
@@ -164,7 +164,9 @@ def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
     trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     return {
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-        "base_models": {key: {"path": path, "sha256": hash_model(path)} for key, path in base_models(config).items()},
+        "base_models": {
+            key: {"path": path, "sha256": hash_model(path, key)} for key, path in base_models(config).items()
+        },
         "data": {"sha256": hash_files([config.data.image_map, config.data.annotations])},
         "seed": seed,
         "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
