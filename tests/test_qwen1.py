@@ -157,7 +157,22 @@ def random_text(rng: random.Random) -> str:
     """Scripts, signs, digits, blanks, combining marks and emoji in a jumble."""
     blocks = [(32, 126), (160, 591), (768, 879), (880, 1279), (1424, 1791), (2304, 2431), (3585, 3675), (4352, 4607)]
     blocks += [(8192, 8303), (12288, 12543), (19968, 40869), (44032, 55203), (65281, 65519), (127744, 128591)]
-    words = ["don't", "I'LL", "  ", "\r\n", "\n\n", " \t", "１２３", "3.14", "的", "。", "你好", "'ſ", "\u200b", "e\u0301"]
+    words = [
+        "don't",
+        "I'LL",
+        "  ",
+        "\r\n",
+        "\n\n",
+        " \t",
+        "１２３",
+        "3.14",
+        "的",
+        "。",
+        "你好",
+        "'ſ",
+        "\u200b",
+        "e\u0301",
+    ]
     pieces = []
     for _ in range(rng.randint(1, 25)):
         if rng.random() < 0.3:
