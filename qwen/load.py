@@ -40,6 +40,16 @@ def load_language(path: str, tokenizer, dtype: torch.dtype, load_in_4bit: bool =
     return take_images(language, tokenizer)
 
 
+def empty_language(path: str, tokens: int) -> nn.Module:
+    """The same model with rows for ``tokens``, made of its config.json alone: on the meta device, if that is set."""
+    folder = model_folder(path, "language.path")
+    cls, config = family(read_config(folder, "language.path"), path)
+    language = cls(config or cls.config_class.from_pretrained(folder))
+    if tokens > language.config.vocab_size:
+        language.resize_token_embeddings(tokens, mean_resizing=False)
+    return language
+
+
 def family(content: dict, path: str) -> tuple[type[nn.Module], object | None]:
     """The class for the content of a config.json, and the config to give it where the file itself will not do."""
     if is_qwen1(content):

@@ -31,6 +31,16 @@ def load_vision(settings: Vision, dtype: torch.dtype = torch.float32) -> nn.Modu
     return adapt(tower, settings)
 
 
+def empty_vision(settings: Vision) -> nn.Module:
+    """The same tower made of its config.json alone: on the meta device, if that is set."""
+    folder = model_folder(settings.path, "vision.path")
+    content = read_config(folder, "vision.path")
+    check_token_count(settings, content)
+    cls = tower_class(content)
+    config = cls.config_class.from_pretrained(folder)
+    return adapt(cls(config), settings)
+
+
 def tower_class(content: dict) -> type[nn.Module]:
     """The class for the content of a config.json that :func:`check_token_count` let pass."""
     return TOWERS[content.get("model_type", "siglip_vision_model")]
