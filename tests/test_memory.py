@@ -144,7 +144,7 @@ def no_bitsandbytes(monkeypatch):
 def test_four_bits_without_cuda_or_the_package_are_one_line(make_config, monkeypatch, no_bitsandbytes):
     config = make_config("language.load_in_4bit=true")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="language.load_in_4bit: 4-bit weights need a CUDA GPU .* load_in_4bit=false"):
+    with pytest.raises(UserError, match="language.load_in_4bit: 4-bit weights need a CUDA GPU .*load_in_4bit=false"):
         build(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match="language.load_in_4bit: pip install bitsandbytes"):
