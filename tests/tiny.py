@@ -29,11 +29,13 @@ REPO = Path(__file__).resolve().parent.parent
 TOKENIZER = REPO / "demo" / "backbones" / "qwen"
 
 
-def save_siglip(folder: Path, image_size: int = 42, two_towers: bool = False, width: int = 16) -> Path:
+def save_siglip(
+    folder: Path, image_size: int = 42, two_towers: bool = False, width: int = 16, patch_size: int = 14
+) -> Path:
     """A SigLIP of two layers; 42 px gives 3 x 3 patches."""
     torch.manual_seed(1)
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {**sizes, "image_size": image_size, "patch_size": 14}
+    vision = {**sizes, "image_size": image_size, "patch_size": patch_size}
     if two_towers:
         text = {**sizes, "vocab_size": 50, "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))

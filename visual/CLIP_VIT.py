@@ -16,6 +16,7 @@ class ClipViT(CLIPVisionModel):
     the last (``vision.layer: -2``) and drops the CLS token.
     """
 
+    base_model_prefix = "vision_model"  # where it stands in a checkpoint of both towers
     _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
