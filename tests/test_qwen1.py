@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from dataset.prompt import encode_text, load_tokenizer
+from conversation import Assistant, Request, question_with_images
+from dataset.prompt import Turn, encode_text, load_tokenizer
 from hub import load_strictly, read_config
 from model.model import build_model
 from qwen.load import load_language
@@ -22,7 +23,10 @@ from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config
 from qwen.tokenizer import PATTERN, SPECIAL_TOKENS, load_qwen1_tokenizer, read_ranks
 from settings import UserError
 from tests.qwen1 import save_as_qwen1, write_shards
-from tests.tiny import save_qwen
+from tests.tiny import REPO, picture, save_qwen
+from train import build_trainer
+
+QUESTIONS = ["What color is it?", "图中有几个图形？"]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,23 @@ def test_a_config_that_the_mapping_does_not_cover_is_refused(folder, tmp_path, c
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="language.path = .*(no_bias|layer_norm_epsilon)"):
         load_language(str(tmp_path), load_tokenizer(str(folder)), torch.float32)
+
+
+def test_trained_in_qwen1s_format_and_in_qwen2s_the_demos_models_give_the_same_answers(make_config, tmp_path):
+    """The same weights and words under other names and ids: the same losses, to rounding, and the same answers."""
+    backbones = REPO / "demo" / "backbones"
+    formats = {"qwen2": backbones / "qwen", "qwen1": save_as_qwen1(backbones / "qwen", tmp_path / "qwen1")}
+    requests = [Request([Turn(question_with_images(q, 1))], [picture(c)]) for q in QUESTIONS for c in ("red", "blue")]
+    losses, answers = {}, {}
+    for name, folder in formats.items():
+        paths = [f"vision.path={backbones / 'siglip'}", f"language.path={folder}", "vision.image_context_length=63"]
+        config = make_config(*paths, f"train.run={name}", "train.max_steps=12")
+        trainer = build_trainer(config, config.train.output / name)
+        trainer.train()
+        losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        answers[name] = Assistant.load(config.train.output / name).answer(requests)
+    assert losses["qwen1"] == pytest.approx(losses["qwen2"], rel=1e-3) and losses["qwen1"][-1] < losses["qwen1"][0]
+    assert answers["qwen1"] == answers["qwen2"] and len(set(answers["qwen1"])) > 1
 
 
 # ---------------------------------------------------------------------------------------------- tokenizer
