@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from model.model import MMultiModal, assemble
-from qwen.load import empty_language, four_bit_bytes, gib
+from qwen.load import empty_language, four_bit_bytes, readable
 from settings import Config
 from visual.load import empty_vision
 
@@ -43,10 +43,14 @@ class Estimate:
         return self.weights + self.trained + self.gradients + self.optimizer + self.activations
 
     def __str__(self) -> str:
-        return (
-            f"{gib(self.total)}: frozen weights {gib(self.weights)}, trainables {gib(self.trained)}, "
-            f"gradients {gib(self.gradients)}, optimiser {gib(self.optimizer)}, activations {gib(self.activations)}"
-        )
+        parts = {
+            "frozen weights": self.weights,
+            "trainables": self.trained,
+            "gradients": self.gradients,
+            "optimiser": self.optimizer,
+            "activations": self.activations,
+        }
+        return f"{readable(self.total)}: " + ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
 
 
 def estimate(config: Config, tokens: int, batch: Batch, dtype: torch.dtype) -> Estimate:

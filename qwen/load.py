@@ -156,8 +156,8 @@ def describe(path: str) -> list[str]:
         f"tokenizer  {len(tokenizer):,} tokens, "
         + ", ".join(f"{token} {token_id(tokenizer, token)}" for token in ("<|im_start|>", *STOPS)),
         f"image      {IMAGE_TOKEN} is {image}, {place}",
-        f"memory     weights {gib(2 * sizes)} in bf16, {gib(4 * sizes)} in fp32, "
-        f"{gib(2 * (sizes - linear) + four_bit_bytes(linear))} in 4 bits; "
+        f"memory     weights {readable(2 * sizes)} in bf16, {readable(4 * sizes)} in fp32, "
+        f"{readable(2 * (sizes - linear) + four_bit_bytes(linear))} in 4 bits; "
         f"{per_token * 1000 / 2**20:.0f} MiB more for 1,000 tokens of an answer (for training: train.py --dry-run)",
     ]
 
@@ -167,8 +167,9 @@ def four_bit_bytes(weights: int) -> int:
     return weights // 2 + weights // 64 + weights // (64 * 256) * 4
 
 
-def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def readable(size: float) -> str:
+    """Bytes in GiB, or in MiB where that would be mostly zeros."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def main() -> int:
