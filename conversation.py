@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from dataset.image import prepare_image
-from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise, token_id
+from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise, token_id, without_thoughts
 from model.answering import Kept, generate_keeping, generate_on_prefixes
 from model.checkpoint import find_checkpoint, load_checkpoint
 from settings import Config, UserError
@@ -83,7 +83,10 @@ class Assistant:
             self.tokenizer.pad_token_id,
             **self.generation(overrides),
         )  # [B, new]
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if self.config.language.thinking:
+            texts = [without_thoughts(text) for text in texts]
+        return [text.strip() for text in texts]
 
     def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
         """The answer in pieces, as it comes. Setting ``stop`` ends it within a token.
@@ -140,13 +143,17 @@ class Assistant:
         wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
         if wanted != len(request.images):
             raise UserError(f"the conversation has places for {wanted} images, but {len(request.images)} were given")
+        turns = request.turns
+        if self.config.language.thinking:  # what was thought about earlier questions is not shown again
+            turns = [Turn(turn.question, turn.answer and without_thoughts(turn.answer)) for turn in turns]
         try:
             ids, _ = fit_prompt(
                 self.tokenizer,
-                request.turns,
+                turns,
                 max_length=room,
                 system=self.config.language.system,
                 image_context_length=self.config.vision.image_context_length,
+                thinking=self.config.language.thinking,
             )
         except PromptError as error:
             raise UserError(f"the question cannot be asked: {error}") from error

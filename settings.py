@@ -116,10 +116,15 @@ class Data(_Section):
 
 
 class Vision(_Section):
-    """The SigLIP encoder."""
+    """The SigLIP or CLIP encoder."""
 
     path: ModelPath = Field(description="a hub name such as google/siglip-so400m-patch14-384, or a folder, as text")
-    train: Training = Field("frozen", description=_TRAINING)
+    train: Literal["frozen", "lora", "last_blocks", "full"] = Field(
+        "frozen", description="frozen, lora, last_blocks or full"
+    )
+    last_blocks: Count | None = Field(None, description="a whole number of blocks, 1 or more, or null")
+    image_size: Count | None = Field(None, description="a whole number of pixels, or null for the encoder's own")
+    layer: int = Field(-1, le=-1, description="-1 for the encoder's last layer, -2 for the one before it, ...")
     drop_first_token: bool = Field(True, description="true or false")
     image_context_length: Count = Field(728, description="a whole number of visual tokens, 1 or more")
 
@@ -129,6 +134,8 @@ class Language(_Section):
 
     path: ModelPath = Field(description="a hub name such as Qwen/Qwen2.5-1.5B-Instruct, or a folder, as text")
     train: Training = Field("lora", description=_TRAINING)
+    load_in_4bit: bool = Field(False, description="true or false")
+    thinking: bool = Field(False, description="true or false")
     system: str = Field("You are a helpful assistant.", description='text (in quotes), "" for none')
     max_length: Count = Field(2048, description="a whole number of tokens, 1 or more")
     attention: Literal["sdpa", "flex_attention"] = Field("sdpa", description="sdpa or flex_attention")
@@ -444,6 +451,11 @@ def _check_together(config: Config) -> None:
     if longest <= visual:
         problem = f"expected more than vision.image_context_length ({visual}), or no conversation with an image fits"
         raise _Invalid("language.max_length", problem, longest)
+    if (config.vision.train == "last_blocks") != (config.vision.last_blocks is not None):
+        problem = "expected a number where vision.train is last_blocks, and null elsewhere"
+        raise _Invalid("vision.last_blocks", problem, config.vision.last_blocks)
+    if config.language.load_in_4bit and config.language.train == "full":
+        raise _Invalid("language.load_in_4bit", "expected false where language.train is full", True)
     arguments = config.train.arguments
     if arguments.get("dataloader_persistent_workers") and not arguments.get("dataloader_num_workers"):
         problem = "expected false where train.dataloader_num_workers is 0"
@@ -704,10 +716,10 @@ def _check_models(config: Config) -> None:
             if not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", section.path):
                 raise _Invalid(key, f"expected {type(section).model_fields['path'].description}", section.path)
             continue
-        folder = Path(model_folder(section.path))
-        if not folder.is_dir():
+        folder = local_model_folder(section.path)
+        if folder is None:
             problem = "no such folder, expected one that holds config.json, or a hub name"
-            raise _Invalid(key, problem, section.path, _nearest_path(folder))
+            raise _Invalid(key, problem, section.path, _nearest_path(section.path))
         if not (folder / "config.json").is_file():
             raise _Invalid(key, "expected a model folder, but it holds no config.json", section.path)
         if name == "vision":
@@ -717,67 +729,61 @@ def _check_models(config: Config) -> None:
 def _check_token_count(vision: Vision, file: Path) -> None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        given = visual_token_count(content, vision.drop_first_token)
+        given = visual_token_count(content, vision.drop_first_token, vision.image_size)
     except UserError as error:
         raise _Invalid("vision.path", str(error), vision.path) from None
     except (OSError, ValueError) as error:
         raise _Invalid("vision.path", f"expected a readable config.json ({error})", vision.path) from None
     if given != vision.image_context_length:
-        size, patch = _geometry(content)
+        size, patch, _ = _geometry(content)
+        size = vision.image_size or size
         rule = f"{size} px, patch {patch}, vision.drop_first_token {_show(vision.drop_first_token)}"
         problem = f"expected {given}, which is what the encoder gives ({rule})"
         raise _Invalid("vision.image_context_length", problem, vision.image_context_length)
 
 
-def visual_token_count(vision_config: dict[str, Any], drop_first_token: bool) -> int:
-    """How many visual tokens a SigLIP encoder gives for one image, after the first is dropped or not.
+def visual_token_count(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> int:
+    """How many visual tokens an encoder gives for one image, after the first is dropped or not.
 
-    ``vision_config`` is the content of a config.json (or ``config.to_dict()``), of the vision tower or of both towers.
+    ``vision_config`` is the content of a config.json (or ``config.to_dict()``), of the vision tower or of both towers;
+    ``image_size`` is another resolution than its own, in pixels.
 
     Raises:
-        UserError: not a SigLIP of fixed resolution, or sizes that leave no token.
+        UserError: not a SigLIP or CLIP of fixed resolution, or sizes that leave no token.
     """
-    size, patch = _geometry(vision_config)
-    count = (size // patch) ** 2 - int(drop_first_token)
+    size, patch, extra = _geometry(vision_config)
+    size = image_size or size
+    count = (size // patch) ** 2 + extra - int(drop_first_token)
     if count < 1:
         raise UserError(f"expected an encoder that gives visual tokens, not {size} px in patches of {patch} px")
     return count
 
 
-def _geometry(vision_config: dict[str, Any]) -> tuple[int, int]:
-    """Image and patch size in pixels. transformers leaves values out that equal its defaults, 224 and 16."""
+def _geometry(vision_config: dict[str, Any]) -> tuple[int, int, int]:
+    """Image and patch size in pixels, and how many tokens there are besides the patches (CLIP's CLS).
+
+    transformers leaves values out that equal its defaults.
+    """
     tower = vision_config.get("vision_config", vision_config) if isinstance(vision_config, dict) else None
     if not isinstance(tower, dict):
-        raise UserError("expected a config.json with the sizes of a SigLIP encoder")
-    kind = tower.get("model_type", "siglip_vision_model")
-    if kind not in ("siglip", "siglip_vision_model"):
-        raise UserError(f"expected a SigLIP or SigLIP 2 encoder of fixed resolution, not model_type {kind}")
-    sizes = tower.get("image_size", 224), tower.get("patch_size", 16)
+        raise UserError("expected a config.json with the sizes of a SigLIP or CLIP encoder")
+    kind = tower.get("model_type", vision_config.get("model_type", "siglip_vision_model"))
+    known = {"siglip": (16, 0), "clip": (32, 1)}  # default patch size, other tokens
+    if kind.removesuffix("_vision_model") not in known:
+        raise UserError(f"expected a SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type {kind}")
+    default, extra = known[kind.removesuffix("_vision_model")]
+    sizes = tower.get("image_size", 224), tower.get("patch_size", default)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"expected whole numbers of pixels for image_size and patch_size, not {_show(list(sizes))}")
-    return sizes
+    return *sizes, extra
 
 
 # ---------------------------------------------------------------------------------------------- model folders
 
 
-def model_folder(path: str, cached: bool = False) -> str:
-    """What to hand to ``from_pretrained``: a folder (seen from here, or from this repository), else the hub name.
-
-    With ``cached``, a hub name becomes the folder that the hub's cache keeps it in.
-
-    Raises:
-        UserError: with ``cached``, the model is not in the cache.
-    """
+def local_model_folder(path: str) -> Path | None:
+    """The folder a model is named by, seen from here or from this repository; None for a hub name."""
     for folder in (Path(os.path.expanduser(path)), Path(__file__).parent / path):
         if folder.is_dir():
-            return str(folder)
-    if not cached:
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(path, local_files_only=True)
-    except (LocalEntryNotFoundError, ValueError) as error:
-        raise UserError(f"{path} is neither a folder nor in the hub's cache") from error
+            return folder
+    return None

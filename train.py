@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from transformers import TrainingArguments, set_seed
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
+from dataset.trees import plan_batches
 from files import remove_folder
 from model.checkpoint import (
     base_models,
@@ -38,7 +40,8 @@ from model.checkpoint import (
     sweep,
 )
 from model.feature_cache import FeatureCache
-from model.model import MMultiModal, build_model, quiet_libraries
+from model.memory import Batch, estimate
+from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
 from model.ranks import only_first_speaks, rank
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
@@ -54,7 +57,7 @@ def main() -> int:
         require_paths(config, "data.image_map", "data.annotations")
         if args.dry_run:
             with tempfile.TemporaryDirectory() as aside:  # the Trainer makes its output folder at once
-                dry_run(build_trainer(config, Path(aside)))
+                dry_run(build_trainer(config, Path(aside), announce=print_estimate))
         else:
             run = config.train.output / config.train.run
             latest = prepare_run(run, args.resume, args.overwrite)
@@ -109,19 +112,24 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
     return None
 
 
-def build_trainer(config: Config, run: Path) -> MultiModalTrainer:
-    """Everything a run needs; prints what is trained, on what, in which batches and in which dtype."""
+def build_trainer(config: Config, run: Path, announce: Callable | None = None) -> MultiModalTrainer:
+    """Everything a run needs; prints what is trained, on what, in which batches and in which dtype.
+
+    ``announce(config, dataset, dtype)`` is called before the models are loaded.
+    """
     arguments = dict(config.train.arguments)
     dtype, reason = choose_dtype(arguments)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     checkpointing = arguments.pop("gradient_checkpointing", False)
     tokenizer = load_tokenizer(config.language.path)
-    processor = load_image_processor(config.vision.path)
+    processor = load_image_processor(config.vision.path, config.vision.image_size)
     dataset = ImageCaptionDataset(config, tokenizer, processor, "train")
     held_out = None
     if arguments.get("eval_strategy", "no") != "no":
         held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
+    if announce:
+        announce(config, dataset, dtype)
     set_seed(training_arguments.seed)
     model = build_model(config, tokenizer, dtype)
     if config.language.attention == "flex_attention" and (training_arguments.use_cpu or not torch.cuda.is_available()):
@@ -172,10 +180,21 @@ def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
     return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
 
 
+def require_optimizer(name: str) -> None:
+    """Optimisers whose states are kept in 8 bits or paged out of the GPU are bitsandbytes', and run on CUDA alone."""
+    if "8bit" not in name and "paged" not in name:
+        return
+    if not torch.cuda.is_available():
+        raise UserError(f"train.optim = {name}: it needs a CUDA GPU and a CUDA build of torch; use adamw_torch")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"train.optim = {name}: pip install bitsandbytes, or use adamw_torch")
+
+
 def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingArguments:
     wanted = arguments.get("report_to") or []
     if "tensorboard" in wanted and importlib.util.find_spec("tensorboard") is None:
         raise UserError("train.report_to = tensorboard: it is not installed; pip install tensorboard")
+    require_optimizer(arguments.get("optim", ""))
     fixed = {
         "output_dir": str(run),
         "bf16": dtype == torch.bfloat16,
@@ -198,7 +217,9 @@ def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
     trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     return {
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-        "base_models": {key: {"path": path, "sha256": hash_model(path)} for key, path in base_models(config).items()},
+        "base_models": {
+            key: {"path": path, "sha256": hash_model(path, key)} for key, path in base_models(config).items()
+        },
         "data": {"sha256": hash_files([config.data.image_map, config.data.annotations])},
         "seed": seed,
         "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
@@ -211,6 +232,10 @@ def print_start(trainer: MultiModalTrainer, config: Config) -> None:
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
     for part, (trainable, total) in trainer.model.trainable_counts().items():
         print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
+    for part in ("language", "vision"):
+        if layers := lora_layers(getattr(trainer.model, part)):
+            kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
+            print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
     batches = trainer.plan(dataset, args.per_device_train_batch_size)
     rows = sum(map(len, batches)) / len(batches) * args.gradient_accumulation_steps * args.world_size
     tokens = sum(dataset.lengths)
@@ -245,6 +270,19 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
     print(f"done: {step} steps, checkpoints in {run}" + (f", the best is {Path(best).name}" if best else ""))
 
 
+def print_estimate(config: Config, dataset: ImageCaptionDataset, dtype: torch.dtype) -> None:
+    """What the longest batch will need, from configs alone."""
+    size = config.train.arguments.get("per_device_train_batch_size", 8)
+    batches = plan_batches(dataset.lengths, size=size, budget=config.data.tokens_per_batch, seed=config.data.seed)
+    longest = max(batches, key=lambda batch: len(batch) * dataset.lengths[batch[-1]])
+    inputs = samples_of_batch(dataset, longest)
+    rows, length = inputs["input_ids"].shape
+    labels = int((inputs["labels"][:, 1:] != -100).sum())
+    batch = Batch(rows, length, int(inputs["images_per_row"].sum()), labels)
+    found = estimate(config, len(dataset.tokenizer), batch, dtype)
+    print(f"estimate  {found} (before loading; {rows} rows of {length} tokens)", flush=True)
+
+
 def dry_run(trainer: MultiModalTrainer) -> None:
     """One optimiser step on the longest batch, then the time of typical ones."""
     dataset, args = trainer.train_dataset, trainer.args
@@ -253,6 +291,8 @@ def dry_run(trainer: MultiModalTrainer) -> None:
     longest, typical = batches[-1], batches[len(batches) // 2]
     trainer.create_optimizer()
     trainer.model.to(args.device)
+    if args.device.type == "cuda":
+        print(f"loaded    {torch.cuda.memory_allocated() / 2**30:.2f} GiB of weights on the GPU, measured")
     one_step(trainer, longest)
     memory = peak_memory()
     begin = time.perf_counter()

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
-from settings import UserError, model_folder
+from hub import model_folder
+from settings import UserError
 
 if TYPE_CHECKING:  # the processes that only check images need neither
     import torch
-    from transformers import SiglipImageProcessorPil
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 # Named, because Pillow's full list holds formats that start other programs (EPS runs Ghostscript) or hold pictures
 # within pictures of another size (icons). MPO comes with JPEG. TGA has no signature of its own and is tried last.
@@ -74,22 +75,40 @@ def prepare_image(image: Image.Image, processor) -> torch.Tensor:
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
-def load_image_processor(folder_or_name: str) -> SiglipImageProcessorPil:
-    """The processor beside a SigLIP encoder, from a folder or a hub name, in the variant that needs only Pillow.
+def load_image_processor(
+    folder_or_name: str, image_size: int | None = None
+) -> SiglipImageProcessorPil | CLIPImageProcessorPil:
+    """The processor beside an encoder, from a folder or a hub name, in the variant that needs only Pillow.
+
+    Args:
+        image_size: another resolution than its own, in pixels (``vision.image_size``).
 
     Raises:
         UserError: no readable ``preprocessor_config.json``, or one of another kind of encoder.
     """
-    from transformers import SiglipImageProcessorPil  # seconds, which the processes that check images need not pay
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil  # seconds; checking images needs neither
 
+    classes = {"SiglipImageProcessor": SiglipImageProcessorPil, "CLIPImageProcessor": CLIPImageProcessorPil}
+    folder = model_folder(folder_or_name, "vision.path")
     try:
-        settings, _ = SiglipImageProcessorPil.get_image_processor_dict(model_folder(folder_or_name))
+        settings, _ = SiglipImageProcessorPil.get_image_processor_dict(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder_or_name}: no readable preprocessor_config.json ({_one_line(error)})") from None
-    kind = str(settings.get("image_processor_type", "SiglipImageProcessor"))
-    if kind.removesuffix("Fast").removesuffix("Pil") != "SiglipImageProcessor":
-        raise UserError(f"{folder_or_name}: expected the SiglipImageProcessor of a SigLIP of fixed size, not a {kind}")
-    return SiglipImageProcessorPil.from_dict(settings)
+    # The first CLIP models name it under the older key.
+    kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "SiglipImageProcessor"))
+    name = str(kind).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+    if name not in classes:
+        raise UserError(f"{folder_or_name}: expected a SiglipImageProcessor or a CLIPImageProcessor, not a {kind}")
+    processor = classes[name].from_dict(settings)
+    return processor if image_size is None else resized(processor, image_size)
+
+
+def resized(processor, image_size: int):
+    """The same processor at another resolution: SigLIP stretches to a square, CLIP crops one from the middle."""
+    square = {"height": image_size, "width": image_size}
+    crops = processor.do_center_crop
+    size = {"shortest_edge": image_size} if crops else square
+    return type(processor).from_dict({**processor.to_dict(), "size": size, **({"crop_size": square} if crops else {})})
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -61,7 +61,7 @@ class ImageCaptionDataset(Dataset):
 
     def __init__(self, config: Config, tokenizer, image_processor, split: str = "train") -> None:
         self.tokenizer, self.image_processor = tokenizer, image_processor
-        self.system = config.language.system
+        self.system, self.thinking = config.language.system, config.language.thinking
         self.max_length = config.language.max_length  # in tokens, visual ones included
         self.image_context_length = config.vision.image_context_length
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
@@ -143,6 +143,7 @@ class ImageCaptionDataset(Dataset):
             max_length=self.max_length,
             system=self.system,
             image_context_length=self.image_context_length,
+            thinking=self.thinking,
         )
 
     def _plan(self, message_trees: bool, progress: bool) -> None:
@@ -313,7 +314,7 @@ def main() -> None:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
         tokenizer = load_tokenizer(config.language.path)
-        processor = load_image_processor(config.vision.path)
+        processor = load_image_processor(config.vision.path, config.vision.image_size)
         dataset = ImageCaptionDataset(config, tokenizer, processor, args.split)
         if not 0 <= args.index < len(dataset):
             raise UserError(f"--index {args.index}: the {args.split} split has samples 0 to {len(dataset) - 1}")

@@ -16,11 +16,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
-from settings import UserError, model_folder
+from hub import model_folder
+from settings import UserError
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 IGNORE_INDEX = -100  # what torch's cross entropy skips
+
+# For base models, which come without one. This project builds its prompts below; the template is for other programs
+# that open a checkpoint's tokenizer.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_THOUGHTS = "<think>\n\n</think>\n\n"  # how Qwen3 is told, before its answer, not to think first
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
 
@@ -56,13 +66,16 @@ def encode_text(tokenizer, text: str) -> tuple[int, ...]:
 
 
 def build_prompt(
-    tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0
+    tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0, thinking: bool = False
 ) -> tuple[list[int], list[int]]:
     """Build ``input_ids`` and ``labels`` (two lists of equal length) of one conversation.
 
     Every ``<|extra_0|>`` in a question is expanded to ``image_context_length`` ids of that token. Labels are the
     answers and the ``<|im_end|>`` after each, for every turn; everything else is ``IGNORE_INDEX``. A last turn
     without an answer leaves the prompt open behind ``assistant\\n``, ready for ``generate``.
+
+    Where the model's own template can turn thinking on and off (Qwen3), every answer follows the empty thoughts with
+    which that template turns it off, unless ``thinking``. They are unsupervised, and there in training and in use.
 
     Raises:
         PromptError: no turns, an unanswered turn before the last, or a control token the tokenizer lacks.
@@ -71,6 +84,9 @@ def build_prompt(
         raise PromptError("a conversation needs at least one turn")
     start, end = token_id(tokenizer, "<|im_start|>"), token_id(tokenizer, "<|im_end|>")
     newline = encode_text(tokenizer, "\n")
+    opening = [start, *encode_text(tokenizer, "assistant\n")]
+    if not thinking and can_think(tokenizer):
+        opening += encode_text(tokenizer, NO_THOUGHTS)
     input_ids: list[int] = []
     labels: list[int] = []
 
@@ -86,7 +102,7 @@ def build_prompt(
             if position:
                 add([token_id(tokenizer, IMAGE_TOKEN)] * image_context_length)
             add(encode_text(tokenizer, piece))
-        add([end, *newline, start, *encode_text(tokenizer, "assistant\n")])
+        add([end, *newline, *opening])
         if turn.answer is not None:
             add([*encode_text(tokenizer, turn.answer), end], supervised=True)
             add(newline)
@@ -126,6 +142,18 @@ def images_first(turns: list[Turn]) -> list[Turn]:
     return bare
 
 
+def can_think(tokenizer) -> bool:
+    """Whether the model's own template has a switch for thinking, as Qwen3's has."""
+    return "enable_thinking" in str(tokenizer.chat_template)
+
+
+def without_thoughts(answer: str) -> str:
+    """What a model says after it has thought; "" where it ran out of tokens while thinking."""
+    if "<think>" in answer and "</think>" not in answer:
+        return ""
+    return answer.split("</think>")[-1]
+
+
 def token_id(tokenizer, token: str) -> int:
     """The id of a control token, looked up and never written down: it differs between Qwen families."""
     found = tokenizer.convert_tokens_to_ids(token)
@@ -138,17 +166,33 @@ def load_tokenizer(path: str):
     """The base model's tokenizer, with ``<|extra_0|>`` added where it is not native (Qwen1.5 and later).
 
     The new token takes the first id behind the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
-    151,665 tokens in Qwen2.5), so nothing has to grow.
+    151,665 tokens in Qwen2.5), so nothing has to grow. A base model without a chat template gets ChatML's.
+
+    Raises:
+        UserError: there is none that can be read, or it lacks ChatML's tokens.
     """
     from transformers import AddedToken, AutoTokenizer  # seconds, which processes that only check images need not pay
 
+    folder = Path(model_folder(path, "language.path"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(path), trust_remote_code=False)
+        if (folder / "qwen.tiktoken").is_file():
+            from qwen.tokenizer import load_qwen1_tokenizer
+
+            tokenizer = load_qwen1_tokenizer(folder)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    try:
+        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
+            token_id(tokenizer, token)
+    except PromptError as error:
+        raise UserError(f"language.path = {path}: {error}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = "<|endoftext|>"
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHATML
     return tokenizer

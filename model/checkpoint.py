@@ -2,7 +2,9 @@
 
     checkpoint-<step>/
         projector.safetensors
-        language/  vision/     a peft adapter (lora) or model.safetensors (full); absent where frozen
+        language/  vision/     a peft adapter (lora) or model.safetensors (what else is trained); absent where frozen
+        language/grown.safetensors   rows for new tokens, where the base model had none to spare
+        generation_config.json where answers end
         tokenizer/  image_processor/
         config.yaml            the whole run
         manifest.json          versions, base models and their hashes, what was trainable, seed, data, file hashes
@@ -28,17 +30,21 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import GenerationConfig
 
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
 from files import publish_folder, remove_folder, write_json
+from hub import check_hash, model_folder, weight_files
 from model.model import MMultiModal, build_model
-from settings import Config, UserError, load_config, model_folder, save_config
+from qwen.load import matrices
+from settings import Config, UserError, load_config, save_config
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
+GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -53,9 +59,16 @@ def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config,
         if how == "lora":
             part.save_pretrained(folder / name, save_embedding_layers=False)
             (folder / name / "README.md").unlink(missing_ok=True)  # peft's model card template
-        elif how == "full":
+            if start := getattr(part, "lora_start", None):
+                save_file(start, folder / name / START_FILE)
+        elif how != "frozen":
             (folder / name).mkdir(exist_ok=True)
-            save_file(_untied(part), folder / name / "model.safetensors")
+            save_file(_plain(_trained(part, how)), folder / name / "model.safetensors")
+    language = language_of(model)
+    if config.language.train != "full" and (grown := grown_rows(language)):
+        (folder / "language").mkdir(exist_ok=True)
+        save_file(_plain(grown), folder / "language" / GROWN_FILE)
+    language.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder / "tokenizer")
     image_processor.save_pretrained(folder / "image_processor")
     save_config(config, folder / "config.yaml")
@@ -110,6 +123,25 @@ def trained_parts(config: Config) -> dict[str, str]:
     return {"vision": config.vision.train, "language": config.language.train}
 
 
+def language_of(model: MMultiModal) -> nn.Module:
+    """The Qwen itself, out of its adapters."""
+    return model.language.get_base_model() if isinstance(model.language, PeftModel) else model.language
+
+
+def grown_rows(language: nn.Module) -> dict[str, torch.Tensor]:
+    """Rows that the base model's matrices lack, [n, D] each; none where every token found a spare row."""
+    rows = {name: matrix[language.grown_from :] for name, matrix in matrices(language).items()}
+    return {name: new for name, new in rows.items() if len(new)}
+
+
+def _trained(part: nn.Module, how: str) -> dict[str, torch.Tensor]:
+    """What goes into model.safetensors of a part without adapters."""
+    state = _untied(part)
+    if how == "last_blocks":
+        state = {name: state[name] for name, parameter in part.named_parameters() if parameter.requires_grad}
+    return state
+
+
 def _plain(state: dict) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
@@ -121,7 +153,7 @@ def _untied(part: nn.Module) -> dict[str, torch.Tensor]:
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
             state[name] = tensor
-    return _plain(state)
+    return state
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -138,8 +170,16 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
         part = getattr(model, name)
         if how == "lora":
             _fill_adapter(part, folder / name / ADAPTER_FILE)
-        elif how == "full":
-            _fill(part, folder / name / "model.safetensors", wanted=_untied(part))
+            _check_start(part, folder / name / START_FILE)
+        elif how != "frozen":
+            _fill(part, folder / name / "model.safetensors", wanted=_trained(part, how))
+    if config.language.train != "full" and (grown := grown_rows(language_of(model))):
+        file = folder / "language" / GROWN_FILE
+        state = read_tensors(file)
+        _require_same(file, state, grown)
+        with torch.no_grad():
+            for name, rows in grown.items():
+                rows.copy_(state[name])
 
 
 def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
@@ -152,6 +192,19 @@ def _fill_adapter(part: PeftModel, file: Path) -> None:
     state = read_tensors(file)
     _require_same(file, state, get_peft_model_state_dict(part, save_embedding_layers=False))
     set_peft_model_state_dict(part, state)
+
+
+def _check_start(part: PeftModel, file: Path) -> None:
+    """PiSSA and OLoRA take the adapter's start out of the base weights; here it must have been the same start."""
+    if not hasattr(part, "lora_start"):
+        return
+    saved = read_tensors(file)
+    _require_same(file, saved, part.lora_start)
+    for name in (name for name in saved if "lora_A" in name):
+        other = name.replace("lora_A", "lora_B")
+        wanted, found = (state[other].float() @ state[name].float() for state in (saved, part.lora_start))  # [out, in]
+        if (wanted - found).abs().max() > 1e-3 * wanted.abs().max():
+            raise UserError(f"{file}: the start of {name} comes out differently here; was another base model used?")
 
 
 def _require_same(file: Path, state: dict, wanted: dict) -> None:
@@ -182,12 +235,13 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
     config = load_config(folder / "config.yaml")
     check_files(folder, manifest)
     for key, path in base_models(config).items():
-        found, trained = hash_model(path), manifest["base_models"][key]["sha256"]
+        found, trained = hash_model(path, key), manifest["base_models"][key]["sha256"]
         if found != trained:
             raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     model = build_model(config, tokenizer, dtype)
     load_weights(model, config, folder)
+    language_of(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
 
 
@@ -277,17 +331,22 @@ def base_models(config: Config) -> dict[str, str]:
     return {"vision.path": config.vision.path, "language.path": config.language.path}
 
 
-def hash_model(path: str) -> str:
-    """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them."""
-    folder = Path(model_folder(path, cached=True))
-    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
-    return hash_files(files)
+def hash_model(path: str, key: str) -> str:
+    """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them.
+
+    Raises:
+        UserError: a file is not the one that its download noted.
+    """
+    folder = Path(model_folder(path, key))
+    return hash_files([folder / "config.json", *weight_files(folder)])
 
 
 def hash_files(files: list[Path]) -> str:
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name} {sha256(file)}\n".encode())
+        digest = sha256(file)
+        check_hash(file, digest)
+        total.update(f"{file.name} {digest}\n".encode())
     return total.hexdigest()
 
 

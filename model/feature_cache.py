@@ -44,7 +44,8 @@ class FeatureCache:
     def __init__(self, folder: Path, vision: nn.Module, path: str, image_processor, max_pixels: int) -> None:
         self.vision, self.image_processor, self.max_pixels = vision, image_processor, max_pixels
         self.dtype = next(vision.parameters()).dtype
-        settings = f"{hash_model(path)} {image_processor.to_json_string()} {self.dtype}"
+        shape = f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px"  # as vision.layer left it
+        settings = f"{hash_model(path, 'vision.path')} {shape} {image_processor.to_json_string()} {self.dtype}"
         self.folder = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.names: dict[str, str] = {}  # path of an image -> hash of the file
         self.shards: dict[str, Path] = {}  # that hash -> the shard that holds it

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from dataset.prompt import IMAGE_TOKEN, token_id
-from qwen.Mqwen import MODEL_CLASSES
-from settings import Config, UserError, model_folder, visual_token_count
-from visual.SIGLIP_VIT import SiglipViT
+from qwen.load import load_language
+from settings import Config, UserError
+from visual.load import load_vision
 
 PARTS = ("vision", "projector", "language")
 
@@ -163,16 +163,21 @@ def build_model(config: Config, tokenizer, dtype: torch.dtype = torch.float32) -
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
-    vision = load_strictly(SiglipViT, config.vision.path, dtype, "vision.path")
-    tokens = visual_token_count(vision.config.to_dict(), config.vision.drop_first_token)
-    if tokens != config.vision.image_context_length:
+    vision = load_vision(config.vision, dtype)
+    language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit)
+    longest = getattr(language.config, "seq_length", None)
+    if longest is not None and config.language.max_length > longest:
         raise UserError(
-            f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} gives "
-            f"{tokens} visual tokens; set vision.image_context_length={tokens}"
+            f"language.max_length: {config.language.max_length}, but this Qwen-1 answers rightly up to its seq_length; "
+            f"set language.max_length={longest}"
         )
-    language = load_language(config.language.path, tokenizer, dtype)
+    return assemble(config, vision, language)
+
+
+def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiModal:
+    """The whole model of its two base models: what is trained is chosen here, and asserted."""
     model = MMultiModal(
-        prepare_part(vision, config.vision.train, config.lora),
+        prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_part(language, config.language.train, config.lora),
         hidden_size=config.projector.hidden_size,
         drop_first_token=config.vision.drop_first_token,
@@ -185,74 +190,90 @@ def build_model(config: Config, tokenizer, dtype: torch.dtype = torch.float32) -
     return model.eval()
 
 
-def prepare_part(part: nn.Module, how: str, lora: dict) -> nn.Module:
-    """Freeze a part, give it LoRA adapters, or leave it wholly trainable."""
+def prepare_part(part: nn.Module, how: str, lora: dict, last_blocks: int | None = None) -> nn.Module:
+    """Freeze a part, give it LoRA adapters, or leave it wholly or in its last blocks trainable."""
     part.requires_grad_(how == "full")
-    if how != "lora":
-        return part
-    options = {"target_modules": "all-linear", **lora}
-    return get_peft_model(part, LoraConfig(**options))
+    if how == "last_blocks":
+        for module in last_modules(part, last_blocks):
+            module.requires_grad_(True)
+    return add_lora(part, lora) if how == "lora" else part
+
+
+def last_modules(tower: nn.Module, count: int) -> list[nn.Module]:
+    """The last ``count`` blocks of a tower and the norm behind them."""
+    blocks = tower.encoder.layers
+    if count > len(blocks):
+        raise UserError(f"vision.last_blocks: {count}, but the encoder has {len(blocks)} blocks")
+    return [*blocks[-count:], tower.post_layernorm]
+
+
+# The starts of LoRA that need no data; the others would begin as plain LoRA without a word.
+LORA_STARTS = re.compile(r"True|False|gaussian|orthogonal|olora|pissa|pissa_niter_\d+")
+# Those that take the adapter's start out of the base weights. Loading does it again, so it must come out the same.
+_TAKES_FROM_BASE = re.compile(r"olora|pissa")
+
+
+def add_lora(part: nn.Module, lora: dict) -> PeftModel:
+    """The part with fresh adapters; ``part.lora_start`` keeps what was taken out of its weights, if anything was.
+
+    Raises:
+        UserError: peft refuses the ``lora`` section for this model.
+    """
+    start = str(lora.get("init_lora_weights", True))
+    if not LORA_STARTS.fullmatch(start):
+        names = "true, false, gaussian, orthogonal, olora, pissa or pissa_niter_16"
+        raise UserError(f"lora.init_lora_weights = {start}: it needs data before training; use {names}")
+    takes = _TAKES_FROM_BASE.match(start)
+    try:
+        with torch.random.fork_rng(enabled=bool(takes)):
+            if takes:
+                torch.manual_seed(0)
+            wrapped = get_peft_model(part, LoraConfig(**lora))
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"lora: {' '.join(str(error).split())}") from error
+    if takes:
+        state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        wrapped.lora_start = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return wrapped
+
+
+def lora_layers(part: nn.Module) -> list[str]:
+    """Names of the layers of a part that carry an adapter."""
+    if not isinstance(part, PeftModel):
+        return []
+    return [name for name, module in part.get_base_model().named_modules() if isinstance(module, LoraLayer)]
 
 
 def assert_trainable(model: MMultiModal, config: Config) -> None:
     """What the config says is trained, and nothing else: LoRA that reaches into the tower is a classic mistake."""
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    last = set()
+    if how["vision"] == "last_blocks":
+        last = {id(p) for m in last_modules(model.vision, config.vision.last_blocks) for p in m.parameters()}
     for name, parameter in model.named_parameters():
         setting = how[model.part_of(name)]
-        wanted = setting == "full" or (setting == "lora" and "lora_" in name)
+        wanted = setting == "full" or (setting == "lora" and "lora_" in name) or id(parameter) in last
         if setting == "lora" and parameter.requires_grad and not wanted:
-            continue  # what the lora section asks for besides (modules_to_save, bias, DoRA's magnitudes)
+            continue  # what the lora section asks for besides (modules_to_save, bias)
         if parameter.requires_grad != wanted:
             raise AssertionError(f"{name} should {'' if wanted else 'not '}be trainable with {setting}")
+    for part, setting in (("vision", how["vision"]), ("language", how["language"])):
+        layers = set(lora_layers(getattr(model, part)))
+        if setting != "lora":
+            wanted_layers: set[str] = set()
+        elif config.lora["target_modules"] == "all-linear":
+            wanted_layers = linear_layers(getattr(model, part).get_base_model())
+        else:
+            continue
+        if layers != wanted_layers:
+            raise AssertionError(f"{part}: adapters on {sorted(layers ^ wanted_layers)[:3]} are not as lora asks")
 
 
-def load_language(path: str, tokenizer, dtype: torch.dtype) -> nn.Module:
-    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer."""
-    model_type = read_config(path, "language.path").model_type
-    if model_type not in MODEL_CLASSES:
-        known = ", ".join(MODEL_CLASSES)
-        raise UserError(f"language.path: {path} is a {model_type!r} model; expected one of: {known}")
-    language = load_strictly(MODEL_CLASSES[model_type], path, dtype, "language.path")
-    language.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
-    rows = language.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise UserError(
-            f"language.path: {path} has {rows} embedding rows for {len(tokenizer)} tokens, so {IMAGE_TOKEN} has no "
-            "row; use a model with spare rows, as every Qwen released so far has"
-        )
-    # Ours alone: instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would
-    # otherwise fill in whatever a call leaves open.
-    stops = [token_id(tokenizer, token) for token in ("<|im_end|>", "<|endoftext|>")]
-    language.generation_config = GenerationConfig(
-        eos_token_id=stops, pad_token_id=tokenizer.pad_token_id, suppress_tokens=[language.image_token_id]
-    )
-    return language
-
-
-def load_strictly(cls, path: str, dtype: torch.dtype, key: str):
-    """``from_pretrained`` from safetensors, where a tensor that is missing or of another shape is an error."""
-    try:
-        model, info = cls.from_pretrained(
-            model_folder(path), dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: {cannot_load(path, error)}") from error
-    wrong = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
-    if wrong:
-        raise UserError(f"{key}: {path} lacks {len(wrong)} tensors, {wrong[0]} first; is the download complete?")
-    return model
-
-
-def read_config(path: str, key: str):
-    try:
-        return AutoConfig.from_pretrained(model_folder(path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {cannot_load(path, error)}") from error
-
-
-def cannot_load(path: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"cannot load {path} ({reason}); download it with `hf download {path}` or "
-        f"`modelscope download --model {path}` and set the key to the folder"
-    )
+def linear_layers(base: nn.Module) -> set[str]:
+    """Names of all linear layers of a transformers model, plain or inside an adapter, but its output matrix."""
+    head = base.get_output_embeddings()
+    return {
+        name.removesuffix(".base_layer")
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+    }

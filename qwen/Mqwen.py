@@ -128,6 +128,7 @@ class ImageInputMixin:
             batch = fill_blocks({**batch, "attention_mask": kwargs.pop("attention_mask", None)})
             input_ids, labels, segments, position_ids = batch.values()
         kwargs["position_ids"] = position_ids
+        self._check_length(input_ids, position_ids, kwargs)
         if segments is not None:
             kwargs["attention_mask"] = self._attention_of(segments)
         if images is not None:
@@ -136,6 +137,22 @@ class ImageInputMixin:
         if labels is None:
             return super().forward(input_ids=input_ids, **kwargs)
         return self._labelled_forward(input_ids, labels, num_items_in_batch, **kwargs)
+
+    def _check_length(self, input_ids: torch.Tensor | None, position_ids: torch.Tensor | None, kwargs: dict) -> None:
+        """Qwen-1 scales attention and rotary base beyond its ``seq_length``, which the Qwen2 architecture does not."""
+        longest = getattr(self.config, "seq_length", None)
+        if longest is None:
+            return
+        past = kwargs.get("past_key_values")
+        shape = kwargs["inputs_embeds"].shape if input_ids is None else input_ids.shape
+        length = shape[1] + (past.get_seq_length() if past is not None else 0)
+        if length > longest and position_ids is not None:  # padding counts no position, branches share theirs
+            length = int(position_ids.max()) + 1
+        if length > longest:
+            raise ValueError(
+                f"a sequence of {length} tokens, where this Qwen-1 answers rightly up to its seq_length of {longest}; "
+                f"lower language.max_length to {longest}"
+            )
 
     def _labelled_forward(self, input_ids, labels, num_items_in_batch, **kwargs) -> CausalLMOutputWithPast:
         check_mask(kwargs.get("attention_mask"), self.config._attn_implementation, kwargs.get("position_ids"))

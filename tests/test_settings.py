@@ -341,7 +341,7 @@ WRONG_VALUES = [
     ("data.sources.0.language=fr", '"fr"', "en, zh or auto"),
     ("data.sources.0.images=[]", "[]", "the path of a folder"),
     ("data.sources.0.images=7", "7", "the path of a folder"),
-    ("vision.train=LoRA", '"LoRA"', "frozen, lora or full"),
+    ("vision.train=LoRA", '"LoRA"', "frozen, lora, last_blocks or full"),
     ("vision.path=5", "5", "a hub name such as google/"),
     ("vision.path=two words", '"two words"', "a hub name such as google/"),
     ("vision.drop_first_token=0", "0", "true or false"),
@@ -578,6 +578,9 @@ def test_a_config_can_be_made_in_code():
         ({"model_type": "siglip", "vision_config": {"image_size": 384, "patch_size": 14}}, True, 728),
         ({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}}, False, 196),
         ({"model_type": "siglip", "image_size": 512, "patch_size": 16}, False, 1024),
+        ({"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}, True, 576),
+        ({"model_type": "clip", "vision_config": {"image_size": 336, "patch_size": 14}}, False, 577),
+        ({"model_type": "clip", "vision_config": {}}, True, 49),
     ],
 )
 def test_the_token_count_comes_from_image_and_patch_size(content, drop, count):
@@ -598,8 +601,8 @@ def test_the_token_count_is_that_of_transformers_own_model():
     [
         ({"model_type": "siglip2_vision_model", "patch_size": 16}, "not model_type siglip2_vision_model"),
         (
-            {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}},
-            "not model_type clip_vision_model",
+            {"model_type": "blip", "vision_config": {"model_type": "blip_vision_model"}},
+            "not model_type blip_vision_model",
         ),
         ({"image_size": "384", "patch_size": 14}, 'not ["384", 14]'),
         ({"image_size": 384, "patch_size": 0}, "not [384, 0]"),

@@ -7,7 +7,13 @@ A folder may hold the vision tower alone or both towers; only the vision part is
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import SiglipVisionModel
+
+# What a checkpoint of both towers holds besides the vision tower; not ours to load.
+TEXT_TOWER = [r"^text_model\.", r"^text_projection\.", r"^visual_projection\.", r"^logit_scale$", r"^logit_bias$"]
+# A table of 0, 1, 2, ... that older versions of transformers saved.
+POSITION_IDS = r"embeddings\.position_ids$"
 
 
 class SiglipViT(SiglipVisionModel):
@@ -16,9 +22,47 @@ class SiglipViT(SiglipVisionModel):
     There is no CLS token: so400m/14 at 384 px gives 27 x 27 = 729 patches, in reading order.
     """
 
-    # A two-tower checkpoint also holds the text tower and the two logit parameters; they are not ours to load.
-    _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^logit_scale$", r"^logit_bias$"]
+    _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
         """``pixel_values`` [B, 3, H, W] -> last hidden state [B, N, D], behind the final layer norm."""
         return super().forward(pixel_values=pixel_values.to(self.dtype), **kwargs).last_hidden_state
+
+    def end_at_layer(self, layer: int) -> None:
+        """Give hidden state ``layer``, counted as transformers does: -1 is the last, -2 the one before it.
+
+        An earlier one is the plain output of its block: the final norm belongs to the last alone.
+        """
+        if layer == -1:
+            return
+        drop_blocks(self, layer)
+        self.post_layernorm = nn.Identity()
+        self.use_head, self.head = False, None
+
+
+def drop_blocks(tower: nn.Module, layer: int) -> None:
+    """Remove the blocks behind hidden state ``layer``: neither memory nor time for what nobody reads."""
+    blocks = tower.encoder.layers
+    if not -len(blocks) <= layer <= -1:
+        raise ValueError(f"layer {layer} of an encoder of {len(blocks)} blocks; expected -{len(blocks)} to -1")
+    del blocks[len(blocks) + 1 + layer :]
+    tower.config.num_hidden_layers = len(blocks)
+
+
+def resize_positions(tower: nn.Module, image_size: int) -> None:
+    """Make a tower for another resolution of its position embeddings, interpolated (bicubic) once and kept.
+
+    The same numbers that transformers' ``interpolate_pos_encoding`` computes in every call.
+    """
+    embeddings = tower.embeddings
+    extra = embeddings.num_positions - embeddings.num_patches  # CLIP's CLS position, which stays as it is
+    side = image_size // embeddings.patch_size
+    old = embeddings.position_embedding.weight.detach()  # [extra + N, D]
+    before = int(embeddings.num_patches**0.5)
+    grid = old[extra:].float().reshape(1, before, before, -1).permute(0, 3, 1, 2)  # [1, D, n, n]
+    grid = nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    new = torch.cat([old[:extra], grid.permute(0, 2, 3, 1).flatten(0, 2).to(old.dtype)])  # [extra + N', D]
+    embeddings.position_embedding = nn.Embedding.from_pretrained(new, freeze=False)
+    embeddings.position_ids = torch.arange(len(new), device=old.device)[None]
+    embeddings.num_patches, embeddings.num_positions = side * side, len(new)
+    embeddings.image_size = tower.config.image_size = image_size

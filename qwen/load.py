@@ -1,0 +1,193 @@
+"""From a folder or hub name to a Qwen that takes images: strictly, without remote code, without a pickle.
+
+python -m qwen.load models/Qwen2.5-0.5B-Instruct      # what a folder holds, and what it will need in memory
+python -m qwen.load Qwen/Qwen3-1.7B                   # or a model on the hub
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, GenerationConfig
+
+from dataset.prompt import IMAGE_TOKEN, load_tokenizer, token_id
+from hub import load_strictly, model_folder, read_config, read_headers, what_is_missing
+from qwen.Mqwen import MODEL_CLASSES
+from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
+from settings import UserError, local_model_folder
+
+STOPS = ("<|im_end|>", "<|endoftext|>")  # every family ends an answer with the first, and a text with the second
+
+
+def load_language(path: str, tokenizer, dtype: torch.dtype, load_in_4bit: bool = False) -> nn.Module:
+    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer.
+
+    Args:
+        load_in_4bit: QLoRA's frozen weights: NF4, in blocks of 64 with scales that are quantised too; needs CUDA.
+
+    Raises:
+        UserError: it is missing, incomplete or of an unknown kind, or 4 bits are asked for where they cannot be had.
+    """
+    folder = model_folder(path, "language.path")
+    cls, config = family(read_config(folder, "language.path"), path)
+    options = four_bit_options(dtype) if load_in_4bit else {}
+    language = load_strictly(cls, folder, dtype, "language.path", **({"config": config} if config else {}), **options)
+    return take_images(language, tokenizer)
+
+
+def empty_language(path: str, tokens: int) -> nn.Module:
+    """The same model with rows for ``tokens``, made of its config.json alone: on the meta device, if that is set."""
+    folder = model_folder(path, "language.path")
+    cls, config = family(read_config(folder, "language.path"), path)
+    language = cls(config or cls.config_class.from_pretrained(folder))
+    if tokens > language.config.vocab_size:
+        language.resize_token_embeddings(tokens, mean_resizing=False)
+    return language
+
+
+def family(content: dict, path: str) -> tuple[type[nn.Module], object | None]:
+    """The class for the content of a config.json, and the config to give it where the file itself will not do."""
+    if is_qwen1(content):
+        try:
+            return MQwenForCausalLM, as_qwen2_config(content)
+        except UserError as error:
+            raise UserError(f"language.path = {path}: {error}") from None
+    kind = content.get("model_type")
+    if kind not in MODEL_CLASSES:
+        known = ", ".join(["qwen (Qwen-1)", *MODEL_CLASSES])
+        raise UserError(f"language.path: {path} is a {kind!r} model; expected one of: {known}")
+    return MODEL_CLASSES[kind], None
+
+
+def take_images(language: nn.Module, tokenizer) -> nn.Module:
+    """Give a Qwen its placeholder, a row for every token, and its stops."""
+    language.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+    grow(language, len(tokenizer))
+    # Ours alone: instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would
+    # otherwise fill in whatever a call leaves open.
+    language.generation_config = GenerationConfig(
+        eos_token_id=[token_id(tokenizer, token) for token in STOPS],
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[language.image_token_id],
+    )
+    return language
+
+
+def grow(language: nn.Module, tokens: int) -> None:
+    """Add rows for tokens beyond the matrix, each the mean of the old rows; spare rows are used, and never cut off.
+
+    ``language.grown_from`` is the number of rows it had: what is beyond must go into the checkpoint.
+    """
+    rows = language.get_input_embeddings().num_embeddings
+    language.grown_from = rows
+    if tokens <= rows:
+        return
+    language.resize_token_embeddings(tokens, mean_resizing=False)
+    with torch.no_grad():
+        for matrix in matrices(language).values():
+            matrix[rows:] = matrix[:rows].float().mean(0).to(matrix.dtype)
+
+
+def matrices(language: nn.Module) -> dict[str, torch.Tensor]:
+    """The matrices with a row per token, by name: one where input and output share it, else two."""
+    embedding, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
+    return {"embed_tokens": embedding} if head is embedding else {"embed_tokens": embedding, "lm_head": head}
+
+
+def four_bit_options(dtype: torch.dtype) -> dict:
+    """What ``from_pretrained`` needs to quantise while it reads.
+
+    Raises:
+        UserError: no CUDA GPU, or no bitsandbytes.
+    """
+    advice = "or set language.load_in_4bit=false"
+    if not torch.cuda.is_available():
+        raise UserError(
+            "language.load_in_4bit: 4-bit weights need a CUDA GPU and a CUDA build of torch (pytorch.org); install it, "
+            + advice
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"language.load_in_4bit: pip install bitsandbytes, {advice}")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
+
+
+# ---------------------------------------------------------------------------------------------- what a folder holds
+
+
+def describe(path: str) -> list[str]:
+    """What a model folder holds, line by line; reads headers, not weights."""
+    folder = Path(model_folder(path, "language.path"))
+    if lack := what_is_missing(folder):
+        raise UserError(lack)
+    content = read_config(folder, "language.path")
+    cls, config = family(content, path)
+    config = config or cls.config_class.from_pretrained(folder)
+    with torch.device("meta"):
+        model = cls(config)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    sizes = sum(p.numel() for p in model.parameters())
+    linear = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, nn.Linear))
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    per_token = 2 * config.num_hidden_layers * kv_heads * head_dim * 2  # keys and values, 2 bytes each
+    stored = ", ".join(sorted({entry["dtype"] for entry in read_headers(folder).values()}))
+    tokenizer = load_tokenizer(str(folder))
+    rows = model.get_input_embeddings().num_embeddings
+    image = token_id(tokenizer, IMAGE_TOKEN)
+    place = f"a row beyond the {rows:,}: the matrix grows" if image >= rows else f"within the matrix of {rows:,} rows"
+    named = "Qwen-1" if is_qwen1(content) else content["model_type"]
+    longest = getattr(config, "seq_length", config.max_position_embeddings)
+    return [
+        f"folder     {folder}",
+        f"family     {named}, {content['architectures'][0] if content.get('architectures') else 'unnamed'}",
+        f"size       {sizes:,} parameters stored as {stored}",
+        f"layers     {config.num_hidden_layers} of width {config.hidden_size}, "
+        f"{heads} heads on {kv_heads} keys, longest sequence {longest:,}",
+        f"tokenizer  {len(tokenizer):,} tokens, "
+        + ", ".join(f"{token} {token_id(tokenizer, token)}" for token in ("<|im_start|>", *STOPS)),
+        f"image      {IMAGE_TOKEN} is {image}, {place}",
+        f"memory     weights {readable(2 * sizes)} in bf16, {readable(4 * sizes)} in fp32, "
+        f"{readable(2 * (sizes - linear) + four_bit_bytes(linear))} in 4 bits; "
+        f"{per_token * 1000 / 2**20:.0f} MiB more for 1,000 tokens of an answer (for training: train.py --dry-run)",
+    ]
+
+
+def four_bit_bytes(weights: int) -> int:
+    """NF4 with double quantisation: half a byte a weight, a byte a block of 64, four bytes for 256 of these blocks."""
+    return weights // 2 + weights // 64 + weights // (64 * 256) * 4
+
+
+def readable(size: float) -> str:
+    """Bytes in GiB, or in MiB where that would be mostly zeros."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Print what a folder with a Qwen holds, and what it will need in memory.",
+        epilog="example: python -m qwen.load demo/backbones/qwen",
+    )
+    parser.add_argument("model", metavar="DIR", help="a folder, or a name on the hub such as Qwen/Qwen3-1.7B")
+    args = parser.parse_args()
+    try:
+        if local_model_folder(args.model) is None and args.model.count("/") != 1:
+            raise UserError(f"{args.model}: no such folder, and no hub name such as Qwen/Qwen3-1.7B")
+        print("\n".join(describe(args.model)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""CLIP's vision tower as LLaVA uses it: a tensor of features, the CLS token first, of any of its layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import CLIPVisionModel
+
+from visual.SIGLIP_VIT import POSITION_IDS, TEXT_TOWER, drop_blocks
+
+
+class ClipViT(CLIPVisionModel):
+    """transformers' CLIP vision model whose ``forward`` gives one hidden state and nothing else.
+
+    Its first token is a real CLS token: ViT-L/14 at 336 px gives 1 + 24 x 24 = 577. LLaVA takes the hidden state before
+    the last (``vision.layer: -2``) and drops the CLS token.
+    """
+
+    base_model_prefix = "vision_model"  # where it stands in a checkpoint of both towers
+    _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
+        """``pixel_values`` [B, 3, H, W] -> hidden state [B, 1 + N, D], as the blocks leave it, without a norm."""
+        return super().forward(pixel_values=pixel_values.to(self.dtype), **kwargs).last_hidden_state
+
+    def end_at_layer(self, layer: int) -> None:
+        """Give hidden state ``layer``, counted as transformers does: -1 is the last, -2 the one before it."""
+        drop_blocks(self, layer)
+        self.post_layernorm = nn.Identity()  # it is for the pooled output, which nobody reads
