@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test install install-dev clean
+.PHONY: demo test screenshots install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -30,6 +30,10 @@ test: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
+screenshots: install-dev
+	$(BIN)/python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
 
 clean:
 	rm -rf data/demo checkpoints/demo result.json
