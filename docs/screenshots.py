@@ -37,12 +37,10 @@ def main() -> None:
     first, second = held_out(args.data)
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CONFIG_HOME"] = home
-        with virtual_screen() as screen:
-            shoot(screen, args.output / "window-empty.png", Preferences(), checkpoint)
-            looking = Preferences(look=True)
-            shoot(screen, args.output / "window-look.png", looking, checkpoint, *first)
-        with virtual_screen("2400x1600x24", dpi=192) as screen:
-            dark = Preferences(language="zh", dark=True, look=True)
+        with virtual_screen("2400x1600x24") as screen:
+            shoot(screen, args.output / "window-empty.png", Preferences(language="en"), checkpoint)
+            shoot(screen, args.output / "window-look.png", Preferences(language="en", look=True), checkpoint, *first)
+            dark = Preferences(language="zh", dark=True, look=True, size=200)
             shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
 
 
@@ -83,10 +81,9 @@ def live(root: tkinter.Tk, until) -> None:
 
 
 def grab(root: tkinter.Tk, screen: str) -> Image.Image:
-    """The window with its menu, which stands above what Tk calls the window."""
-    left, top = root.winfo_x(), root.winfo_y()
+    """The window from the top of the screen, where its menu is: without a window manager it has no other place."""
     right, bottom = root.winfo_rootx() + root.winfo_width(), root.winfo_rooty() + root.winfo_height()
-    return ImageGrab.grab(bbox=(left, top, right, bottom), xdisplay=screen)
+    return ImageGrab.grab(bbox=(root.winfo_rootx(), 0, right, bottom), xdisplay=screen)
 
 
 if __name__ == "__main__":

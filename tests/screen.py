@@ -15,10 +15,14 @@ NAMES = {" ": "space", "?": "question", ".": "period", "/": "slash", "-": "minus
 
 
 @contextmanager
-def virtual_screen(size: str = "1600x1200x24", dpi: int = 96) -> Iterator[str]:
-    """The name of a free display with an Xvfb on it, which ends with the block."""
+def virtual_screen(size: str = "1600x1200x24") -> Iterator[str]:
+    """The name of a free display with an Xvfb on it, which ends with the block.
+
+    Tk never lets go of a display that it had a window on, and ends the process if that goes away while it looks at
+    events: no window may be opened after the block.
+    """
     reader, writer = os.pipe()
-    command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", size, "-dpi", str(dpi), "-nolisten", "tcp"]
+    command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", size, "-dpi", "96", "-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=(writer,), stderr=subprocess.DEVNULL)
     os.close(writer)
     with os.fdopen(reader) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from window.app import Window  # noqa: E402
 from window.preferences import Preferences  # noqa: E402
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def screen():
     with virtual_screen() as name:
         yield name
@@ -66,6 +67,8 @@ def open_window(screen, checkpoint, config_home, tmp_path, monkeypatch):
             window.close()
         assert window.worker.close(60)
         person.display.close()
+    opened.clear()
+    gc.collect()  # what is left of Tk dies here, and not in the next test's worker, where nothing may touch Tk
 
 
 @pytest.fixture

@@ -61,6 +61,10 @@ class Window:
         self.looking_at = 0  # the turn whose map is being computed
         self.span: tuple[int, int] | None = None  # the word whose map is shown; None: the whole answer's
         self.frame: ttk.Frame | None = None
+        # Made once and kept, as the looks are: Tk's things that Python throws away can be collected in any thread.
+        self.look_on, self.dark_on = tkinter.BooleanVar(root), tkinter.BooleanVar(root)
+        self.language, self.chosen, self.size = tkinter.StringVar(root), tkinter.StringVar(root), tkinter.IntVar(root)
+        self.looks: list[Look] = []
         self.status = "ready", {}
         self.rebuild()
         root.protocol("WM_DELETE_WINDOW", self.close)
@@ -83,9 +87,11 @@ class Window:
         """Make everything that is seen, anew after a change of language, colours or size."""
         draft = self.entry.get("1.0", "end-1c") if self.frame else ""
         if self.frame:
+            self.pane.photo = None
             self.frame.destroy()
         scale = self.preferences.size / 100 or screen_scale(self.root)
         self.look = Look(self.root, self.preferences.dark, scale)
+        self.looks.append(self.look)
         px = self.look.px
         self.root.title(self.t("title"))
         if self.frame is None or scale != self.scale:
@@ -114,10 +120,10 @@ class Window:
     def _build_menu(self) -> None:
         bar = self.look.menu(self.root)
         self.root.configure(menu=bar)
-        self.look_on = tkinter.BooleanVar(self.root, self.preferences.look)
-        self.dark_on = tkinter.BooleanVar(self.root, self.preferences.dark)
-        self.language = tkinter.StringVar(self.root, self.preferences.language or system_language())
-        self.size = tkinter.IntVar(self.root, self.preferences.size)
+        self.look_on.set(self.preferences.look)
+        self.dark_on.set(self.preferences.dark)
+        self.language.set(self.preferences.language or system_language())
+        self.size.set(self.preferences.size)
         file = self._menu(bar, "file")
         self._item(file, "open_picture", self.choose_picture, "Ctrl+O")
         self._item(file, "paste_picture", self.paste_picture, "Ctrl+Shift+V")
@@ -168,11 +174,10 @@ class Window:
     def fill_models(self, menu: tkinter.Menu) -> None:
         """The checkpoints there are now, the newest first."""
         menu.delete(0, "end")
-        chosen = tkinter.StringVar(self.root, str(self.checkpoint))
-        menu.chosen = chosen  # Tk does not keep it
+        self.chosen.set(str(self.checkpoint))
         for found in checkpoints_under(CHECKPOINTS):
             load = lambda found=found: self.load(found)  # noqa: E731
-            menu.add_radiobutton(label=name_of(found), value=str(found), variable=chosen, command=load)
+            menu.add_radiobutton(label=name_of(found), value=str(found), variable=self.chosen, command=load)
         if menu.index("end") is not None:
             menu.add_separator()
         menu.add_command(label=self.t("choose_checkpoint"), command=self.choose_checkpoint)

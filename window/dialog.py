@@ -47,6 +47,11 @@ class SettingsDialog(tkinter.Toplevel):
         self.grab_set()
         self.greedy.focus_set()
 
+    def destroy(self) -> None:
+        """Its variables go with it: left to the garbage collector, they might be collected in another thread."""
+        super().destroy()
+        del self.do_sample, self.dark, self.temperature, self.length, self.device, self.language, self.size
+
     def _make_variables(self) -> None:
         self.do_sample = tkinter.BooleanVar(self)
         self.dark = tkinter.BooleanVar(self)
