@@ -16,6 +16,7 @@ import torch
 
 from conversation import Worker, checkpoints_under, describe_error, first_choice, is_demo
 from dataset.prompt import Request, Turn, question_with_images
+from settings import UserError
 from tests.tiny import REPO, picture
 from window.preferences import Preferences, preferences_file, system_language
 from window.texts import TEXTS
@@ -199,6 +200,67 @@ def test_both_languages_say_the_same_things():
     source = "".join(file.read_text(encoding="utf-8") for file in (REPO / "window").glob("*.py"))
     said = {key for key in english if f'"{key}"' in source.replace((REPO / "window/texts.py").read_text("utf-8"), "")}
     assert english.keys() - said == {key for key in english if key.startswith("stage_")} - said
+
+
+def test_without_tk_one_line_says_how_to_get_it():
+    code = "import sys, runpy; sys.modules['tkinter'] = None; sys.argv = ['test_gui.py', 'a.png']; "
+    code += "runpy.run_path('test_gui.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "this Python has no Tk" in done.stderr and "dnf install python3-tkinter" in done.stderr
+    assert "python ask.py --checkpoint DIR --image a.png" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- the clipboard
+
+
+def test_a_copied_file_is_known_by_its_path_or_its_address(tmp_path):
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window.app import file_in
+
+    file = tmp_path / "a picture.png"
+    file.write_bytes(b"")
+    assert file_in(f" {file}\n") == file_in(file.as_uri()) == file_in(f"copy\n{file.as_uri()}") == str(file)
+    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b"):
+        assert file_in(text) is None
+
+
+def test_the_clipboard_gives_a_picture_a_file_or_a_reason(tmp_path, monkeypatch):
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window import app
+
+    picture("red").save(tmp_path / "red.png")
+    say = lambda key, **values: TEXTS["en"][key].format(**values)  # noqa: E731
+    monkeypatch.setattr(app.ImageGrab, "grabclipboard", lambda: picture("blue").convert("RGBA"))
+    name, image = app.clipboard_picture(say)
+    assert (name, image.mode, image.getpixel((0, 0))) == ("clipboard", "RGB", (0, 0, 255))
+    monkeypatch.setattr(app.ImageGrab, "grabclipboard", lambda: [str(tmp_path / "red.png")])
+    assert app.clipboard_picture(say)[0] == str(tmp_path / "red.png")
+    monkeypatch.setattr(app.ImageGrab, "grabclipboard", lambda: None)
+    with pytest.raises(UserError, match="There is no picture in the clipboard"):
+        app.clipboard_picture(say)
+
+    def nothing_to_ask():
+        raise NotImplementedError("wl-paste or xclip is required")
+
+    monkeypatch.setattr(app.ImageGrab, "grabclipboard", nothing_to_ask)
+    with pytest.raises(UserError, match="cannot be pasted here: wl-paste or xclip is required"):
+        app.clipboard_picture(say)
+
+
+def test_the_dropped_patch_is_crossed_out_and_the_hottest_is_red():
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    import numpy as np
+
+    from window.picture import with_heat
+
+    grid = np.array([[np.nan, 0.0], [0.1, 0.4]], dtype=np.float32)
+    page = np.array(with_heat(picture("white").resize((80, 80)), grid)).astype(int)
+    quarters = [page[:40, 40:], page[40:, :40], page[40:, 40:]]
+    assert (quarters[0] == 255).all()  # nothing went there
+    reds = [int((255 - quarter[..., 1]).mean()) for quarter in quarters]
+    assert reds[0] < reds[1] < reds[2] and len(np.unique(quarters[2].reshape(-1, 3), axis=0)) == 1
+    assert len(np.unique(page[:40, :40].reshape(-1, 3), axis=0)) > 1  # lines across it
 
 
 def contrast(one: str, other: str) -> float:

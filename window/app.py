@@ -46,8 +46,7 @@ class Window:
     ) -> None:
         self.root, self.can_drop = root, can_drop
         self.preferences = preferences or Preferences.load()
-        if device:
-            self.preferences.device = device
+        self.device = device  # said on the command line: for this run only
         self.worker = Worker()
         self.conversation = Conversation()
         self.preview: Image.Image | None = None
@@ -516,7 +515,7 @@ class Window:
             self._give_up()
         self.checkpoint, self.looking = Path(checkpoint), None
         self.maps.clear()  # they were another model's
-        self.loading = self.worker.load(self.checkpoint, self.preferences.device or None)
+        self.loading = self.worker.load(self.checkpoint, self.device or self.preferences.device or None)
         self.show_map()
         self.show_state("stage_libraries")
 
@@ -541,6 +540,7 @@ class Window:
         before = vars(self.preferences)
         self.prefer(**{name: value for name, value in vars(changed).items() if value != before[name]})
         if new_device and self.checkpoint is not None:
+            self.device = None
             self.load(self.checkpoint)
 
     # ------------------------------------------------------------------------------------------ where it looks

@@ -169,6 +169,8 @@ class Look:
         style.configure("Small.TLabel", foreground=c.muted, font=self.small)
         style.configure("Demo.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
         style.configure("TProgressbar", background=c.accent, troughcolor=c.line, thickness=px(4))
+        style.configure("TMenubutton", arrowcolor=c.text)
+        style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
         thumb = ("Vertical.Bar.thumb", {"sticky": "nsew"})
         style.layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
         style.configure("Vertical.TScrollbar", troughcolor=c.surface, bordercolor=c.surface)
@@ -179,8 +181,8 @@ class Look:
             style.map(
                 name,
                 bordercolor=[("focus", c.accent)],
-                fieldbackground=[("readonly", c.surface)],
-                foreground=[("readonly", c.text)],
+                fieldbackground=[("disabled", c.ground), ("readonly", c.surface)],
+                foreground=[("disabled", c.muted), ("readonly", c.text)],
                 selectbackground=[("readonly", c.surface)],
                 selectforeground=[("readonly", c.text)],
             )

@@ -26,7 +26,7 @@ def heat_colors(grid: np.ndarray) -> np.ndarray:
 def with_heat(picture: Image.Image, grid: np.ndarray) -> Image.Image:
     """The picture in pale grey under the colours of its patches, the dropped patch crossed out."""
     grey = Image.blend(picture, picture.convert("L").convert("RGB"), 0.75)
-    colors = Image.fromarray(heat_colors(grid), "RGBA").resize(picture.size, Image.Resampling.NEAREST)
+    colors = Image.fromarray(heat_colors(grid)).resize(picture.size, Image.Resampling.NEAREST)
     page = Image.alpha_composite(grey.convert("RGBA"), colors)
     for row, column in np.argwhere(np.isnan(grid)):
         _cross_out(page, patch_box(page.size, grid.shape, row, column))
@@ -37,7 +37,7 @@ def heat_ramp(width: int, height: int) -> Image.Image:
     """The colours from the coldest to the hottest, on white."""
     share = np.linspace(0, 1, width)[None].repeat(height, 0)  # [H, W]
     page = Image.new("RGBA", (width, height), "white")
-    return Image.alpha_composite(page, Image.fromarray(heat_colors(share), "RGBA")).convert("RGB")
+    return Image.alpha_composite(page, Image.fromarray(heat_colors(share))).convert("RGB")
 
 
 def patch_box(size: tuple[int, int], shape: tuple[int, int], row: int, column: int) -> tuple[int, int, int, int]:
