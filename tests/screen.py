@@ -60,7 +60,7 @@ class Person:
         for code in reversed(codes):
             xtest.fake_input(self.display, X.KeyRelease, code)
         self.display.sync()
-        self.wait(0.03)
+        self.wait(0.01)
 
     def type(self, words: str) -> None:
         for letter in words:
