@@ -37,7 +37,7 @@ class Pulse:
         self.root.after(BEAT_MS, self.beat)
 
     def longest(self) -> float:
-        beats, self.beats = self.beats, self.beats[-1:]
+        beats, self.beats = [*self.beats, time.perf_counter()], self.beats[-1:]
         return 1000 * max(later - sooner for sooner, later in zip(beats, beats[1:], strict=False))
 
 
@@ -63,6 +63,7 @@ def main() -> None:
         for _ in range(args.repeats):
             window.new_conversation()
             window.entry.insert("1.0", "What is in the picture?")
+            root.update()
             pulse.longest()
             window.ask()
             live(root, lambda: window.asking is None)
