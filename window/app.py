@@ -51,6 +51,7 @@ class Window:
         self.conversation = Conversation()
         self.preview: Image.Image | None = None
         self.checkpoint: Path | None = None
+        self.is_demo = False
         self.loading = self.asking = self.looking = self.reading = None  # numbers of the jobs that are waited for
         self.stopped = False  # whether the answer in progress was told to end
         self.notes: list[tuple[int, str, str]] = []  # what the window said: behind how many turns, kind, words
@@ -334,7 +335,7 @@ class Window:
         else:
             self.progress.stop()
             self.progress.pack_forget()
-        if self.checkpoint is not None and is_demo(self.checkpoint):
+        if self.is_demo:
             self.demo_note.grid(row=1, column=0, columnspan=2, sticky="ew", pady=(self.look.px(12), 0))
         else:
             self.demo_note.grid_remove()
@@ -514,6 +515,7 @@ class Window:
         if self.asking is not None:
             self._give_up()
         self.checkpoint, self.looking = Path(checkpoint), None
+        self.is_demo = is_demo(self.checkpoint)  # once: reading its config takes as long as an eye notices
         self.maps.clear()  # they were another model's
         self.loading = self.worker.load(self.checkpoint, self.device or self.preferences.device or None)
         self.show_map()
