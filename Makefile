@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test soak install install-dev clean
+.PHONY: demo test soak screenshots install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -36,6 +36,9 @@ soak: install-dev
 	VLM_KILLS=200 $(BIN)/python -m pytest tests/test_crash.py -k random_moments
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_ranks.py -k launcher
+# Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
+screenshots: install-dev
+	$(BIN)/python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
 
 clean:
 	rm -rf data/demo checkpoints/demo result.json

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from conversation import Assistant, Request, question_with_images
+from conversation import Conversation
 from dataset.image import ImageError, load_image
-from dataset.prompt import Turn
+from dataset.prompt import Request
+from model.assistant import Assistant
 from model.model import quiet_libraries
 from settings import UserError
 
@@ -21,13 +22,13 @@ def main() -> int:
     args = parse_arguments()
     quiet_libraries()
     try:
-        images = [read_image(path) for path in args.image]
+        conversation = Conversation([read_image(path) for path in args.image], args.image)
         assistant = Assistant.load(args.checkpoint, args.device)
         options = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
         if args.question is not None:
-            say(assistant, Request([Turn(question_with_images(args.question, len(images)))], images), options)
+            say(assistant, conversation.ask(args.question), options)
         else:
-            converse(assistant, images, options)
+            converse(assistant, conversation, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,17 +80,15 @@ def say(assistant: Assistant, request: Request, options: dict) -> str:
     return text.strip()
 
 
-def converse(assistant: Assistant, images: list, options: dict) -> None:
+def converse(assistant: Assistant, conversation: Conversation, options: dict) -> None:
     """Questions from the terminal until end of input; the model sees what was said before."""
     print("Ask about the picture; an empty line or Ctrl-D ends.", file=sys.stderr)
-    turns: list[Turn] = []
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline().strip()
         if not line:
             return
-        turns.append(Turn(question_with_images(line, 0 if turns else len(images))))
-        turns[-1].answer = say(assistant, Request(turns, images), options)
+        conversation.answer(say(assistant, conversation.ask(line), options))
 
 
 if __name__ == "__main__":

@@ -1,221 +1,171 @@
-"""Asking a trained model: everything about answers that is not a terminal and not a window.
+"""A conversation about a picture, and the thread that answers in it: everything about the window that is not Tk.
 
-``evaluate.py`` asks in batches, ``ask.py`` and the window stream; all of them through :class:`Assistant`.
+``ask.py`` and the window share it. It imports no torch of its own, which takes seconds: the window is open long before
+the worker has it.
 """
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import yaml
 from PIL import Image
-from transformers import StoppingCriteria, TextIteratorStreamer
 
-from dataset.image import prepare_image
-from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, fit_prompt, neutralise, token_id, without_thoughts
-from model.answering import Kept, generate_keeping, generate_on_prefixes
-from model.checkpoint import find_checkpoint, load_checkpoint
-from settings import Config, UserError
+from dataset.image import ImageError, load_image
+from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
+from files import write_text
+from settings import UserError
+
+if TYPE_CHECKING:
+    from model.assistant import Assistant
+
+
+# ---------------------------------------------------------------------------------------------- a conversation
 
 
 @dataclass
-class Request:
-    """A conversation whose last turn waits for its answer, and the images its placeholders stand for, in order."""
+class Conversation:
+    """Questions and answers about ``images``, which stand before the first question.
 
-    turns: list[Turn]
+    ``paths`` say where the images came from (a name such as "clipboard" where from no file); ``about`` is what else is
+    saved with the conversation: the checkpoint and the settings of the answers.
+    """
+
     images: list[Image.Image] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
 
+    def ask(self, question: str) -> Request:
+        """Add a question, in the place of one that was never answered, and give the request for its answer."""
+        self.turns = [turn for turn in self.turns if turn.answer is not None]
+        self.turns.append(Turn(question_with_images(question, 0 if self.turns else len(self.images))))
+        return self.up_to(len(self.turns) - 1)
 
-def question_with_images(text: str, images: int) -> str:
-    """What a person typed, as a question about ``images`` pictures. Control tokens in it are defused."""
-    return IMAGE_TOKEN * images + ("\n" if images else "") + neutralise(text)
+    def answer(self, text: str) -> None:
+        """The answer to the last question."""
+        self.turns[-1].answer = text
 
+    def up_to(self, index: int) -> Request:
+        """The request whose last turn is turn ``index``; a copy, safe from what is asked later."""
+        return Request([Turn(turn.question, turn.answer) for turn in self.turns[: index + 1]], list(self.images))
 
-class Assistant:
-    """A model, its tokenizer and its image processor, ready to answer."""
+    def answered(self) -> list[tuple[str, str]]:
+        """Questions, as they were typed but for defused control tokens, and answers."""
+        return [(typed(turn.question), turn.answer) for turn in self.turns if turn.answer is not None]
 
-    def __init__(self, model, tokenizer, image_processor, config: Config, checkpoint: Path | None = None) -> None:
-        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
-        self.config, self.checkpoint = config, checkpoint
-        self._kept: tuple[list[Image.Image], Kept] | None = None
-
-    @classmethod
-    def load(cls, checkpoint: Path, device: str | None = None) -> Assistant:
-        """Read a checkpoint, or the best one of a run's folder.
+    def save(self, file: Path) -> None:
+        """Write it as JSON, which :meth:`open` reads, or as Markdown where the name ends in .md.
 
         Raises:
-            UserError: there is none, it is damaged, its base models are not there, or the device is not.
+            UserError: the file cannot be written.
         """
-        place, dtype = choose_device(device)
-        folder = find_checkpoint(Path(checkpoint))
-        model, tokenizer, image_processor, config = load_checkpoint(folder, dtype)
-        return cls(model.to(place), tokenizer, image_processor, config, folder)
+        text = self._markdown() if file.suffix.lower() == ".md" else self._json()
+        try:
+            write_text(file, text)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
 
-    @property
-    def device(self) -> str:
-        return str(self.model.device)
+    @classmethod
+    def open(cls, file: Path) -> Conversation:
+        """Read what :meth:`save` wrote as JSON. The pictures are read again from their paths.
 
-    @property
-    def compiles(self) -> bool:
-        """Whether decoding is compiled: asked for, and on CUDA."""
-        return self.config.generate.compile and self.model.device.type == "cuda"
-
-    def answer(self, requests: list[Request], **overrides) -> list[str]:
-        """Answers to a batch of requests, in order. ``overrides`` are fields of the config's ``generate`` section.
-
-        What requests share up to their last image is computed once: five questions about a picture cost one picture.
+        Raises:
+            UserError: the file or a picture of it cannot be read.
         """
-        if not requests:
-            return []
-        prompts = [self._prompt(request, overrides.get("max_new_tokens")) for request in requests]
-        owners: dict[tuple, int] = {}  # the images, by identity -> their place in pixels
-        numbers = [owners.setdefault(tuple(map(id, request.images)), len(owners)) for request in requests]
-        ids = generate_on_prefixes(
-            self.model,
-            prompts,
-            [self._end_of_images(prompt) for prompt in prompts],
-            numbers,
-            [self._pixels(requests[numbers.index(number)].images) for number in range(len(owners))],
-            self.tokenizer.pad_token_id,
-            **self.generation(overrides),
-        )  # [B, new]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        if self.config.language.thinking:
-            texts = [without_thoughts(text) for text in texts]
-        return [text.strip() for text in texts]
-
-    def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
-        """The answer in pieces, as it comes. Setting ``stop`` ends it within a token.
-
-        The model runs in a thread of its own; leaving the loop early stops it too. What was computed is kept, so the
-        next question about the same images begins behind all that both have in common.
-        """
-        stop = stop or threading.Event()
-        prompt = self._prompt(request, overrides.get("max_new_tokens"))
-        pieces = _Pieces(self.tokenizer)
-        options = {**self.generation(overrides), "streamer": pieces, "stopping_criteria": [_StopWhen(stop)]}
-        worker = threading.Thread(
-            target=pieces.run, args=(self._generate_keeping, request.images, prompt, options), daemon=True
-        )
-        worker.start()
         try:
-            yield from pieces
-        finally:
-            stop.set()
-            worker.join()
-        if pieces.error is not None:
-            raise pieces.error
+            content = json.loads(file.read_text(encoding="utf-8"))
+            paths, about = [str(path) for path in content["images"]], dict(content["about"])
+            pairs = [(str(turn["question"]), str(turn["answer"])) for turn in content["turns"]]
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: not a conversation that was saved here as JSON") from error
+        images = []
+        for path in paths:
+            try:
+                images.append(load_image(path))
+            except ImageError as error:
+                raise UserError(f"{path}: {error}; the conversation is about this picture") from error
+        conversation = cls(images, paths, about=about)
+        for question, answer in pairs:
+            conversation.ask(question)
+            conversation.answer(answer)
+        return conversation
 
-    def _generate_keeping(self, images: list[Image.Image], prompt: list[int], options: dict) -> None:
-        """``generate`` on what was kept of the last call, where that showed the same images, and keep the result."""
-        (shown, kept), self._kept = self._kept or ([], None), None
-        if kept is not None and list(map(id, shown)) != list(map(id, images)):
-            kept = Kept([], kept.cache) if self.compiles else None  # another picture; its memory may serve
-        _, result = generate_keeping(
-            self.model,
-            prompt,
-            self._end_of_images(prompt),
-            lambda: self._pixels(images),
-            kept,
-            static=self.compiles,
-            **options,
-        )
-        self._kept = (images, result)  # the images themselves, so that their id() stays theirs
+    def _json(self) -> str:
+        turns = [{"question": question, "answer": answer} for question, answer in self.answered()]
+        return json.dumps({"images": self.paths, "about": self.about, "turns": turns}, ensure_ascii=False, indent=2)
 
-    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
-        """[n, 3, H, W] float32 on the model's device; n may be 0."""
-        prepared = [prepare_image(image, self.image_processor) for image in images]
-        return (torch.stack(prepared) if prepared else torch.zeros(0)).to(self.model.device)
-
-    def _end_of_images(self, prompt: list[int]) -> int:
-        """How many tokens to the end of the last image; at least one, and never all."""
-        image = token_id(self.tokenizer, IMAGE_TOKEN)
-        last = max((i for i, token in enumerate(prompt) if token == image), default=0)
-        return last + 1
-
-    def _prompt(self, request: Request, max_new_tokens: int | None = None) -> list[int]:
-        """Ids of a request's prompt, short enough that the answer fits behind it."""
-        room = self.config.language.max_length - (max_new_tokens or self.config.generate.max_new_tokens)
-        wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
-        if wanted != len(request.images):
-            raise UserError(f"the conversation has places for {wanted} images, but {len(request.images)} were given")
-        turns = request.turns
-        if self.config.language.thinking:  # what was thought about earlier questions is not shown again
-            turns = [Turn(turn.question, turn.answer and without_thoughts(turn.answer)) for turn in turns]
-        try:
-            ids, _ = fit_prompt(
-                self.tokenizer,
-                turns,
-                max_length=room,
-                system=self.config.language.system,
-                image_context_length=self.config.vision.image_context_length,
-                thinking=self.config.language.thinking,
-            )
-        except PromptError as error:
-            raise UserError(f"the question cannot be asked: {error}") from error
-        return ids
-
-    def generation(self, overrides: dict) -> dict:
-        """Arguments of ``generate`` from the config's section and a call's overrides; greedy unless told."""
-        settings = {**self.config.generate.model_dump(), **overrides}
-        arguments = {"max_new_tokens": settings["max_new_tokens"], "do_sample": settings["do_sample"]}
-        if settings["do_sample"]:
-            arguments |= {"temperature": settings["temperature"], "top_p": settings["top_p"], "top_k": 0}
-        return arguments
+    def _markdown(self) -> str:
+        lines = [f"![picture](<{path}>)" for path in self.paths]
+        lines += [f"- {key}: {value}" for key, value in self.about.items()]
+        for question, answer in self.answered():
+            lines += ["", *(f"> {line}" for line in question.splitlines()), "", answer]
+        return "\n".join(lines) + "\n"
 
 
-class _Pieces(TextIteratorStreamer):
-    """transformers' streamer, which holds half-finished characters back, with an end even when the model fails."""
-
-    def __init__(self, tokenizer) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.error: BaseException | None = None
-
-    def run(self, generate, *arguments) -> None:
-        try:
-            generate(*arguments)
-        except BaseException as error:  # handed to the thread that reads
-            self.error = error
-            self.text_queue.put(self.stop_signal)
+def typed(question: str) -> str:
+    """A question without its pictures."""
+    return question.replace(IMAGE_TOKEN, "").lstrip("\n")
 
 
-class _StopWhen(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+# ---------------------------------------------------------------------------------------------- checkpoints
 
 
-def choose_device(wanted: str | None = None) -> tuple[torch.device, torch.dtype]:
-    """The device asked for, else CUDA where there is one; bf16 where CUDA has it, else fp32."""
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+def checkpoints_under(folder: Path) -> list[Path]:
+    """Every complete checkpoint of every run, the newest first."""
+    found = [(manifest.stat().st_mtime, manifest.parent) for manifest in folder.glob("*/checkpoint-*/manifest.json")]
+    return [checkpoint for _, checkpoint in sorted(found, reverse=True)]
+
+
+def is_demo(checkpoint: Path) -> bool:
+    """Whether a checkpoint, or the first of a run's, stands on the small backbones that come with this repository."""
+    configs = [checkpoint / "config.yaml", *sorted(checkpoint.glob("checkpoint-*/config.yaml"))]
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r} is not known; use cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r}: torch sees no CUDA here; use cpu, or install a CUDA build of torch")
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device, torch.bfloat16 if has_bf16 else torch.float32
+        text = next(file for file in configs if file.is_file()).read_text(encoding="utf-8")
+        return Path(yaml.safe_load(text)["language"]["path"]).parts[-3:-1] == ("demo", "backbones")
+    except (StopIteration, OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False  # loading it will say what is wrong with it
+
+
+def first_choice(folder: Path) -> Path | None:
+    """What to load when nothing was chosen: the newest checkpoint, a demo's only where there is nothing else."""
+    found = checkpoints_under(folder)
+    return next((checkpoint for checkpoint in found if not is_demo(checkpoint)), found[0] if found else None)
+
+
+# ---------------------------------------------------------------------------------------------- the worker
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong, in one line for a person; ``kind`` is "memory" where the answer is to use less of it."""
+
+    kind: str
+    text: str
 
 
 class Worker:
-    """Loads and asks in one background thread, one job at a time, for an interface that must never wait.
+    """Loads, asks and looks in one background thread, one job at a time, for an interface that must never wait.
 
     Everything that happens arrives in ``events``, a queue of (job, kind, value); the interface reads it when it likes:
 
-    - ``"stage"``: what is being done, in words
+    - ``"stage"``: what is being done: "libraries", "weights", "device", "answer" or "look"
     - ``"ready"``: the assistant, once loaded
     - ``"piece"``: a bit of the answer
     - ``"answer"``: the whole answer, stopped or complete
-    - ``"error"``: one line for a person
+    - ``"looked"``: the :class:`model.attention_map.AttentionMap` that was asked for
+    - ``"read"``: what :meth:`read` was to read
+    - ``"problem"``: a :class:`Problem`, which ended the job
 
-    ``job`` is the number that :meth:`ask` returned, so that what is late from an abandoned job can be told apart.
+    ``job`` is the number that the call returned, so that what is late from an abandoned job can be told apart.
     """
 
     def __init__(self) -> None:
@@ -224,18 +174,37 @@ class Worker:
         self._jobs: queue.Queue = queue.Queue()
         self._stop = threading.Event()
         self._count = 0
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def load(self, checkpoint: Path, device: str | None = None) -> int:
+        """Queue the loading of a checkpoint, ending the answer in progress."""
         return self._put(self._load, checkpoint, device)
 
     def ask(self, request: Request, **overrides) -> int:
         """Queue a question, ending the answer in progress. Returns the job's number."""
         return self._put(self._ask, request, overrides)
 
+    def look(self, request: Request, **overrides) -> int:
+        """Queue the question where the model looked for a request's last answer."""
+        return self._put(self._look, request, overrides)
+
+    def read(self, load: Callable) -> int:
+        """Call ``load``, which reads a file, beside the other jobs: it needs no model, and must not wait for one."""
+        self._count += 1
+        threading.Thread(target=self._attempt, args=(self._count, self._read, load), daemon=True).start()
+        return self._count
+
     def stop(self) -> None:
         """End the answer in progress within a token."""
         self._stop.set()
+
+    def close(self, timeout: float) -> bool:
+        """Stop, let the thread end, and say whether it did within ``timeout`` seconds."""
+        self._stop.set()
+        self._jobs.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _put(self, work, *arguments) -> int:
         self._stop.set()  # the answer in progress; every job brings an event of its own
@@ -244,31 +213,56 @@ class Worker:
         self._jobs.put((self._count, self._stop, work, arguments))
         return self._count
 
-    def _run(self) -> None:
-        while True:
-            job, stop, work, arguments = self._jobs.get()
-            try:
-                work(job, stop, *arguments)
-            except Exception as error:  # a thread that dies would leave the window waiting for ever
-                self.events.put((job, "error", describe_error(error)))
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, stop, work, arguments = item
+            self._attempt(job, work, stop, *arguments)
+
+    def _attempt(self, job: int, work, *arguments) -> None:
+        try:
+            work(job, *arguments)
+        except Exception as error:  # a thread that dies would leave the window waiting for ever
+            self.events.put((job, "problem", describe_error(error)))
 
     def _load(self, job: int, stop: threading.Event, checkpoint: Path, device: str | None) -> None:
-        self.events.put((job, "stage", f"loading {checkpoint}"))
-        self.assistant = Assistant.load(checkpoint, device)
+        self.assistant = None  # first: there may be no room for two
+        self.events.put((job, "stage", "libraries"))
+        from model.assistant import Assistant
+        from model.model import quiet_libraries
+
+        quiet_libraries()
+        self.assistant = Assistant.load(checkpoint, device, lambda stage: self.events.put((job, "stage", stage)))
         self.events.put((job, "ready", self.assistant))
 
     def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
-        if self.assistant is None:
-            raise UserError("no model is loaded yet; choose a checkpoint")
         text = ""
-        for piece in self.assistant.stream(request, stop, **overrides):
+        if stop.is_set():  # before its turn came
+            self.events.put((job, "answer", text))
+            return
+        self.events.put((job, "stage", "answer"))
+        for piece in self._loaded().stream(request, stop, **overrides):
             text += piece
             self.events.put((job, "piece", piece))
         self.events.put((job, "answer", text.strip()))
 
+    def _look(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
+        self.events.put((job, "stage", "look"))
+        self.events.put((job, "looked", self._loaded().where_it_looks(request, **overrides)))
 
-def describe_error(error: Exception) -> str:
-    """One line for a person."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "the GPU ran out of memory; choose the CPU, shorter answers, or close other programs"
-    return " ".join(str(error).split()) or type(error).__name__
+    def _read(self, job: int, load: Callable) -> None:
+        self.events.put((job, "read", load()))
+
+    def _loaded(self) -> Assistant:
+        if self.assistant is None:
+            raise UserError("no model is loaded yet; choose a checkpoint")
+        return self.assistant
+
+
+def describe_error(error: Exception) -> Problem:
+    """One line for a person. torch says "out of memory" of a GPU and "can't allocate memory" of the machine."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return Problem("memory", "out of memory; use the CPU, ask for shorter answers, or close other programs")
+    if isinstance(error, (UserError, ImageError)):
+        return Problem("user", text)
+    return Problem("unexpected", f"{type(error).__name__}: {text}")

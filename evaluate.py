@@ -34,12 +34,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import metrics
-from conversation import Assistant, Request, question_with_images
 from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
-from dataset.prompt import IMAGE_TOKEN, Turn, images_first
+from dataset.prompt import IMAGE_TOKEN, Request, Turn, images_first, question_with_images
 from files import write_json
 from model import ranks
+from model.assistant import Assistant
 from model.model import quiet_libraries
 from settings import Config, Generate, UserError, load_config, require_paths
 

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hub import model_folder
 from settings import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 IGNORE_INDEX = -100  # what torch's cross entropy skips
@@ -47,6 +51,14 @@ class Turn:
     answer: str | None = None
 
 
+@dataclass
+class Request:
+    """A conversation whose last turn waits for its answer, and the images its placeholders stand for, in order."""
+
+    turns: list[Turn]
+    images: list[Image.Image] = field(default_factory=list)
+
+
 def neutralise(text: str) -> str:
     """Defuse anything in user text that looks like a control token, keeping it readable.
 
@@ -54,6 +66,11 @@ def neutralise(text: str) -> str:
     new control token can appear from the pieces of a broken one.
     """
     return _CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text)
+
+
+def question_with_images(text: str, images: int) -> str:
+    """What a person typed, as a question about ``images`` pictures. Control tokens in it are defused."""
+    return IMAGE_TOKEN * images + ("\n" if images else "") + neutralise(text)
 
 
 @lru_cache(maxsize=10_000)

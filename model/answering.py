@@ -79,16 +79,26 @@ def generate_keeping(
     its memory is that of ``kept`` where that has the room, since a compiled step is bound to its addresses.
     """
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], nothing to pad
-    common = len(os.path.commonprefix([kept.ids, prompt[:-1]])) if kept is not None else 0  # the last is computed
-    if common >= end:
-        cache = kept.cache
-        forget_behind(cache, common)
-    else:
-        cache = prefill(model, ids[:, :end], mask[:, :end], [pixels()])
+    cache = resume(model, prompt, end, pixels, kept)
     if static:
         cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], kept.cache if kept else None)
     new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options)
     return new, Kept((prompt + new[0].tolist())[: int(cache.get_seq_length())], cache)
+
+
+def resume(
+    model: MMultiModal, ids: list[int], end: int, pixels: Callable[[], torch.Tensor], kept: Kept | None
+) -> Cache:
+    """Keys and values of a beginning of ``ids`` that reaches at least to ``end``: of ``kept`` where it does, else new.
+
+    At least the last token is left to be computed.
+    """
+    common = len(os.path.commonprefix([kept.ids, ids[:-1]])) if kept is not None else 0
+    if common < end:
+        first, mask = _pad_left([ids[:end]], 0, model.device)
+        return prefill(model, first, mask, [pixels()])
+    forget_behind(kept.cache, common)
+    return kept.cache
 
 
 @torch.inference_mode()
@@ -118,6 +128,14 @@ def forget_behind(cache: Cache, length: int) -> None:
             layer.cumulative_length.fill_(length)
     elif surplus := cache.get_seq_length() - length:
         cache.crop(-surplus)
+
+
+def to_dynamic(model: MMultiModal, cache: Cache) -> DynamicCache:
+    """A copy of a static cache that can grow."""
+    length, dynamic = int(cache.get_seq_length()), DynamicCache(config=model.language.config)
+    for number, layer in enumerate(cache.layers):
+        dynamic.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
+    return dynamic
 
 
 def to_static(model: MMultiModal, cache: Cache, tokens: int, storage: Cache | None = None) -> StaticCache:

@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from conversation import Assistant
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
+from model.assistant import Assistant
 from model.checkpoint import save_weights, write_manifest
 from model.model import build_model
 from settings import Config, load_config

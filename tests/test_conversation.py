@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from conversation import Request, question_with_images
+from conversation import Conversation
 from dataset.image import prepare_image
-from dataset.prompt import IMAGE_TOKEN, Turn
+from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
 from model import answering
 from model.answering import prefill
 from settings import UserError
@@ -202,6 +202,62 @@ def test_the_placeholder_is_never_generated(assistant):
     assistant.tokenizer.batch_decode = lambda ids, **options: [seen.append(ids), *decode(ids, **options)][1:]
     assistant.answer(requests()[:1], max_new_tokens=5)
     assert seen[0].shape == (1, 5) and assistant.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) not in seen[0][0].tolist()
+
+
+def test_the_system_prompt_can_be_another_for_one_call(assistant):
+    request = requests()[0]
+    texts = [assistant.tokenizer.decode(assistant._prompt(request, {"system": s})) for s in ("Be brief.", "")]
+    assert texts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>") and texts[1].startswith("<|im_start|>user")
+    usual = assistant.answer([request], max_new_tokens=12)
+    assert assistant.answer([request], max_new_tokens=12, system="a red star and a blue star " * 3) != usual
+
+
+# ---------------------------------------------------------------------------------------------- a conversation
+
+
+def test_an_unanswered_question_gives_way_to_the_next():
+    talk = Conversation([picture("red")], ["red.png"])
+    talk.ask("never answered")
+    request = talk.ask("What <image>?")
+    assert [turn.question for turn in request.turns] == [IMAGE_TOKEN + "\nWhat < image >?"]
+    talk.answer("red")
+    assert [turn.question for turn in talk.ask("sure?").turns][1:] == ["sure?"]
+    assert request.turns[0].answer is None  # what was handed out is not changed behind the worker's back
+    assert talk.answered() == [("What < image >?", "red")]
+
+
+def test_a_conversation_can_be_saved_and_opened_again(tmp_path):
+    picture("red").save(tmp_path / "红.png")
+    talk = Conversation(
+        [picture("red")], [str(tmp_path / "红.png")], about={"checkpoint": "checkpoints/x", "top_p": 1.0}
+    )
+    for question, answer in (("什么颜色？", "红色"), ("two\nlines", "yes")):
+        talk.ask(question)
+        talk.answer(answer)
+    talk.ask("not yet answered")
+    talk.save(tmp_path / "talk.json")
+    again = Conversation.open(tmp_path / "talk.json")
+    assert again.turns == talk.turns[:2] and again.about == talk.about and again.paths == talk.paths
+    assert again.images[0].tobytes() == picture("red").tobytes()
+    talk.save(tmp_path / "talk.md")
+    lines = (tmp_path / "talk.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == f"![picture](<{tmp_path / '红.png'}>)" and "- checkpoint: checkpoints/x" in lines
+    assert "> 什么颜色？" in lines and "红色" in lines and lines[-4:] == ["> two", "> lines", "", "yes"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"turns": []}', '{"images": [], "about": {}, "turns": [1]}'])
+def test_a_file_that_is_no_conversation_is_one_line(tmp_path, content):
+    (tmp_path / "talk.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="not a conversation that was saved here as JSON"):
+        Conversation.open(tmp_path / "talk.json")
+
+
+def test_a_conversation_whose_picture_is_gone_names_it(tmp_path):
+    Conversation([picture("red")], [str(tmp_path / "gone.png")]).save(tmp_path / "talk.json")
+    with pytest.raises(UserError, match="gone.png: missing"):
+        Conversation.open(tmp_path / "talk.json")
+    with pytest.raises(UserError, match="cannot be written"):
+        Conversation().save(tmp_path / "no" / "folder.json")
 
 
 # ---------------------------------------------------------------------------------------------- ask.py

@@ -1,0 +1,87 @@
+"""The window's longest pause: how long its loop was kept from an event while a model loads and while it answers.
+
+    python -m benchmarks.window --checkpoint checkpoints/demo
+
+An ``after`` callback beats every 5 ms, and the longest time between two beats is reported, for the loading (in which
+PyTorch is imported) and for an answer of 200 tokens. The window opens on a virtual screen of its own (Xvfb).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+import tkinter
+from pathlib import Path
+
+from PIL import Image
+
+from tests.screen import virtual_screen
+from window.app import Window
+from window.preferences import Preferences
+
+BEAT_MS, NEW = 5, 200
+
+
+class Pulse:
+    """Beats in a root's loop; :meth:`longest` pause in ms since the last call."""
+
+    def __init__(self, root: tkinter.Tk) -> None:
+        self.root, self.beats = root, [time.perf_counter()]
+        self.beat()
+
+    def beat(self) -> None:
+        self.beats.append(time.perf_counter())
+        self.root.after(BEAT_MS, self.beat)
+
+    def longest(self) -> float:
+        beats, self.beats = [*self.beats, time.perf_counter()], self.beats[-1:]
+        return 1000 * max(later - sooner for sooner, later in zip(beats, beats[1:], strict=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="checkpoints/demo", type=Path, metavar="DIR")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="answers (default: 3)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home, virtual_screen() as screen:
+        os.environ["XDG_CONFIG_HOME"] = home
+        picture = Path(home) / "picture.png"
+        Image.effect_noise((640, 480), 60).save(picture)
+        begin = time.perf_counter()
+        root = tkinter.Tk(screenName=screen)
+        window = Window(root, args.checkpoint, "cpu", str(picture), Preferences(max_new_tokens=NEW))
+        root.update()
+        print(f"window there after {time.perf_counter() - begin:.2f} s")
+        pulse = Pulse(root)
+        live(root, lambda: window.loading is None and window.reading is None)
+        assistant = window.worker.assistant
+        print(f"model there after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
+        assistant.model.language.generation_config.eos_token_id = None  # every answer as long as asked for
+        for _ in range(args.repeats):
+            window.new_conversation()
+            window.entry.insert("1.0", "What is in the picture?")
+            root.update()
+            pulse.longest()
+            window.ask()
+            live(root, lambda: window.asking is None)
+            print(f"an answer of {NEW} tokens: longest pause {pulse.longest():.0f} ms")
+        print(f"on {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        window.close()
+        window.worker.close(10)
+
+
+def live(root: tkinter.Tk, until) -> None:
+    """Tk's own loop, until something is so."""
+
+    def check() -> None:
+        root.quit() if until() else root.after(20, check)
+
+    root.after(20, check)
+    root.mainloop()
+
+
+if __name__ == "__main__":
+    main()

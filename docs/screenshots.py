@@ -1,0 +1,90 @@
+"""Takes the pictures of the window that the README shows, on a virtual screen of its own (Xvfb).
+
+    python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
+
+The questions are the first that the demo's annotations ask about the pictures; the answers are the model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import tkinter
+from pathlib import Path
+
+from PIL import Image, ImageGrab
+
+from dataset.prompt import neutralise
+from model.checkpoint import find_checkpoint
+from tests.screen import virtual_screen
+from window.app import Window
+from window.preferences import Preferences
+
+DOCS = Path(__file__).resolve().parent
+CHINESE = ("图中有几个图形？", "位于中央的图形是什么颜色的？")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="checkpoints/demo", type=Path, metavar="DIR")
+    parser.add_argument("--data", default="data/demo/raw", type=Path, metavar="DIR", help="what demo.scenes wrote")
+    parser.add_argument("--output", default=DOCS, type=Path, metavar="DIR", help="where to write (default: docs)")
+    args = parser.parse_args()
+    checkpoint = find_checkpoint(args.checkpoint)
+    first, second = held_out(args.data)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["XDG_CONFIG_HOME"] = home
+        with virtual_screen("2400x1600x24") as screen:
+            shoot(screen, args.output / "window-empty.png", Preferences(language="en"), checkpoint)
+            shoot(screen, args.output / "window-look.png", Preferences(language="en", look=True), checkpoint, *first)
+            dark = Preferences(language="zh", dark=True, look=True, size=200)
+            shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
+
+
+def held_out(data: Path) -> list[tuple[Path, list[str]]]:
+    """The first two held-out pictures of two objects, and the first three questions about each."""
+    records: dict[str, list[str]] = {}
+    for record in json.loads((data / "coco_conversations.json").read_text(encoding="utf-8")):
+        if "held_out" in record["image"]:
+            asked = [said["value"] for said in record["conversations"] if said["from"] == "human"]
+            records.setdefault(record["image"], []).extend(neutralise(q.replace("<image>", "").strip()) for q in asked)
+    return [(data / "coco_images" / name, questions[:3]) for name, questions in list(records.items())[:2]]
+
+
+def shoot(
+    screen: str, file: Path, preferences: Preferences, checkpoint: Path, picture: Path | None = None, questions=()
+) -> None:
+    """Open the window, ask, and save what is to be seen."""
+    root = tkinter.Tk(screenName=screen)
+    window = Window(root, checkpoint, "cpu", picture and str(picture), preferences)
+    live(root, lambda: window.loading is None and window.reading is None)
+    root.focus_force()
+    for question in questions:
+        window.entry.insert("1.0", question)
+        window.ask()
+        live(root, lambda: window.asking is None and window.looking is None)
+    end = time.monotonic() + 1
+    live(root, lambda: time.monotonic() > end)
+    grab(root, screen).save(file, optimize=True)
+    print(file)
+    window.close()
+    window.worker.close(10)
+
+
+def live(root: tkinter.Tk, until) -> None:
+    while not until():
+        root.update()
+        time.sleep(0.01)
+
+
+def grab(root: tkinter.Tk, screen: str) -> Image.Image:
+    """The window from the top of the screen, where its menu is: without a window manager it has no other place."""
+    right, bottom = root.winfo_rootx() + root.winfo_width(), root.winfo_rooty() + root.winfo_height()
+    return ImageGrab.grab(bbox=(root.winfo_rootx(), 0, right, bottom), xdisplay=screen)
+
+
+if __name__ == "__main__":
+    main()

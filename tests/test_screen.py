@@ -1,0 +1,440 @@
+"""The window on a virtual screen, with real keys and clicks."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conversation import Conversation
+from dataset.prompt import Request, Turn, question_with_images
+from model.assistant import Assistant
+from model.checkpoint import MANIFEST
+from tests.tiny import REPO, picture
+
+tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
+pytest.importorskip("Xlib", reason="python-xlib, which presses the keys, is not installed")
+if shutil.which("Xvfb") is None:
+    pytest.skip("Xvfb, the virtual screen, is not installed", allow_module_level=True)
+
+from tests.screen import Person, virtual_screen  # noqa: E402
+from window.app import Window  # noqa: E402
+from window.preferences import Preferences  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def screen():
+    with virtual_screen() as name:
+        yield name
+
+
+@pytest.fixture
+def config_home(tmp_path, monkeypatch) -> Path:
+    for name in ("XDG_CONFIG_HOME", "APPDATA", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def open_window(screen, checkpoint, config_home, tmp_path, monkeypatch):
+    """A function that opens the window where ``checkpoints/`` holds one tiny checkpoint: (window, person)."""
+    monkeypatch.chdir(tmp_path)
+    opened = []
+
+    def start(picture_file: Path | None = None, **options) -> tuple[Window, Person]:
+        root = tkinter.Tk(screenName=screen)
+        window = Window(root, picture=picture_file and str(picture_file), **options)
+        person = Person(root, screen)
+        opened.append((window, person))
+        root.update()
+        root.focus_force()  # no window manager does it here
+        window.entry.focus_set()
+        return window, person
+
+    yield start
+    for window, person in opened:
+        if window.worker is not None and not getattr(window, "closed", False):
+            window.close()
+        assert window.worker.close(60)
+        person.display.close()
+    opened.clear()
+    gc.collect()  # what is left of Tk dies here, and not in the next test's worker, where nothing may touch Tk
+
+
+@pytest.fixture
+def red(tmp_path) -> Path:
+    picture("red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+@pytest.fixture
+def blue(tmp_path) -> Path:
+    picture("blue").save(tmp_path / "blue.png")
+    return tmp_path / "blue.png"
+
+
+def endless(window: Window, tokens: int = 3000) -> None:
+    """Answers of so many tokens, whatever the model would say: by default, more than it has time for."""
+    window.worker.assistant.model.language.generation_config.eos_token_id = None
+    window.worker.assistant.config.language.max_length = 4096
+    window.preferences.max_new_tokens = tokens
+
+
+def loaded(window: Window, person: Person) -> None:
+    person.until(lambda: window.loading is None and window.reading is None)
+
+
+def seen(window: Window) -> str:
+    return window.transcript.text.get("1.0", "end")
+
+
+def answers(window: Window) -> list[str | None]:
+    return [turn.answer for turn in window.conversation.turns]
+
+
+def talked(window: Window, person: Person, *answers: str) -> None:
+    """A conversation with these answers, and the map of the last."""
+    conversation = Conversation(window.conversation.images, window.conversation.paths)
+    for answer in answers:
+        conversation.ask("What?")
+        conversation.answer(answer)
+    window.begin(conversation)
+    person.until(lambda: len(answers) - 1 in window.maps)
+
+
+def reference(assistant, *questions: str) -> list[str]:
+    turns: list[Turn] = []
+    for question in questions:
+        turns.append(Turn(question_with_images(question, 0 if turns else 1)))
+        turns[-1].answer = assistant.answer([Request(turns, [picture("red")])])[0]
+    return [turn.answer for turn in turns]
+
+
+def test_a_picture_is_opened_by_keys_and_questions_typed_while_the_model_loads_are_answered(
+    open_window, assistant, red, monkeypatch
+):
+    wanted, gate, load = reference(assistant, "What color?", "and where?"), threading.Event(), Assistant.load
+    monkeypatch.setattr(Assistant, "load", lambda *arguments: (gate.wait(60), load(*arguments))[1])
+    window, person = open_window()
+    person.until(lambda: window.status[0] == "stage_libraries")
+
+    def choose() -> None:
+        person.until(lambda: "filedialog" in str(window.root.tk.call("focus")))
+        person.type("red.png")
+        person.press("Return")
+
+    window.root.after(300, choose)
+    person.press("Control_L", "o")
+    person.until(lambda: window.conversation.images)
+    person.type("What color?")
+    person.press("Return")
+    assert window.entry.get("1.0", "end-1c") == "" and "What color?" in seen(window)
+    assert window.status[0] == "stage_waiting" and window.loading is not None
+    gate.set()
+    person.until(lambda: window.asking is None and window.loading is None)
+    assert answers(window) == wanted[:1] and wanted[0] in seen(window)
+    towers = []
+    window.worker.assistant.model.vision.register_forward_hook(lambda *_: towers.append(1))
+    person.type("and where?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert answers(window) == wanted and towers == []  # the follow-up did not encode the picture again
+
+
+def test_shift_enter_is_a_new_line_and_enter_without_a_picture_asks_for_one(open_window):
+    window, person = open_window()
+    person.type("one")
+    person.press("Shift_L", "Return")
+    person.type("two")
+    assert window.entry.get("1.0", "end-1c") == "one\ntwo" and window.conversation.turns == []
+    person.press("Return")
+    assert "Open a picture first." in seen(window) and window.entry.get("1.0", "end-1c") == "one\ntwo"
+
+
+@pytest.mark.parametrize("by", ["button", "key"])
+def test_stop_ends_a_long_answer_and_the_conversation_goes_on(open_window, red, by):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    person.click(window.stop_button) if by == "button" else person.press("Escape")
+    person.until(lambda: window.asking is None)
+    (answer,) = answers(window)
+    assert answer and len(window.worker.assistant.tokenizer.encode(answer)) < 3000
+    assert "stopped" in seen(window) and window.stop_button.instate(["disabled"])
+    window.preferences.max_new_tokens = 4
+    person.until(lambda: window.looking is None)
+    person.type("and?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert answers(window)[0] == answer and len(answers(window)) == 2
+
+
+def test_asking_again_ends_the_answer_in_progress_and_keeps_what_was_there(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    window.preferences.max_new_tokens = 5
+    person.type("two")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    first, second = answers(window)
+    tokenizer = window.worker.assistant.tokenizer
+    assert 0 < len(tokenizer.encode(first)) < 3000 and len(tokenizer.encode(second)) <= 6
+    assert seen(window).index("one") < seen(window).index(first) < seen(window).index("two")
+
+
+def test_another_picture_in_the_middle_of_an_answer_begins_anew(open_window, red, blue):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    window.open_picture(str(blue))
+    person.until(lambda: window.conversation.paths == [str(blue)])
+    person.until(window.worker._jobs.empty)
+    person.wait(0.5)  # what the old answer still had to say has come
+    assert window.asking is None and window.conversation.turns == [] and "one" not in seen(window)
+    assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(red.read_bytes()[:40])
+    window.open_picture(str(broken))
+    person.until(lambda: window.reading is None)
+    assert "broken.jpg cannot be opened: cannot be decoded" in seen(window)
+    assert window.conversation.paths == [str(red)]
+
+
+def test_closing_while_it_answers_ends_the_answer(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    steps = []
+    window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
+    window.close()
+    window.closed = True
+    assert window.worker.close(20) and len(steps) <= 3
+
+
+def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    assistant = window.worker.assistant
+    endless(window, 200)
+    pieces, beats = [], []
+    take = window.on_event
+    window.on_event = lambda job, kind, value: (
+        pieces.append(value) if kind == "piece" else None,
+        take(job, kind, value),
+    )
+
+    def beat() -> None:
+        beats.append(time.perf_counter())
+        window.root.after(5, beat)
+
+    beat()
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    pauses = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
+    assert len(assistant.tokenizer.encode("".join(pieces))) >= 150 and len(pieces) > 20
+    assert max(pauses) < 2  # generous: other work on this machine is not the window's fault
+
+
+def test_the_word_under_the_mouse_shows_its_own_map(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    endless(window, 20)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.maps)
+    found = window.maps[0]
+    whole = window.pane.grid_shown
+    assert whole.shape == (3, 3) and torch.tensor(whole).isnan().nonzero().tolist() == [[0, 0]]
+    span = found.words()[-1]
+    text, start = window.transcript.text, window.transcript._start_of(0)
+    box = text.bbox(f"{start} + {span[0]} chars")
+    person.point(text.winfo_rootx() + box[0] + box[2] // 2, text.winfo_rooty() + box[1] + box[3] // 2)
+    assert window.span == span and (window.pane.grid_shown[1:] == found.of(span)[1:]).all()
+    assert found.text[slice(*span)] in window.map_note.cget("text")
+    person.click(window.switch)
+    assert window.pane.grid_shown is None and Preferences.load().look is False
+
+
+def test_words_and_answers_can_be_walked_through_with_keys(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, "a red circle", "at the top")
+    assert window.shown_turn() == 1
+    person.press("Alt_L", "Up")
+    person.until(lambda: 0 in window.maps)
+    person.press("Alt_L", "Right")
+    assert window.shown_turn() == 0 and window.span == window.maps[0].words()[0]
+    person.press("Alt_L", "Left")
+    assert window.span is None
+    person.press("Control_L", "Shift_L", "c")
+    assert window.root.clipboard_get() == answers(window)[0]
+
+
+def test_the_map_of_the_dropped_patch_says_so_under_the_mouse(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, "a red circle")
+    left, top, width, height = window.pane.place
+    x, y = window.pane.canvas.winfo_rootx() + left, window.pane.canvas.winfo_rooty() + top
+    person.point(x + 3, y + 3)
+    assert "left out" in window.map_note.cget("text")
+    person.point(x + width - 3, y + height - 3)
+    assert window.map_note.cget("text").startswith("Row 3, column 3: ")
+
+
+def test_settings_are_changed_by_keys_and_kept_outside_the_repository(open_window, config_home):
+    window, person = open_window()
+    loaded(window, person)
+    person.press("Control_L", "comma")
+    person.until(lambda: any(isinstance(child, tkinter.Toplevel) for child in window.root.winfo_children()))
+    dialog = window.root.winfo_children()[-1]
+    dialog.focus_force()
+    dialog.greedy.focus_set()
+    person.press("Tab")
+    person.press("space")  # sampling
+    person.press("Tab")
+    person.type("0.5")
+    person.press("Return")
+    assert not dialog.winfo_exists()
+    assert window.preferences.overrides() == {"do_sample": True, "temperature": 0.5}
+    saved = json.loads((config_home / "ask-a-picture" / "settings.json").read_text(encoding="utf-8"))
+    assert saved["do_sample"] is True and saved["temperature"] == 0.5 and saved["max_new_tokens"] is None
+
+
+def test_language_colours_and_size_change_in_the_middle_of_everything(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    person.type("half a ques")
+    before = window.entry.winfo_height()
+    window.prefer(language="zh", dark=True, size=200)
+    person.until(lambda: window.root.title() == "看图问答")
+    person.until(lambda: window.entry.winfo_height() > 1.5 * before)
+    assert window.root.cget("background") == "#1b1d22"
+    assert answers(window)[0] in seen(window) and "What?" in seen(window)
+    assert window.entry.get("1.0", "end-1c") == "half a ques" and Preferences.load().size == 200
+
+
+def test_tab_reaches_every_button(open_window):
+    window, person = open_window()
+    loaded(window, person)
+    window.stop_button.state(["!disabled"])
+    reached = set()
+    for _ in range(14):
+        person.press("Tab")
+        reached.add(window.root.focus_get())
+    wanted = {w for w in every_widget(window.frame) if w.winfo_class() in ("TButton", "TMenubutton", "TCheckbutton")}
+    assert len(wanted) == 8 and wanted <= reached and window.entry in reached
+
+
+def every_widget(widget) -> list:
+    return [widget, *(found for child in widget.winfo_children() for found in every_widget(child))]
+
+
+def test_a_conversation_is_saved_and_opened_again(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+    person.type("What color?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    kept = answers(window)
+    window.save(tmp_path / "talk.json")
+    saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
+    assert saved["images"] == [str(red)] and saved["about"]["checkpoint"].endswith("checkpoint-1")
+    assert saved["about"]["do_sample"] is False and saved["about"]["max_new_tokens"] == 8
+    person.press("Control_L", "n")
+    assert window.conversation.turns == [] and window.conversation.paths == [str(red)]
+    window.open_conversation(tmp_path / "talk.json")
+    person.until(lambda: window.conversation.turns)
+    assert answers(window) == kept and kept[0] in seen(window)
+
+
+def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    window.worker.assistant.stream = no_memory
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert "The memory is full. In the settings choose the CPU" in seen(window) and window.conversation.turns == []
+    other = tmp_path / "checkpoints" / "other" / "checkpoint-1"
+    shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", other)
+    manifest = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
+    manifest["base_models"]["language.path"]["sha256"] = "0" * 64
+    (other / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    window.load(other)
+    loaded(window, person)
+    assert "is not the model that" in seen(window) and "Traceback" not in seen(window)
+
+
+def test_without_any_checkpoint_the_window_says_what_to_do(open_window, tmp_path):
+    shutil.rmtree(tmp_path / "checkpoints")
+    window, person = open_window()
+    assert window.loading is None and "No trained model was found in checkpoints/" in seen(window)
+
+
+def test_the_demo_is_called_only_a_demo(open_window, tmp_path):
+    config = tmp_path / "checkpoints" / "test" / "checkpoint-1" / "config.yaml"
+    config.write_text("language: {path: demo/backbones/qwen}", encoding="utf-8")
+    window, person = open_window()
+    assert "only the tiny demo" in window.demo_note.cget("text") and window.demo_note.winfo_manager() == "grid"
+
+
+def test_the_script_opens_a_window_and_control_q_ends_it(screen, config_home, tmp_path):
+    environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(REPO)}
+    command = [sys.executable, str(REPO / "test_gui.py")]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    watcher = tkinter.Tk(screenName=screen)
+    watcher.withdraw()
+    person = Person(watcher, screen)
+    try:
+
+        def gone() -> bool:
+            window = next((w for w in person.display.screen().root.query_tree().children if w.get_wm_class()), None)
+            if window is not None:
+                window.set_input_focus(2, 0)
+                person.press("Control_L", "q")
+            return process.poll() is not None
+
+        person.until(gone)
+        assert process.returncode == 0 and process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+        watcher.destroy()
+        person.display.close()

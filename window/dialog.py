@@ -1,0 +1,170 @@
+"""The settings dialog."""
+
+from __future__ import annotations
+
+import tkinter
+from collections.abc import Callable
+from dataclasses import replace
+from tkinter import ttk
+
+from window.look import Look
+from window.preferences import LANGUAGES, SIZES, Preferences, system_language
+
+
+class SettingsDialog(tkinter.Toplevel):
+    """Shows ``preferences``; OK hands a changed copy to ``apply``. ``usual`` are the checkpoint's length and system.
+
+    What is left as the checkpoint has it stays the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        parent,
+        look: Look,
+        t: Callable,
+        preferences: Preferences,
+        usual: dict,
+        devices: list[str],
+        apply: Callable,
+    ) -> None:
+        super().__init__(parent, background=look.colors.ground)
+        self.look, self.t, self.preferences, self.usual, self.apply = look, t, preferences, usual, apply
+        self.names = {"": t("device_auto"), **{device: device for device in devices}}
+        self.sizes = {0: t("size_auto"), **{size: f"{size} %" for size in SIZES if size}}
+        self.title(t("settings_title"))
+        self.transient(parent)
+        self.resizable(False, False)
+        self.body = ttk.Frame(self, padding=look.px(20))
+        self.body.pack(fill="both", expand=True)
+        self.body.columnconfigure(1, weight=1)
+        self._make_variables()
+        self._build()
+        self.fill(preferences)
+        self.bind("<Escape>", lambda event: self.destroy())
+        self.bind("<Return>", self._on_return)
+        self.geometry(f"+{parent.winfo_rootx() + look.px(80)}+{parent.winfo_rooty() + look.px(60)}")
+        self.wait_visibility()
+        self.grab_set()
+        self.greedy.focus_set()
+
+    def destroy(self) -> None:
+        """Its variables go with it: left to the garbage collector, they might be collected in another thread."""
+        super().destroy()
+        del self.do_sample, self.dark, self.temperature, self.length, self.device, self.language, self.size
+
+    def _make_variables(self) -> None:
+        self.do_sample = tkinter.BooleanVar(self)
+        self.dark = tkinter.BooleanVar(self)
+        self.temperature, self.length = tkinter.StringVar(self), tkinter.StringVar(self)
+        self.device, self.language, self.size = (
+            tkinter.StringVar(self),
+            tkinter.StringVar(self),
+            tkinter.StringVar(self),
+        )
+
+    def _build(self) -> None:
+        t, body = self.t, self.body
+        radio = {"variable": self.do_sample, "style": "Dot.TRadiobutton", "command": self._show_use}
+        self.greedy = ttk.Radiobutton(body, text=t("greedy"), value=False, **radio)
+        self._row(0, "decoding", self.greedy)
+        self._row(1, None, ttk.Radiobutton(body, text=t("sampling"), value=True, **radio))
+        self.heat = ttk.Spinbox(
+            body, textvariable=self.temperature, from_=0.1, to=5, increment=0.1, width=8, font=self.look.font
+        )
+        self._row(2, "temperature", self.heat)
+        spin = ttk.Spinbox(body, textvariable=self.length, from_=1, to=4096, increment=16, width=8, font=self.look.font)
+        self._row(3, "length", spin)
+        self.system = self.look.text_box(body, height=3, padx=self.look.px(6), pady=self.look.px(5))
+        self.system.configure(width=36, highlightthickness=1, highlightbackground=self.look.colors.line)
+        self.system.configure(highlightcolor=self.look.colors.accent)
+        self.system.bind("<Tab>", self._leave_text)
+        self._row(4, "system", self.system)
+        self._row(5, "device", self._choice(self.device, self.names.values()))
+        self._row(6, "language", self._choice(self.language, LANGUAGES.values()))
+        self._row(7, "size", self._choice(self.size, self.sizes.values()))
+        self._row(8, None, ttk.Checkbutton(body, text=t("dark"), variable=self.dark, style="Switch.TCheckbutton"))
+        self.message = ttk.Label(body, style="Small.TLabel", foreground=self.look.colors.on_warning)
+        self.message.grid(row=9, column=0, columnspan=2, sticky="w", pady=(self.look.px(8), 0))
+        self._build_buttons()
+
+    def _build_buttons(self) -> None:
+        row, gap = ttk.Frame(self.body), self.look.px(8)
+        row.grid(row=10, column=0, columnspan=2, sticky="ew", pady=(gap, 0))
+        reset = lambda: self.fill(Preferences(look=self.preferences.look))  # noqa: E731
+        ttk.Button(row, text=self.t("defaults"), command=reset).pack(side="left")
+        ttk.Button(row, text=self.t("ok"), style="Accent.TButton", command=self.accept).pack(side="right")
+        cancel = ttk.Button(row, text=self.t("cancel"), command=self.destroy)
+        cancel.pack(side="right", padx=gap)
+
+    def _row(self, number: int, key: str | None, widget) -> None:
+        gap = self.look.px(4)
+        if key is not None:
+            label = ttk.Label(self.body, text=self.t(key))
+            label.grid(row=number, column=0, sticky="nw", padx=(0, self.look.px(20)), pady=2 * gap)
+        widget.grid(row=number, column=1, sticky="w", pady=gap)
+
+    def _choice(self, variable: tkinter.StringVar, values) -> ttk.Combobox:
+        return ttk.Combobox(
+            self.body, textvariable=variable, values=list(values), state="readonly", width=16, font=self.look.font
+        )
+
+    def fill(self, preferences: Preferences) -> None:
+        """Show ``preferences``."""
+        self.do_sample.set(preferences.do_sample)
+        self.dark.set(preferences.dark)
+        self.temperature.set(f"{preferences.temperature:g}")
+        self.length.set(str(preferences.max_new_tokens or self.usual["max_new_tokens"]))
+        self.system.delete("1.0", "end")
+        self.system.insert("1.0", self.usual["system"] if preferences.system is None else preferences.system)
+        self.device.set(self.names.get(preferences.device, preferences.device))
+        self.language.set(LANGUAGES[preferences.language or system_language()])
+        self.size.set(self.sizes[preferences.size])
+        self._show_use()
+
+    def _show_use(self) -> None:
+        self.heat.configure(state="normal" if self.do_sample.get() else "disabled")
+
+    def accept(self) -> None:
+        """Hand the settings over and close, or say which number is wrong."""
+        try:
+            temperature = self._number("temperature", self.temperature.get(), float, 0.1, 5)
+            length = self._number("length", self.length.get(), int, 1, 4096)
+        except ValueError as error:
+            self.message.configure(text=str(error))
+            return
+        system = self.system.get("1.0", "end-1c").strip()
+        language = _key(LANGUAGES, self.language.get())
+        changed = replace(
+            self.preferences,
+            do_sample=self.do_sample.get(),
+            dark=self.dark.get(),
+            temperature=temperature,
+            max_new_tokens=None if length == self.usual["max_new_tokens"] else length,
+            system=None if system == self.usual["system"] else system,
+            device=_key(self.names, self.device.get()),
+            language="" if language == system_language() else language,
+            size=_key(self.sizes, self.size.get()),
+        )
+        self.destroy()
+        self.apply(changed)
+
+    def _number(self, key: str, value: str, kind: type, least, most):
+        try:
+            number = kind(value)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise ValueError(self.t("bad_number", name=self.t(key), value=value or "–", least=least, most=most))
+        return number
+
+    def _leave_text(self, event) -> str:
+        event.widget.tk_focusNext().focus_set()
+        return "break"
+
+    def _on_return(self, event) -> None:
+        if not isinstance(event.widget, (tkinter.Text, ttk.Button)):
+            self.accept()
+
+
+def _key(names: dict, value: str):
+    return next(key for key, name in names.items() if name == value)

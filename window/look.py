@@ -1,0 +1,272 @@
+"""Colours, fonts, sizes and the drawn parts of buttons: what makes the window look alike on every system.
+
+ttk's own themes have no dark side and no rounded corners. Here a theme is made on top of "clam" from small images,
+drawn at four times their size and reduced, at the scale of the screen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tkinter
+from dataclasses import dataclass
+from tkinter import font, ttk
+
+from PIL import Image, ImageDraw, ImageTk
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Text on its ground has a contrast of at least 4.5 : 1 (WCAG AA), tested."""
+
+    ground: str
+    surface: str
+    line: str
+    text: str
+    muted: str
+    accent: str
+    accent_over: str
+    on_accent: str
+    button: str
+    button_over: str
+    question: str
+    warning: str
+    on_warning: str
+    marked: str
+
+
+LIGHT = Palette(
+    ground="#f3f4f6",
+    surface="#ffffff",
+    line="#d3d6dc",
+    text="#1c1f26",
+    muted="#5d6470",
+    accent="#2459c8",
+    accent_over="#1c489f",
+    on_accent="#ffffff",
+    button="#ffffff",
+    button_over="#e8ebf0",
+    question="#e9effc",
+    warning="#fdf1d7",
+    on_warning="#6e4700",
+    marked="#ffdf9e",
+)
+DARK = Palette(
+    ground="#1b1d22",
+    surface="#23262c",
+    line="#3c414b",
+    text="#e9ebef",
+    muted="#a3aab7",
+    accent="#7fa8ff",
+    accent_over="#a3c0ff",
+    on_accent="#10131a",
+    button="#2e323a",
+    button_over="#3b404a",
+    question="#2b3650",
+    warning="#3d3320",
+    on_warning="#f3cf8a",
+    marked="#6a4f1c",
+)
+FAMILIES = {
+    "win32": ("Segoe UI", "Microsoft YaHei UI"),
+    "darwin": (".AppleSystemUIFont", "Helvetica Neue"),
+    "linux": ("Inter", "Noto Sans", "Cantarell", "Ubuntu", "Noto Sans CJK SC", "DejaVu Sans"),
+}
+
+
+def sharp_on_windows() -> None:
+    """Without this, Windows draws the window small and blows it up. Called before the first window."""
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.shcore.SetProcessDpiAwareness(1)
+
+
+def screen_scale(root: tkinter.Misc) -> float:
+    """1.0 where an inch has 96 pixels. X11 desktops that scale in whole steps say so in GDK_SCALE."""
+    said = os.environ.get("GDK_SCALE", "")
+    return max(1.0, root.winfo_fpixels("1i") / 96, float(said) if said.isdigit() else 0)
+
+
+class Look:
+    """A palette, fonts and a ttk theme for one root window, at one scale."""
+
+    def __init__(self, root: tkinter.Tk, dark: bool, scale: float) -> None:
+        self.root, self.scale, self.dark = root, scale, dark
+        self.colors = DARK if dark else LIGHT
+        known = set(font.families(root))
+        wanted = FAMILIES.get(sys.platform, FAMILIES["linux"])
+        family = next(
+            (name for name in wanted if name in known), font.nametofont("TkDefaultFont", root).actual("family")
+        )
+        self.font = font.Font(root, family=family, size=-self.px(14))
+        self.bold = font.Font(root, family=family, size=-self.px(14), weight="bold")
+        self.small = font.Font(root, family=family, size=-self.px(12))
+        self.large = font.Font(root, family=family, size=-self.px(18), weight="bold")
+        for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # the system's dialogs
+            font.nametofont(name, root).configure(family=family, size=-self.px(13))
+        self._images: list[ImageTk.PhotoImage] = []  # Tk keeps none of its own
+        self._make_theme()
+
+    def px(self, pixels: float) -> int:
+        """Pixels of a screen of 96 to the inch, on this one."""
+        return max(1, round(pixels * self.scale))
+
+    # ------------------------------------------------------------------------------------------ ttk
+
+    def _make_theme(self) -> None:
+        style, name = ttk.Style(self.root), f"ask-{self.dark}-{self.scale}"
+        if name not in style.theme_names():
+            style.theme_create(name, parent="clam")
+            style.theme_use(name)
+            self._make_elements(style)
+            self.root._kept_images = [*getattr(self.root, "_kept_images", []), *self._images]  # as long as the theme
+        style.theme_use(name)
+        self._configure(style)
+        self.root.configure(background=self.colors.ground)
+
+    def _make_elements(self, style: ttk.Style) -> None:
+        c, edge = self.colors, self.px(7)
+        plain, over = self._box(c.button, c.line), self._box(c.button_over, c.line)
+        focused, off = self._box(c.button, c.accent), self._box(c.ground, c.line)
+        full, full_over = self._box(c.accent, c.accent), self._box(c.accent_over, c.accent_over)
+        full_focused = self._box(c.accent, c.text)
+        options = {"border": edge, "padding": 0, "sticky": "nsew"}
+        states = (("disabled", off), ("pressed", over), ("active", over), ("focus", focused))
+        style.element_create("Plain.button", "image", plain, *states, **options)
+        states = (("disabled", off), ("pressed", full_over), ("active", full_over), ("focus", full_focused))
+        style.element_create("Accent.button", "image", full, *states, **options)
+        states = (("focus", self._box(c.surface, c.accent)),)
+        style.element_create("Box.field", "image", self._box(c.surface, c.line), *states, **options)
+        thumb, grabbed = self._thumb(c.line), self._thumb(c.muted)
+        options = {"border": self.px(5), "padding": 0, "sticky": "nsew"}
+        style.element_create("Vertical.Bar.thumb", "image", thumb, ("active", grabbed), **options)
+        on, off = self._switch(True), self._switch(False)
+        style.element_create("Switch.indicator", "image", off, ("selected", on), sticky="w")
+        dot, ring = self._dot(True), self._dot(False)
+        style.element_create("Dot.indicator", "image", ring, ("selected", dot), sticky="w")
+
+    def _configure(self, style: ttk.Style) -> None:
+        c, px = self.colors, self.px
+        style.configure(".", background=c.ground, foreground=c.text, font=self.font, borderwidth=0, focuscolor=c.accent)
+        style.map(".", foreground=[("disabled", c.muted)])
+        for name, element in (("TButton", "Plain.button"), ("Accent.TButton", "Accent.button")):
+            inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
+            style.layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
+            style.configure(name, padding=(px(14), px(6)), anchor="center")
+        style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
+        style.map("Accent.TButton", foreground=[("disabled", c.muted)])
+        label = ("Menubutton.padding", {"sticky": "nsew", "children": [("Menubutton.label", {"sticky": "w"})]})
+        style.layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [label]})])
+        style.configure("Plain.TMenubutton", padding=(px(12), px(6)))
+        for kind, indicator in (("TCheckbutton", "Switch"), ("TRadiobutton", "Dot")):
+            parts = [(f"{indicator}.indicator", {"side": "left"}), (f"{kind[1:]}.label", {"side": "left"})]
+            focus = (f"{kind[1:]}.focus", {"side": "left", "sticky": "w", "children": parts})
+            style.layout(f"{indicator}.{kind}", [(f"{kind[1:]}.padding", {"sticky": "nsew", "children": [focus]})])
+            style.configure(f"{indicator}.{kind}", padding=px(2), focusthickness=px(1))
+            style.map(f"{indicator}.{kind}", background=[("active", c.ground)])
+        style.layout("Box.TFrame", [("Box.field", {"sticky": "nsew"})])
+        style.configure("Small.TLabel", foreground=c.muted, font=self.small)
+        style.configure("Demo.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
+        style.configure("TProgressbar", background=c.accent, troughcolor=c.line, thickness=px(4))
+        style.configure("TMenubutton", arrowcolor=c.text)
+        style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
+        thumb = ("Vertical.Bar.thumb", {"sticky": "nsew"})
+        style.layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
+        style.configure("Vertical.TScrollbar", troughcolor=c.surface, bordercolor=c.surface)
+        style.configure("Vertical.TScrollbar", lightcolor=c.surface, darkcolor=c.surface)
+        fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.line, "insertcolor": c.text}
+        for name in ("TEntry", "TSpinbox", "TCombobox"):
+            style.configure(name, padding=px(5), arrowcolor=c.text, lightcolor=c.surface, darkcolor=c.surface, **fields)
+            style.map(
+                name,
+                bordercolor=[("focus", c.accent)],
+                fieldbackground=[("disabled", c.ground), ("readonly", c.surface)],
+                foreground=[("disabled", c.muted), ("readonly", c.text)],
+                selectbackground=[("readonly", c.surface)],
+                selectforeground=[("readonly", c.text)],
+            )
+            style.configure(name, background=c.button, arrowsize=px(13))
+        self.root.option_add("*TCombobox*Listbox.background", c.surface)
+        self.root.option_add("*TCombobox*Listbox.foreground", c.text)
+        self.root.option_add("*TCombobox*Listbox.font", self.font)
+
+    # ------------------------------------------------------------------------------------------ plain Tk
+
+    def menu(self, parent) -> tkinter.Menu:
+        c = self.colors
+        return tkinter.Menu(
+            parent,
+            tearoff=False,
+            font=self.font,
+            background=c.ground,
+            foreground=c.text,
+            activebackground=c.accent,
+            activeforeground=c.on_accent,
+            disabledforeground=c.muted,
+            selectcolor=c.text,
+            relief="flat",
+            borderwidth=1,
+            activeborderwidth=0,
+        )
+
+    def text_box(self, parent, **options) -> tkinter.Text:
+        c = self.colors
+        return tkinter.Text(
+            parent,
+            wrap="word",
+            width=1,
+            font=self.font,
+            background=c.surface,
+            foreground=c.text,
+            insertbackground=c.text,
+            insertwidth=self.px(2),
+            selectbackground=c.accent,
+            selectforeground=c.on_accent,
+            relief="flat",
+            highlightthickness=0,
+            borderwidth=0,
+            **options,
+        )
+
+    # ------------------------------------------------------------------------------------------ drawn parts
+
+    def _photo(self, image: Image.Image) -> ImageTk.PhotoImage:
+        small = image.resize((image.width // 4, image.height // 4), Image.Resampling.BOX)
+        self._images.append(ImageTk.PhotoImage(small, master=self.root))
+        return self._images[-1]
+
+    def _box(self, fill: str, line: str) -> ImageTk.PhotoImage:
+        side, width = self.px(20) * 4, self.px(1) * 4
+        image = Image.new("RGBA", (side, side))
+        draw = ImageDraw.Draw(image)
+        draw.rounded_rectangle((0, 0, side - 1, side - 1), self.px(6) * 4, fill=fill, outline=line, width=width)
+        return self._photo(image)
+
+    def _switch(self, on: bool) -> ImageTk.PhotoImage:
+        width, height, gap = self.px(34) * 4, self.px(18) * 4, self.px(8) * 4
+        image = Image.new("RGBA", (width + gap, height))  # the gap keeps the label away
+        draw = ImageDraw.Draw(image)
+        c, edge = self.colors, self.px(3) * 4
+        draw.rounded_rectangle((0, 0, width - 1, height - 1), height // 2, fill=c.accent if on else c.muted)
+        left = width - height + edge if on else edge
+        knob = c.on_accent if on else c.surface
+        draw.ellipse((left, edge, left + height - 2 * edge, height - edge), fill=knob)
+        return self._photo(image)
+
+    def _thumb(self, color: str) -> ImageTk.PhotoImage:
+        width, height = self.px(10) * 4, self.px(24) * 4
+        image = Image.new("RGBA", (width, height))
+        edge = self.px(2) * 4
+        draw = ImageDraw.Draw(image)
+        draw.rounded_rectangle((edge, 0, width - edge - 1, height - 1), width // 2 - edge, fill=color)
+        return self._photo(image)
+
+    def _dot(self, on: bool) -> ImageTk.PhotoImage:
+        side, gap = self.px(16) * 4, self.px(8) * 4
+        image = Image.new("RGBA", (side + gap, side))
+        draw = ImageDraw.Draw(image)
+        c, width = self.colors, self.px(5 if on else 1.5) * 4
+        color = c.accent if on else c.muted
+        draw.ellipse((0, 0, side - 1, side - 1), fill=c.surface, outline=color, width=width)
+        return self._photo(image)

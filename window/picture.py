@@ -1,0 +1,160 @@
+"""The left side: the picture, and over it how much each visual token counted."""
+
+from __future__ import annotations
+
+import tkinter
+from collections.abc import Callable
+from tkinter import ttk
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageTk
+
+from window.look import Look
+
+LARGEST = 2048  # pixels on a side of what is drawn from: more than any pane, and scaled in milliseconds
+COLD, HOT = np.array([255, 196, 0]), np.array([224, 30, 30])  # amber to red, which read on light and dark pictures
+OPAQUE = 0.72  # of the hottest patch: the picture still shows through
+
+
+def heat_colors(grid: np.ndarray) -> np.ndarray:
+    """[G, G] float, NaN for the dropped patch -> RGBA [G, G, 4] uint8; the largest value is the hottest."""
+    share = np.nan_to_num(grid) / max(float(np.nanmax(grid)), 1e-12)  # [G, G], 0 to 1
+    color = COLD + (HOT - COLD) * share[..., None]
+    return np.concatenate([color, 255 * OPAQUE * share[..., None]], -1).round().astype(np.uint8)
+
+
+def with_heat(picture: Image.Image, grid: np.ndarray) -> Image.Image:
+    """The picture in pale grey under the colours of its patches, the dropped patch crossed out."""
+    grey = Image.blend(picture, picture.convert("L").convert("RGB"), 0.75)
+    colors = Image.fromarray(heat_colors(grid)).resize(picture.size, Image.Resampling.NEAREST)
+    page = Image.alpha_composite(grey.convert("RGBA"), colors)
+    for row, column in np.argwhere(np.isnan(grid)):
+        _cross_out(page, patch_box(page.size, grid.shape, row, column))
+    return page.convert("RGB")
+
+
+def heat_ramp(width: int, height: int) -> Image.Image:
+    """The colours from the coldest to the hottest, on white."""
+    share = np.linspace(0, 1, width)[None].repeat(height, 0)  # [H, W]
+    page = Image.new("RGBA", (width, height), "white")
+    return Image.alpha_composite(page, Image.fromarray(heat_colors(share))).convert("RGB")
+
+
+def patch_box(size: tuple[int, int], shape: tuple[int, int], row: int, column: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a patch in a picture of ``size``; the encoder stretches the whole to a square."""
+    (width, height), (rows, columns) = size, shape
+    return (
+        round(column * width / columns),
+        round(row * height / rows),
+        round((column + 1) * width / columns),
+        round((row + 1) * height / rows),
+    )
+
+
+def _cross_out(page: Image.Image, box: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = box
+    patch = Image.new("RGB", (max(1, right - left), max(1, bottom - top)), "#6b7280")
+    draw = ImageDraw.Draw(patch)
+    line = max(1, patch.width // 24)
+    for offset in range(-patch.height, patch.width, max(4, patch.width // 4)):
+        draw.line((offset, patch.height, offset + patch.height, 0), fill="#f3f4f6", width=line)
+    page.paste(patch, (left, top))
+
+
+def preview_of(image: Image.Image) -> Image.Image:
+    """A copy small enough to be scaled at every change of the window's size."""
+    preview = image.copy()
+    preview.thumbnail((LARGEST, LARGEST))
+    return preview
+
+
+class PicturePane(ttk.Frame):
+    """The picture in a frame, its name, the switch for the map and the map's scale.
+
+    ``clicked`` is called where the empty pane is clicked, ``pointed`` with (row, column) of the patch under the mouse
+    while a map is shown, or with None.
+    """
+
+    def __init__(self, parent, look: Look, t: Callable, clicked: Callable, pointed: Callable, can_drop: bool) -> None:
+        super().__init__(parent)
+        self.look, self.t, self.pointed, self.can_drop = look, t, pointed, can_drop
+        self.preview: Image.Image | None = None
+        self.grid_shown: np.ndarray | None = None
+        self.photo: ImageTk.PhotoImage | None = None
+        self.place = (0, 0, 1, 1)  # of the picture in the canvas: left, top, width, height
+        colors = look.colors
+        frame = ttk.Frame(self, style="Box.TFrame", padding=look.px(8))
+        frame.pack(fill="both", expand=True)
+        self.canvas = tkinter.Canvas(
+            frame, background=colors.surface, highlightthickness=0, width=1, height=1, takefocus=False
+        )
+        self.canvas.pack(fill="both", expand=True)
+        self.canvas.bind("<Configure>", lambda event: self.draw())
+        self.canvas.bind("<Button-1>", lambda event: clicked() if self.preview is None else None)
+        self.canvas.bind("<Motion>", self._on_motion)
+        self.canvas.bind("<Leave>", lambda event: self.pointed(None))
+
+    def show(self, preview: Image.Image | None) -> None:
+        self.preview, self.grid_shown = preview, None
+        self.draw()
+
+    def show_map(self, grid: np.ndarray | None) -> None:
+        """``grid`` [G, G] as in :class:`model.attention_map.AttentionMap`, or None for the bare picture."""
+        self.grid_shown = grid
+        self.draw()
+
+    def draw(self) -> None:
+        width, height = self.canvas.winfo_width(), self.canvas.winfo_height()
+        self.canvas.delete("all")
+        self.canvas.configure(cursor="hand2" if self.preview is None else "")
+        if width < 8 or height < 8:
+            return
+        if self.preview is None:
+            self._invite(width, height)
+            return
+        scale = min(width / self.preview.width, height / self.preview.height)
+        size = (max(1, round(self.preview.width * scale)), max(1, round(self.preview.height * scale)))
+        picture = self.preview.resize(size, Image.Resampling.BILINEAR)
+        if self.grid_shown is not None:
+            picture = with_heat(picture, self.grid_shown)
+        self.photo = ImageTk.PhotoImage(picture, master=self)
+        left, top = (width - size[0]) // 2, (height - size[1]) // 2
+        self.place = (left, top, *size)
+        self.canvas.create_image(left, top, image=self.photo, anchor="nw")
+
+    def _invite(self, width: int, height: int) -> None:
+        px, colors, middle = self.look.px, self.look.colors, width // 2
+        edge, dash = px(10), (px(6), px(5))
+        self.canvas.create_rectangle(
+            edge, edge, width - edge, height - edge, outline=colors.line, dash=dash, width=px(2)
+        )
+        top = height // 2 - px(64)
+        self._draw_icon(middle, top)
+        room = max(1, width - px(60))
+        text = {"width": room, "justify": "center", "anchor": "n"}
+        self.canvas.create_text(
+            middle, top + px(64), text=self.t("drop_here"), font=self.look.large, fill=colors.text, **text
+        )
+        keys = self.t("drop_keys_dnd" if self.can_drop else "drop_keys")
+        self.canvas.create_text(middle, top + px(96), text=keys, font=self.look.font, fill=colors.muted, **text)
+
+    def _draw_icon(self, middle: int, top: int) -> None:
+        """A picture in outline: a frame, a sun, a hill."""
+        px, color = self.look.px, self.look.colors.accent
+        left, right, bottom, line = middle - px(30), middle + px(30), top + px(46), px(2)
+        self.canvas.create_rectangle(left, top, right, bottom, outline=color, width=line)
+        self.canvas.create_oval(left + px(9), top + px(8), left + px(20), top + px(19), outline=color, width=line)
+        hill = (left, bottom - px(6), left + px(20), top + px(22), left + px(33), bottom - px(12))
+        self.canvas.create_line(*hill, left + px(43), top + px(26), right, bottom - px(8), fill=color, width=line)
+
+    def patch_at(self, x: int, y: int) -> tuple[int, int] | None:
+        """Row and column of the patch at a point of the canvas, while a map is shown."""
+        if self.grid_shown is None:
+            return None
+        left, top, width, height = self.place
+        rows, columns = self.grid_shown.shape
+        row, column = (y - top) * rows // height, (x - left) * columns // width
+        return (row, column) if 0 <= row < rows and 0 <= column < columns else None
+
+    def _on_motion(self, event) -> None:
+        self.pointed(self.patch_at(event.x, event.y))

@@ -1,0 +1,87 @@
+"""What the window remembers between runs, in the user's config folder."""
+
+from __future__ import annotations
+
+import json
+import locale
+import os
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from files import write_text
+
+LANGUAGES = {"en": "English", "zh": "中文"}
+SIZES = (0, 100, 125, 150, 200)  # percent; 0: what the screen says
+
+
+@dataclass
+class Preferences:
+    """None and "" stand for what the checkpoint, the screen or the locale says."""
+
+    language: str = ""
+    dark: bool = False
+    size: int = 0
+    look: bool = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    max_new_tokens: int | None = None
+    system: str | None = None
+    device: str = ""
+
+    def overrides(self) -> dict:
+        """For :meth:`conversation.Worker.ask`."""
+        wanted = {"do_sample": self.do_sample, "temperature": self.temperature}
+        chosen = {"max_new_tokens": self.max_new_tokens, "system": self.system}
+        return wanted | {name: value for name, value in chosen.items() if value is not None}
+
+    def save(self, file: Path | None = None) -> None:
+        file = file or preferences_file()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(asdict(self), ensure_ascii=False, indent=2))
+        except OSError:  # a home that cannot be written to is no reason not to answer
+            pass
+
+    @classmethod
+    def load(cls, file: Path | None = None) -> Preferences:
+        """What was saved; a value that cannot be used, or a damaged file, gives way to the default."""
+        try:
+            saved = json.loads((file or preferences_file()).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return cls()
+        found = cls()
+        for item in fields(cls):
+            value = saved.get(item.name) if isinstance(saved, dict) else None
+            if _usable(item.name, value):
+                setattr(found, item.name, value)
+        return found
+
+
+def _usable(name: str, value) -> bool:
+    checks = {
+        "language": lambda: value in LANGUAGES,
+        "size": lambda: type(value) is int and value in SIZES,
+        "temperature": lambda: type(value) in (int, float) and 0 < value <= 5,
+        "max_new_tokens": lambda: type(value) is int and value >= 1,
+        "system": lambda: isinstance(value, str),
+        "device": lambda: isinstance(value, str),
+    }
+    return checks[name]() if name in checks else isinstance(value, bool)
+
+
+def preferences_file() -> Path:
+    """Where the system keeps a program's settings: never in the repository."""
+    home = Path.home()
+    folder = {
+        "win32": os.environ.get("APPDATA") or home / "AppData" / "Roaming",
+        "darwin": home / "Library" / "Application Support",
+    }.get(sys.platform, os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    return Path(folder) / "ask-a-picture" / "settings.json"
+
+
+def system_language() -> str:
+    """ "zh" where the locale is Chinese, else "en"."""
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    name = next((name for name in names if name), "") or locale.getlocale()[0] or ""  # Windows sets none of the three
+    return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
