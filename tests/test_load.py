@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import hub
-from conversation import Assistant
 from dataset.image import load_image_processor
 from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, without_thoughts
+from model.assistant import Assistant
 from model.checkpoint import hash_model, load_checkpoint, save_weights, sha256, write_manifest
 from model.model import build_model
 from qwen.load import load_language
@@ -173,7 +173,7 @@ def test_thinking_is_one_setting_and_what_was_thought_is_not_the_answer(make_con
     config = make_config(f"language.path={families['qwen3']}", "language.thinking=true")
     tokenizer = load_tokenizer(config.language.path)
     assistant = Assistant(build_model(config, tokenizer), tokenizer, load_image_processor(config.vision.path), config)
-    from conversation import Request
+    from dataset.prompt import Request
 
     prompt = assistant._prompt(Request([Turn("a?", "<think>\nhm\n</think>\n\nyes"), Turn("b?")]))
     assert tokenizer.decode(prompt).count("think") == 0 and "yes<|im_end|>" in tokenizer.decode(prompt)

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from conversation import Assistant, Request, question_with_images
-from dataset.prompt import Turn, encode_text, load_tokenizer
+from dataset.prompt import Request, Turn, encode_text, load_tokenizer, question_with_images
 from hub import load_strictly, read_config
+from model.assistant import Assistant
 from model.model import build_model
 from qwen.load import load_language
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config
