@@ -197,21 +197,25 @@ def step_flops(shape: Shape, length: int, rows: int, labels: int, rank: int = 16
     matrix of P entries takes 2 P operations a token forward, and 2 P more backward for the gradient of its input; the
     trained ones (LoRA, projector) take 2 P more for their own. Attention takes 4 T^2 D a layer forward and twice that
     backward, as if every token saw every other (a causal mask needs half). The frozen tower only goes forward.
-    Recomputing under checkpointing, and a head on positions without a label, do not count.
+    Recomputing under checkpointing does not count; nor do, at positions without a label, the head and all of the last
+    layer but keys and values.
     """
     d, ffn, width = shape.hidden_size, shape.intermediate_size, shape.hidden_size // shape.heads
-    linears = [(d, d), (d, width * shape.key_value_heads), (d, width * shape.key_value_heads), (d, d)]
-    linears += [(d, ffn), (d, ffn), (ffn, d)]
-    frozen = sum(rows_ * columns for rows_, columns in linears)
-    trained = sum(rank * (rows_ + columns) for rows_, columns in linears)
+    keys_values = [(d, width * shape.key_value_heads)] * 2
+    rest = [(d, d), (d, d), (d, ffn), (d, ffn), (ffn, d)]  # queries, output, MLP
+
+    def per_token(linears: list[tuple[int, int]]) -> int:
+        return sum(4 * inputs * outputs + 6 * rank * (inputs + outputs) for inputs, outputs in linears)
+
     tokens, patches = rows * length, rows * (visual_tokens(shape) + 1)
-    layer = tokens * (4 * frozen + 6 * trained) + rows * 12 * length**2 * d
+    layer = tokens * per_token(keys_values + rest) + 12 * tokens * length * d
+    last = tokens * per_token(keys_values) + labels * per_token(rest) + 12 * labels * length * d
     head = labels * 4 * d * shape.vocab_size
     t = shape.tower_hidden
     block = patches * 2 * (4 * t * t + 2 * t * shape.tower_intermediate) + 4 * patches * (patches // rows) * t
     tower = shape.tower_layers * block + patches * 2 * 3 * shape.patch_size**2 * t
     projector = rows * visual_tokens(shape) * 6 * (t * d + d * d)
-    return float(shape.layers * layer + head + tower + projector)
+    return float((shape.layers - 1) * layer + last + head + tower + projector)
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:

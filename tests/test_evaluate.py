@@ -307,7 +307,8 @@ def test_decoding_and_batch_size_come_from_the_config_and_the_command_line(data,
     model = stub(looks)
     run(data, "--no-probes", "generate.batch_size=7", "generate.max_new_tokens=3")
     assert [size for size, _ in model.batches] == [7, 7, 7, 7, 7, 1]
-    assert model.batches[0][1] == {"max_new_tokens": 3, "do_sample": False, "temperature": 1.0, "top_p": 1.0}
+    decoding = {"max_new_tokens": 3, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "compile": False}
+    assert model.batches[0][1] == decoding
 
 
 def test_limit_draws_the_same_questions_from_all_over_the_data(data, stub):
