@@ -247,10 +247,16 @@ def ask_everything(
         own = ranks.share(chosen, generate.batch_size)
         places = {id(chosen[place]): place for place in own}
         asked = ask(assistant, [chosen[p] for p in own], request, generate, label, data.progress and not ranks.rank())
-        answers = [(places[id(question)], answer, problem) for question, answer, problem in asked]
+        answers = []
+        for question, answer, problem in asked:
+            keep(question, setting, answer, problem)  # at once: Ctrl-C keeps what was answered
+            answers.append((places[id(question)], answer, problem))
         for place, answer, problem in ranks.gather(answers, cpu=assistant.device == "cpu"):
-            setattr(chosen[place], setting, answer)
-            chosen[place].problem = problem or chosen[place].problem
+            keep(chosen[place], setting, answer, problem)
+
+    def keep(question: Question, setting: str, answer: str, problem: str) -> None:
+        setattr(question, setting, answer)
+        question.problem = problem or question.problem
 
     def showing(text: str, images: list[str]) -> Request:
         return Request([Turn(text)], [pictures(path) for path in images])

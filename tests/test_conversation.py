@@ -257,7 +257,7 @@ def test_a_conversation_whose_picture_is_gone_names_it(tmp_path):
     with pytest.raises(UserError, match="gone.png: missing"):
         Conversation.open(tmp_path / "talk.json")
     with pytest.raises(UserError, match="cannot be written"):
-        Conversation().save(tmp_path / "no" / "folder.json")
+        Conversation().save(tmp_path / "talk.json" / "a file is no folder.json")
 
 
 # ---------------------------------------------------------------------------------------------- ask.py

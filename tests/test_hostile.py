@@ -88,7 +88,7 @@ def test_weights_that_are_only_a_pickle_are_refused(poisoned, marker):
     tokenizer = load_tokenizer(poisoned.language.path)
     for part in ("language", "vision"):  # the vision tower is read first
         (Path(getattr(poisoned, part).path) / "model.safetensors").unlink()
-        with pytest.raises(UserError, match=f"{part}.path: cannot load"):
+        with pytest.raises(UserError, match=f"{part}.path: .* holds no safetensors"):
             build_model(poisoned, tokenizer)
     assert not marker.exists()
 
