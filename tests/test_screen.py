@@ -195,7 +195,10 @@ def test_asking_again_ends_the_answer_in_progress_and_keeps_what_was_there(open_
     person.until(lambda: window.asking is None)
     first, second = answers(window)
     tokenizer = window.worker.assistant.tokenizer
-    assert 0 < len(tokenizer.encode(first)) < 3000 and len(tokenizer.encode(second)) <= 6
+    assert 0 < len(tokenizer.encode(first)) < 3000
+    assert (
+        len(tokenizer.encode(second.replace("\ufffd", ""))) <= 6
+    )  # half a character is one token, and read again three
     assert seen(window).index("one") < seen(window).index(first) < seen(window).index("two")
 
 
