@@ -6,7 +6,6 @@ the worker has it.
 
 from __future__ import annotations
 
-import gc
 import json
 import queue
 import threading
@@ -233,8 +232,6 @@ class Worker:
 
         quiet_libraries()
         self.assistant = Assistant.load(checkpoint, device, lambda stage: self.events.put((job, "stage", stage)))
-        gc.collect()
-        gc.freeze()  # later collections pass over all that torch has imported, and stop the window for less long
         self.events.put((job, "ready", self.assistant))
 
     def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
