@@ -44,7 +44,7 @@ def load_image(path: str | os.PathLike[str], max_pixels: int = 50_000_000) -> Im
     """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
 
     ``max_pixels`` is width times height; above Pillow's own ``MAX_IMAGE_PIXELS`` that one holds. A JPEG is decoded at
-    its full size: JPEG's smaller scales are faster from 768 px on, but move ``pixel_values`` by up to 31 of 255 levels
+    its full size: JPEG's smaller scales are faster from 768 px on, but move ``pixel_values`` by up to 40 of 255 levels
     (``python -m benchmarks.loader``), where the encoder's own processor rounds by half a level.
 
     Raises:
