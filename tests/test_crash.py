@@ -56,12 +56,11 @@ def conversations(pictures: int) -> dict:
     return talks
 
 
-@pytest.fixture
-def start(make_config, tmp_path):
+def runs_of(make_config, tmp_path: Path, settings: list[str]):
     """A function that writes the config of a run and gives one that runs it."""
 
     def prepare(name: str, *overrides: str):
-        config = make_config(*OPTIONS, f"train.run={name}", *overrides, pictures=9, conversations=conversations(9))
+        config = make_config(*settings, f"train.run={name}", *overrides, pictures=9, conversations=conversations(9))
         file = tmp_path / f"{name}.yaml"
         save_config(config, file)
 
@@ -71,6 +70,11 @@ def start(make_config, tmp_path):
         return run, Path(config.train.output) / name
 
     return prepare
+
+
+@pytest.fixture
+def start(make_config, tmp_path):
+    return runs_of(make_config, tmp_path, OPTIONS)
 
 
 def last_state(run: Path) -> tuple[str, dict[str, torch.Tensor], dict]:

@@ -18,7 +18,7 @@ from dataset.batches import EpochBatches, share_out
 from model.checkpoint import newest_undamaged
 from settings import save_config
 from tests.forked import REPO, forks, free_port
-from tests.test_crash import assert_same, conversations
+from tests.test_crash import assert_same, conversations, runs_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -119,17 +119,7 @@ def test_costs_of_a_step_are_shared_evenly():
 
 @pytest.fixture
 def start(make_config, tmp_path):
-    def prepare(name: str, *overrides: str):
-        config = make_config(*OPTIONS, f"train.run={name}", *overrides, pictures=9, conversations=conversations(9))
-        file = tmp_path / f"{name}.yaml"
-        save_config(config, file)
-
-        def run(*arguments: str, **options) -> dict:
-            return forks().run("--config", str(file), *arguments, log=tmp_path / f"{name}.log", **options)
-
-        return run, Path(config.train.output) / name
-
-    return prepare
+    return runs_of(make_config, tmp_path, OPTIONS)
 
 
 def state_of(run: Path, step: int) -> dict:
