@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
 import tkinter
@@ -58,6 +59,8 @@ def main() -> None:
         pulse = Pulse(root)
         live(root, lambda: window.loading is None and window.reading is None)
         assistant = window.worker.assistant
+        if assistant is None:
+            sys.exit(f"error: {window.notes[-1][2]}")
         print(f"model there after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
         assistant.model.language.generation_config.eos_token_id = None  # every answer as long as asked for
         for _ in range(args.repeats):

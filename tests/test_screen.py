@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,23 @@ def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
     pauses = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
     assert len(assistant.tokenizer.encode("".join(pieces))) >= 150 and len(pieces) > 20
     assert max(pauses) < 2  # generous: other work on this machine is not the window's fault
+
+
+def test_what_is_drawn_anew_at_a_question_hardly_waits_for_the_display(open_window, red):
+    """Each wait is a few milliseconds more beside a model that keeps all cores busy: 480 of them made 130 ms."""
+    window, person = open_window(red)
+    loaded(window, person)
+    drawn, draw = [], window.pane.draw
+    window.pane.draw = lambda: drawn.append(draw())
+    window.worker.ask = lambda request, **options: 0
+    window.entry.insert("1.0", "What?")
+    window.root.update()
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    window.ask()
+    window.root.update()
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 100
+    assert drawn == []
+    window.asking = None
 
 
 def test_the_word_under_the_mouse_shows_its_own_map(open_window, red):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conversation import Worker, checkpoints_under, describe_error, first_choice, is_demo
+from conversation import Worker, checkpoints_under, describe_error, first_choice, import_assistant, is_demo
 from dataset.prompt import Request, Turn, question_with_images
 from settings import UserError
 from tests.tiny import REPO, picture
@@ -140,6 +141,24 @@ def test_the_window_opens_before_torch_is_imported():
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_the_libraries_are_imported_without_the_garbage_collector(monkeypatch):
+    """It holds up every thread, the window's too, and torch and transformers make half a million objects."""
+    collecting = []
+
+    class Watch:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "model.assistant":
+                collecting.append(gc.isenabled())
+
+    monkeypatch.setattr(sys, "meta_path", [Watch, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "model.assistant")
+    import_assistant()
+    assert collecting == [False] and gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
+    gc.unfreeze()
 
 
 def test_checkpoints_are_listed_newest_first_and_a_demo_is_chosen_last(checkpoint, tmp_path):

@@ -131,7 +131,9 @@ class Look:
         focused, off = self._box(c.button, c.accent), self._box(c.ground, c.line)
         full, full_over = self._box(c.accent, c.accent), self._box(c.accent_over, c.accent_over)
         full_focused = self._box(c.accent, c.text)
-        options = {"border": edge, "padding": 0, "sticky": "nsew"}
+        # Tk fills a box with copies of its image's middle, and asks the display for what lies below each: 370 waits for
+        # the widest button of this window with a middle of 6 px, 8 with one of 166. The box itself may be smaller.
+        options = {"border": edge, "padding": 0, "sticky": "nsew", "width": self.px(20), "height": self.px(20)}
         states = (("disabled", off), ("pressed", over), ("active", over), ("focus", focused))
         style.element_create("Plain.button", "image", plain, *states, **options)
         states = (("disabled", off), ("pressed", full_over), ("active", full_over), ("focus", full_focused))
@@ -237,7 +239,7 @@ class Look:
         return self._images[-1]
 
     def _box(self, fill: str, line: str) -> ImageTk.PhotoImage:
-        side, width = self.px(20) * 4, self.px(1) * 4
+        side, width = self.px(180) * 4, self.px(1) * 4
         image = Image.new("RGBA", (side, side))
         draw = ImageDraw.Draw(image)
         draw.rounded_rectangle((0, 0, side - 1, side - 1), self.px(6) * 4, fill=fill, outline=line, width=width)

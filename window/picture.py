@@ -95,13 +95,15 @@ class PicturePane(ttk.Frame):
         self.canvas.bind("<Leave>", lambda event: self.pointed(None))
 
     def show(self, preview: Image.Image | None) -> None:
-        self.preview, self.grid_shown = preview, None
-        self.draw()
+        if preview is not self.preview or self.grid_shown is not None:
+            self.preview, self.grid_shown = preview, None
+            self.draw()
 
     def show_map(self, grid: np.ndarray | None) -> None:
         """``grid`` [G, G] as in :class:`model.attention_map.AttentionMap`, or None for the bare picture."""
-        self.grid_shown = grid
-        self.draw()
+        if grid is not self.grid_shown:  # drawing sends the display a megabyte: 100 ms beside a model on two cores
+            self.grid_shown = grid
+            self.draw()
 
     def draw(self) -> None:
         width, height = self.canvas.winfo_width(), self.canvas.winfo_height()
