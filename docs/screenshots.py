@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageGrab
 
 from dataset.prompt import neutralise
-from model.checkpoint import find_checkpoint
+from model.checkpoint import choices_of
 from tests.screen import virtual_screen
 from window.app import Window
 from window.preferences import Preferences
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data", default="data/demo/raw", type=Path, metavar="DIR", help="what demo.scenes wrote")
     parser.add_argument("--output", default=DOCS, type=Path, metavar="DIR", help="where to write (default: docs)")
     args = parser.parse_args()
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = choices_of(args.checkpoint)[0]
     first, second = held_out(args.data)
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CONFIG_HOME"] = home

@@ -23,7 +23,7 @@ from dataset.prompt import (
 )
 from model.answering import Kept, generate_keeping, generate_on_prefixes
 from model.attention_map import AttentionMap, answer_attention, on_grid, token_spans
-from model.checkpoint import find_checkpoint, load_checkpoint
+from model.checkpoint import load_undamaged
 from settings import Config, UserError
 
 
@@ -43,9 +43,8 @@ class Assistant:
             UserError: there is none, it is damaged, its base models are not there, or the device is not.
         """
         place, dtype = choose_device(device)
-        folder = find_checkpoint(Path(checkpoint))
         stage("weights")
-        model, tokenizer, image_processor, config = load_checkpoint(folder, dtype)
+        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype)
         stage("device")
         return cls(model.to(place), tokenizer, image_processor, config, folder)
 

@@ -42,6 +42,11 @@ from settings import Config, UserError, load_config, save_config
 
 logger = logging.getLogger(__name__)
 
+
+class Damaged(UserError):
+    """A checkpoint's files are not what was saved."""
+
+
 MANIFEST = "manifest.json"
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
@@ -221,19 +226,23 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; the checkpoint is incomplete") from error
+        raise Damaged(f"{file} is missing; the checkpoint is incomplete") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}); use an earlier checkpoint") from error
+        raise Damaged(f"{file} is damaged ({error}); use an earlier checkpoint") from error
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
     """(model, tokenizer, image processor, config) of a checkpoint, on the CPU, in eval mode.
 
     Needs nothing but the folder and the base models it names, whose hashes must be those it was trained from.
+
+    Raises:
+        Damaged: a file is missing, or is not what was saved.
+        UserError: a base model is not there, or is another.
     """
     manifest = read_manifest(folder)
-    config = load_config(folder / "config.yaml")
     check_files(folder, manifest)
+    config = load_config(folder / "config.yaml")
     for key, path in base_models(config).items():
         found, trained = hash_model(path, key), manifest["base_models"][key]["sha256"]
         if found != trained:
@@ -252,9 +261,9 @@ def read_manifest(folder: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {MANIFEST}: not a checkpoint, or a save that was cut short") from error
+        raise Damaged(f"{folder} has no {MANIFEST}: not a checkpoint, or a save that was cut short") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise Damaged(f"{file} cannot be read: {error}") from error
     try:
         whole = content.pop("sha256") == _hash_content(content) and all(
             isinstance(content[key], dict) for key in ("files", "base_models")
@@ -262,7 +271,7 @@ def read_manifest(folder: Path) -> dict:
     except (KeyError, AttributeError, TypeError, UnicodeEncodeError, RecursionError):
         whole = False
     if not whole:
-        raise UserError(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
+        raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
     return content
 
 
@@ -271,30 +280,43 @@ def check_files(folder: Path, manifest: dict) -> None:
     for name, expected in manifest["files"].items():
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{file} is missing; the checkpoint is incomplete")
+            raise Damaged(f"{file} is missing; the checkpoint is incomplete")
         try:
             found = sha256(file)
         except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}; use an earlier checkpoint") from error
+            raise Damaged(f"{file} cannot be read: {error.strerror}; use an earlier checkpoint") from error
         if found != expected:
-            raise UserError(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
+            raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint folder itself, or the best (else the newest) checkpoint of a run's folder."""
+def load_undamaged(path: Path, dtype: torch.dtype = torch.float32):
+    """(folder, what :func:`load_checkpoint` gives) of a checkpoint, or of a run's best undamaged one."""
+    *choices, last = choices_of(path)
+    for folder in choices:
+        try:
+            return folder, load_checkpoint(folder, dtype)
+        except Damaged as error:
+            logger.warning("%s is damaged and passed over: %s", folder.name, error)
+    return last, load_checkpoint(last, dtype)
+
+
+def choices_of(path: Path) -> list[Path]:
+    """A checkpoint's folder itself, or a run's checkpoints: the best first, then from the newest to the oldest."""
     path = Path(path)
     if (path / MANIFEST).is_file() or not path.is_dir():
-        return path
-    newest = latest_checkpoint(path)
-    if newest is None:
+        return [path]
+    found = checkpoints(path)[::-1]
+    if not found:
         raise UserError(f"{path} holds no complete checkpoint; train one with train.py")
-    state = newest / "trainer_state.json"
+    best = path / f"checkpoint-{_best_step(found[0])}"
+    return sorted(found, key=lambda folder: folder != best)  # sorting keeps the order of equals
+
+
+def _best_step(newest: Path) -> int | None:
     try:
-        best = json.loads(state.read_text(encoding="utf-8"))["best_global_step"]
+        return json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
     except (OSError, ValueError, LookupError, TypeError):
-        best = None  # a checkpoint made by hand; a damaged one is found when it is loaded
-    best_folder = path / f"checkpoint-{best}"
-    return best_folder if (best_folder / MANIFEST).is_file() else newest
+        return None  # a checkpoint made by hand; a damaged one is found when it is loaded
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -317,7 +339,7 @@ def newest_undamaged(run: Path) -> Path | None:
     for folder in reversed(checkpoints(run)):
         try:
             check_files(folder, read_manifest(folder))
-        except UserError as error:
+        except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
         else:
             return folder

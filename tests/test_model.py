@@ -15,7 +15,15 @@ from transformers import Qwen2ForCausalLM, SiglipVisionModel
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
-from model.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_weights, write_manifest
+from model.checkpoint import (
+    Damaged,
+    choices_of,
+    latest_checkpoint,
+    load_checkpoint,
+    load_undamaged,
+    save_weights,
+    write_manifest,
+)
 from model.model import build_model
 from model.training import samples_of_batch
 from settings import UserError
@@ -275,5 +283,22 @@ def test_a_runs_folder_stands_for_its_best_checkpoint(tmp_path):
         (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": 2 if step > 2 else None}))
     (tmp_path / "checkpoint-30" / "manifest.json").unlink()  # a save that was cut short
     assert latest_checkpoint(tmp_path).name == "checkpoint-10"
-    assert find_checkpoint(tmp_path).name == "checkpoint-2"
-    assert find_checkpoint(tmp_path / "checkpoint-10").name == "checkpoint-10"
+    assert [folder.name for folder in choices_of(tmp_path)] == ["checkpoint-2", "checkpoint-10"]
+    assert [folder.name for folder in choices_of(tmp_path / "checkpoint-10")] == ["checkpoint-10"]
+
+
+def test_where_a_runs_best_checkpoint_is_damaged_another_answers_and_a_warning_says_so(built, tmp_path, caplog):
+    config, model, tokenizer, _ = built
+    folders = [save(config, model, tokenizer, tmp_path / f"checkpoint-{step}") for step in (1, 2, 3)]
+    (folders[2] / "config.yaml").write_text("data: {}", encoding="utf-8")
+    (folders[1] / "projector.safetensors").unlink()
+    folder, (restored, *_) = load_undamaged(tmp_path)
+    assert folder == folders[0]
+    assert torch.equal(restored.feature_proj[0].weight, model.feature_proj[0].weight)
+    assert [record.getMessage().split(" is damaged")[0] for record in caplog.records] == [
+        "checkpoint-3",
+        "checkpoint-2",
+    ]
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(Damaged, match="checkpoint-1.*not what was saved"):
+        load_undamaged(tmp_path)
