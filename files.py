@@ -91,13 +91,24 @@ def publish_folder(aside: Path, target: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with open(path, "rb+") as file:  # Windows flushes only what was opened for writing
-                os.fsync(file.fileno())
+            _sync_file(path)
     sync_folder(aside)
     if target.exists():
         remove_folder(target)
     os.replace(aside, target)
     sync_folder(target.parent)
+
+
+def publish_file(aside: Path, target: Path) -> None:
+    """Flush a file that is complete and give it the name ``target``."""
+    _sync_file(aside)
+    os.replace(aside, target)
+    sync_folder(target.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:  # Windows flushes only what was opened for writing
+        os.fsync(file.fileno())
 
 
 def remove_folder(folder: Path) -> None:

@@ -12,7 +12,6 @@ settings are other names, so nothing stale is ever read.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataset.image import ImageError, load_image, prepare_image
+from files import publish_file
 from model.checkpoint import hash_model, sha256
 from settings import UserError
 
@@ -63,7 +63,7 @@ class FeatureCache:
         A shard is written aside and renamed: what is interrupted begins again at the last whole shard.
         """
         with ThreadPoolExecutor() as pool:
-            present = [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
+            present = [path for path in dict.fromkeys(paths) if Path(path).is_file()]
             self.names.update(zip(present, pool.map(lambda path: sha256(Path(path)), present), strict=True))
         missing = {self.names[path]: path for path in present if self.names[path] not in self.shards}
         images = _Images(list(missing.items()), self.image_processor, self.max_pixels)
@@ -110,7 +110,7 @@ class FeatureCache:
         aside = shard.with_suffix(".tmp")
         try:
             save_file({name: tensor.contiguous() for name, tensor in features.items()}, aside)
-            os.replace(aside, shard)
+            publish_file(aside, shard)
         except (OSError, SafetensorError) as error:
             raise UserError(f"data.feature_cache: {shard} cannot be written ({error})") from None
         self._index(shard)
