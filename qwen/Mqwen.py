@@ -102,6 +102,7 @@ class ImageInputMixin:
         num_items_in_batch: torch.Tensor | int | None = None,
         segments: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """``input_ids`` [B, T] -> logits [B, T, V], or a loss where ``labels`` [B, T] are given.
@@ -117,12 +118,15 @@ class ImageInputMixin:
         ``segments`` [B, T] says which branch of a message tree each token belongs to (:func:`tree_mask`); it takes the
         place of ``attention_mask`` and goes with ``position_ids`` that restart behind the root.
 
+        ``logits_to_keep`` is transformers': the logits of the last so many positions, or of all with 0.
+
         Raises:
             ValueError: the placeholders of a row and its visual tokens differ in number, no position has a label, or
                 the mask is of a kind that the attention in use would misread.
         """
-        # Named above though only handed on: ``generate`` makes position ids for a forward that names them, and without
-        # them, padding between a kept prefix and a short question would count as text.
+        # Two are named above though only handed on, for ``generate`` looks for the names. Without ``position_ids``
+        # padding between a kept prefix and a short question would count as text; without ``logits_to_keep`` there would
+        # be logits of a whole prompt, 151,936 wide, where one row is wanted.
         if labels is not None and self.config._attn_implementation == "flex_attention":
             batch = {"input_ids": input_ids, "labels": labels, "segments": segments, "position_ids": position_ids}
             batch = fill_blocks({**batch, "attention_mask": kwargs.pop("attention_mask", None)})
@@ -135,7 +139,7 @@ class ImageInputMixin:
             kwargs["inputs_embeds"] = self.embed(input_ids, images)  # [B, T, D]
             input_ids = None
         if labels is None:
-            return super().forward(input_ids=input_ids, **kwargs)
+            return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **kwargs)
         return self._labelled_forward(input_ids, labels, num_items_in_batch, **kwargs)
 
     def _check_length(self, input_ids: torch.Tensor | None, position_ids: torch.Tensor | None, kwargs: dict) -> None:

@@ -68,6 +68,16 @@ def test_generation_with_cache_equals_repeated_full_forward(pair):
     assert torch.equal(out, grown)
 
 
+def test_generation_computes_one_row_of_logits_a_step(pair):
+    _, ours = pair
+    ids, features = rows_with_images()
+    seen = []
+    hook = ours.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
+    ours.generate(ids, images=features, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    hook.remove()
+    assert seen == [1, 1, 1]
+
+
 def test_beams_and_repeated_sequences_keep_their_image(pair):
     _, ours = pair
     ids, features = rows_with_images()
