@@ -17,8 +17,7 @@ import torch
 
 from benchmarks.common import (
     PRESETS,
-    build_llava,
-    build_ours,
+    build_to_answer,
     device_and_dtype,
     finish,
     parser,
@@ -68,8 +67,7 @@ def main() -> None:
     question = torch.randint(1, shape.vocab_size - 2, (20,), generator=generator).tolist()
     pixels = torch.rand(1, 3, shape.image_size, shape.image_size, generator=generator).to(device, dtype)
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
-    ours = build_ours(shape, dtype, device, checkpointing=False).eval().to(dtype)
-    llava = build_llava(shape, dtype, device, checkpointing=False).eval().to(dtype)
+    ours, llava = build_to_answer(shape, dtype, device)
 
     def ask_llava(prompt: list[int], clock: Clock) -> list[int]:
         """The conversation so far, with the answer."""

@@ -154,6 +154,16 @@ def _ready(model: nn.Module, checkpointing: bool, enable: Callable) -> nn.Module
     return model.train()
 
 
+def build_to_answer(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Ours and llava as they answer: in one dtype, adapters folded into the weights where those are fp32."""
+    options = {"dtype": dtype, "device": device, "checkpointing": False}
+    ours, llava = build_ours(shape, **options).eval().to(dtype), build_llava(shape, **options).eval().to(dtype)
+    if dtype == torch.float32:
+        ours.merge_adapters()
+        llava = llava.merge_and_unload()
+    return ours, llava
+
+
 # ---------------------------------------------------------------------------------------------- samples
 
 

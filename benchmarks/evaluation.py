@@ -15,8 +15,7 @@ import torch
 
 from benchmarks.common import (
     PRESETS,
-    build_llava,
-    build_ours,
+    build_to_answer,
     device_and_dtype,
     finish,
     interleaved,
@@ -35,8 +34,7 @@ def main() -> None:
     args = made.parse_args()
     shape, (device, dtype) = PRESETS[args.preset], device_and_dtype()
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
-    ours = build_ours(shape, dtype, device, checkpointing=False).eval().to(dtype)
-    llava = build_llava(shape, dtype, device, checkpointing=False).eval().to(dtype)
+    ours, llava = build_to_answer(shape, dtype, device)
     rows = []
     for each in (1, 5, 10):
         generator = torch.Generator().manual_seed(0)

@@ -45,6 +45,7 @@ class Assistant:
         place, dtype = choose_device(device)
         stage("weights")
         folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype)
+        model.merge_adapters()
         stage("device")
         return cls(model.to(place), tokenizer, image_processor, config, folder)
 

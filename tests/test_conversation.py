@@ -15,8 +15,9 @@ from dataset.image import prepare_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
 from model import answering
 from model.answering import prefill
+from model.checkpoint import language_of
 from settings import UserError
-from tests.tiny import REPO, picture
+from tests.tiny import REPO, never_ends, picture
 
 
 def requests() -> list[Request]:
@@ -106,7 +107,7 @@ def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again
     follow_up = Request([history, Turn("and where?")], [image])
     (wanted,) = reference_answers(assistant, [follow_up], max_new_tokens=8)
     seen, computed = count_pictures(assistant), []
-    trunk = assistant.model.language.get_base_model().model
+    trunk = language_of(assistant.model).model
     trunk.layers[0].register_forward_hook(lambda m, args, output: computed.append(args[0].shape[1]))
     assert "".join(assistant.stream(follow_up, max_new_tokens=8)).strip() == wanted
     assert seen == [] and sum(computed) < len(assistant._prompt(follow_up)) - 8
@@ -153,14 +154,14 @@ def test_streamed_pieces_are_the_whole_answer(assistant):
 
 def test_stop_ends_the_answer_within_a_token(assistant):
     stop = threading.Event()
-    assistant.model.language.generation_config.eos_token_id = None
+    never_ends(assistant)
     steps = []
-    assistant.model.language.base_model.model.lm_head.register_forward_hook(lambda *_: steps.append(1))
-    pieces = assistant.stream(requests()[0], stop, max_new_tokens=100)
+    language_of(assistant.model).lm_head.register_forward_hook(lambda *_: steps.append(1))
+    pieces = assistant.stream(requests()[0], stop, max_new_tokens=3000)
     next(pieces)
     stop.set()
     list(pieces)
-    assert len(steps) < 100
+    assert len(steps) < 3000
     assert not any(t.name.startswith("Thread-") and t.is_alive() and t.daemon for t in threading.enumerate())
 
 
@@ -194,9 +195,9 @@ def test_a_long_conversation_forgets_its_oldest_turns_and_keeps_the_picture(assi
 
 
 def test_the_placeholder_is_never_generated(assistant):
-    head = assistant.model.language.get_base_model().lm_head.weight
+    head = language_of(assistant.model).lm_head.weight
     with torch.no_grad():
-        head[assistant.model.language.get_base_model().image_token_id] = head.abs().max() * 100 * torch.ones(32)
+        head[language_of(assistant.model).image_token_id] = head.abs().max() * 100 * torch.ones(32)
     seen = []
     decode = assistant.tokenizer.batch_decode
     assistant.tokenizer.batch_decode = lambda ids, **options: [seen.append(ids), *decode(ids, **options)][1:]

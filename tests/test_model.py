@@ -132,6 +132,31 @@ def test_trainable_weights_are_fp32_and_frozen_ones_in_the_runs_dtype(make_confi
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("overrides", [[], ["vision.train=lora"], ["lora.use_dora=true"]])
+def test_adapters_are_folded_into_fp32_weights_and_logits_stay(make_config, overrides):
+    model, _, batch = build(make_config(*overrides))
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start, so that an adapter changes nothing
+                parameter.normal_(std=0.2)
+        adapted = model.eval()(**inputs).logits
+        model.merge_adapters()
+        merged = model(**inputs).logits
+        left = [name for name, _ in model.named_parameters() if "lora_" in name]
+        plain = build(make_config("language.train=frozen"))[0].eval()(**inputs).logits
+    assert left == [] and (adapted - plain).abs().max() > 0.01
+    torch.testing.assert_close(merged, adapted, rtol=0, atol=2e-5)
+
+
+def test_adapters_stay_beside_bf16_weights(make_config):
+    config = make_config()
+    model = build_model(config, load_tokenizer(config.language.path), torch.bfloat16)
+    before = [name for name, _ in model.named_parameters()]
+    model.merge_adapters()
+    assert [name for name, _ in model.named_parameters()] == before
+
+
 def test_gradient_checkpointing_changes_no_gradient(built):
     _, model, _, batch = built
     model.train()

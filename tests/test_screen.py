@@ -20,7 +20,7 @@ from conversation import Conversation
 from dataset.prompt import Request, Turn, question_with_images
 from model.assistant import Assistant
 from model.checkpoint import MANIFEST, write_manifest
-from tests.tiny import REPO, picture
+from tests.tiny import REPO, never_ends, picture
 
 tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
 pytest.importorskip("Xlib", reason="python-xlib, which presses the keys, is not installed")
@@ -86,8 +86,7 @@ def blue(tmp_path) -> Path:
 
 def endless(window: Window, tokens: int = 3000) -> None:
     """Answers of so many tokens, whatever the model would say: by default, more than it has time for."""
-    window.worker.assistant.model.language.generation_config.eos_token_id = None
-    window.worker.assistant.config.language.max_length = 4096
+    never_ends(window.worker.assistant)
     window.preferences.max_new_tokens = tokens
 
 

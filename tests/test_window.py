@@ -18,7 +18,7 @@ import torch
 from conversation import Worker, checkpoints_under, describe_error, first_choice, import_assistant, is_demo
 from dataset.prompt import Request, Turn, question_with_images
 from settings import UserError
-from tests.tiny import REPO, picture
+from tests.tiny import REPO, never_ends, picture
 from window.preferences import Preferences, preferences_file, system_language
 from window.texts import TEXTS
 
@@ -51,8 +51,8 @@ def test_worker_loads_says_what_it_does_and_streams_the_answer(checkpoint, assis
 def test_a_new_question_ends_the_answer_in_progress_and_no_two_run_at_once(assistant):
     worker = Worker()
     worker.assistant = assistant
-    assistant.model.language.generation_config.eos_token_id = None
-    first = worker.ask(about_red(), max_new_tokens=200)
+    never_ends(assistant)
+    first = worker.ask(about_red(), max_new_tokens=3000)
     events_until(worker, first, ("piece",))
     second = worker.ask(about_red("and now?"), max_new_tokens=3)
     order = []
@@ -60,19 +60,19 @@ def test_a_new_question_ends_the_answer_in_progress_and_no_two_run_at_once(assis
         number, kind, value = worker.events.get(timeout=60)
         order.append((number, kind))
         if (number, kind) == (first, "answer"):
-            assert len(assistant.tokenizer.encode(value)) < 200
+            assert len(assistant.tokenizer.encode(value)) < 3000
     assert order.index((first, "answer")) < min(i for i, (number, _) in enumerate(order) if number == second)
 
 
 def test_stop_ends_an_answer(assistant):
     worker = Worker()
     worker.assistant = assistant
-    assistant.model.language.generation_config.eos_token_id = None
-    job = worker.ask(about_red(), max_new_tokens=200)
+    never_ends(assistant)
+    job = worker.ask(about_red(), max_new_tokens=3000)
     events_until(worker, job, ("piece",))
     worker.stop()
     kind, text = events_until(worker, job, ("answer", "problem"))[-1]
-    assert kind == "answer" and len(assistant.tokenizer.encode(text)) < 200
+    assert kind == "answer" and len(assistant.tokenizer.encode(text)) < 3000
 
 
 def test_errors_arrive_as_one_line_and_the_worker_lives_on(checkpoint, tmp_path):
@@ -96,10 +96,10 @@ def test_without_a_display_one_line_names_the_terminal_command():
 def test_what_waits_in_the_queue_is_not_begun_once_it_is_stopped(assistant):
     worker = Worker()
     worker.assistant = assistant
-    assistant.model.language.generation_config.eos_token_id = None
-    first = worker.ask(about_red(), max_new_tokens=200)
+    never_ends(assistant)
+    first = worker.ask(about_red(), max_new_tokens=3000)
     events_until(worker, first, ("piece",))
-    second, third = worker.ask(about_red("b"), max_new_tokens=200), worker.ask(about_red("c"), max_new_tokens=3)
+    second, third = worker.ask(about_red("b"), max_new_tokens=3000), worker.ask(about_red("c"), max_new_tokens=3)
     found = []
     while not found or found[-1][:2] != (third, "answer"):
         found.append(worker.events.get(timeout=60))
@@ -109,8 +109,8 @@ def test_what_waits_in_the_queue_is_not_begun_once_it_is_stopped(assistant):
 def test_closing_the_worker_ends_its_thread_within_the_answer(assistant):
     worker = Worker()
     worker.assistant = assistant
-    assistant.model.language.generation_config.eos_token_id = None
-    events_until(worker, worker.ask(about_red(), max_new_tokens=200), ("piece",))
+    never_ends(assistant)
+    events_until(worker, worker.ask(about_red(), max_new_tokens=3000), ("piece",))
     assert worker.close(timeout=20) and not worker._thread.is_alive()
 
 

@@ -134,3 +134,9 @@ def _shake(model: torch.nn.Module) -> None:
 def picture(color: str) -> Image.Image:
     """A plain picture."""
     return Image.new("RGB", (30, 60), color)
+
+
+def never_ends(assistant) -> None:
+    """Answers as long as asked for, up to 4,000 tokens, whatever the model would say."""
+    assistant.model.language.generation_config.eos_token_id = None
+    assistant.config.language.max_length = 4096
