@@ -1,7 +1,8 @@
 """Whatever a file holds: an answer or one line, never a traceback, a hang, or the whole memory.
 
 22,500 cases a run: 11,500 that are the same each time (the seeds are the numbers 0, 1, ... and what hypothesis derives
-from the test's name), and 11,000 that atheris makes where it is installed. ``VLM_FUZZ_MINUTES=30 pytest tests/test_fuzz.py`` goes on with other seeds; a failure names its seed.
+from the test's name), and 11,000 that atheris makes where it is installed. ``VLM_FUZZ_MINUTES=30 pytest
+tests/test_fuzz.py`` goes on with other seeds; a failure names its seed.
 """
 
 from __future__ import annotations
