@@ -1,8 +1,8 @@
 """The frozen tower's features on disk, for language models so small that the tower is most of a step.
 
 Off by default (``data.feature_cache``). A so400m feature of 729 x 1152 in bf16 is 1.7 MB, ten times its JPEG: for a
-language model of a billion parameters, reading it may cost more than computing it. Measure by the tokens per second
-that ``train.py`` logs, with and without.
+language model of a billion parameters, reading it may cost more than computing it. ``python -m
+benchmarks.feature_cache`` measures both, as do the tokens per second that ``train.py`` logs.
 
 Layout: ``<folder>/<encoder>/features-<n>.safetensors``; ``encoder`` is a hash of the tower's files, its image
 processor and the dtype, the tensors in a shard are named by the hash of the image's file. Changed pictures, weights or

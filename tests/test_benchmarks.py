@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import answer, evaluation, train_step
+from benchmarks import answer, evaluation, feature_cache, train_step
 from benchmarks.common import PRESETS, batch_of, build_llava, build_ours, rows_of_one_image, step_flops, visual_tokens
 
 
-@pytest.mark.parametrize("module", [train_step, answer, evaluation])
+@pytest.mark.parametrize("module", [train_step, answer, evaluation, feature_cache])
 def test_each_prints_a_table_and_writes_its_numbers(module, monkeypatch, tmp_path, capsys):
     output = tmp_path / "numbers.json"
     arguments = [module.__name__, "--preset", "tiny", "--repeats", "1", "--output", str(output)]

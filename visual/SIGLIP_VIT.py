@@ -19,7 +19,8 @@ POSITION_IDS = r"embeddings\.position_ids$"
 class SiglipViT(SiglipVisionModel):
     """transformers' SigLIP vision model whose ``forward`` gives the last hidden state and nothing else.
 
-    There is no CLS token: so400m/14 at 384 px gives 27 x 27 = 729 patches, in reading order.
+    There is no CLS token: so400m/14 at 384 px gives 27 x 27 = 729 patches, in reading order. Its one convolution is
+    0.15 % of the arithmetic, so ``channels_last`` has nothing to win (20.6 ms, 26.0 with it, on one core).
     """
 
     _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
