@@ -36,6 +36,8 @@ soak: install-dev
 	VLM_KILLS=200 $(BIN)/python -m pytest tests/test_crash.py -k random_moments
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_ranks.py -k launcher
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_compile.py
+
 # Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
 screenshots: install-dev
 	$(BIN)/python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
