@@ -29,6 +29,7 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
 from dataset.trees import plan_batches
 from files import remove_folder
+from model import sharded
 from model.checkpoint import (
     base_models,
     checkpoints,
@@ -128,6 +129,8 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if arguments.get("eval_strategy", "no") != "no":
         held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
+    if sharded.is_wanted(training_arguments):
+        sharded.require_fit(config, training_arguments)
     if announce:
         announce(config, dataset, dtype)
     set_seed(training_arguments.seed)

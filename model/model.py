@@ -150,6 +150,13 @@ class MMultiModal(nn.Module):
             if isinstance(part, PeftModel) and all(p.dtype == torch.float32 for p in part.parameters()):
                 setattr(self, name, part.merge_and_unload())
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """accelerate's name for the classes of layers that FSDP gathers one at a time: the language model's, which run
+        in every batch. The tower's do not run where a batch has no image, and processes would wait for each other."""
+        part = self.language.get_base_model() if isinstance(self.language, PeftModel) else self.language
+        return list({type(layer).__name__ for layer in part.model.layers})
+
     def part_of(self, name: str) -> str:
         """Which of PARTS a parameter belongs to, by its name."""
         return {"vision": "vision", "feature_proj": "projector", "language": "language"}[name.split(".", 1)[0]]
