@@ -116,7 +116,7 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
 def build_trainer(config: Config, run: Path, announce: Callable | None = None) -> MultiModalTrainer:
     """Everything a run needs; prints what is trained, on what, in which batches and in which dtype.
 
-    ``announce(config, dataset, dtype)`` is called before the models are loaded.
+    ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
     """
     arguments = dict(config.train.arguments)
     dtype, reason = choose_dtype(arguments)
@@ -129,9 +129,10 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if arguments.get("eval_strategy", "no") != "no":
         held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
-    if sharded.is_wanted(training_arguments):
+    fsdp = sharded.is_wanted(training_arguments)
+    if fsdp:
         sharded.require_fit(config, training_arguments)
-    if announce:
+    if announce and not fsdp:  # the estimate is of one process that holds all
         announce(config, dataset, dtype)
     set_seed(training_arguments.seed)
     model = build_model(config, tokenizer, dtype)
@@ -293,7 +294,10 @@ def dry_run(trainer: MultiModalTrainer) -> None:
     batches.sort(key=lambda batch: len(batch) * dataset.lengths[batch[-1]])  # a batch's last sample is its longest
     longest, typical = batches[-1], batches[len(batches) // 2]
     trainer.create_optimizer()
-    trainer.model.to(args.device)
+    if trainer.is_fsdp_enabled:
+        trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    else:
+        trainer.model.to(args.device)
     if args.device.type == "cuda":
         print(f"loaded    {torch.cuda.memory_allocated() / 2**30:.2f} GiB of weights on the GPU, measured")
     one_step(trainer, longest)

@@ -67,6 +67,12 @@ def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
+def describe(model: torch.nn.Module) -> str:
+    own = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in model.parameters())
+    total = sum(p.numel() for p in model.parameters())
+    return f"sharded   {own:,} of {total:,} parameters on this one of {world_size()} processes (FSDP)"
+
+
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Put together what the processes share, on the first one's CPU; the others get nothing. All must call it."""
     gathered = {}

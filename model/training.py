@@ -157,7 +157,10 @@ class MultiModalTrainer(Trainer):
         real = self.sampler.take(num_batches)
         batches = [{**next(epoch_iterator), "real": counts} for counts in real]
         labels = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches if batch["real"])
-        count = self.accelerator.reduce(torch.tensor(labels, device=device), reduction="sum")
+        images = sum(int(batch["images_per_row"].sum()) for batch in batches)
+        count, images = self.accelerator.reduce(torch.tensor([labels, images], device=device), reduction="sum")
+        if self.is_fsdp_enabled and images:  # whose processes add up gradients of the same weights, or wait for ever
+            batches = [{**batch, "use_all": True} for batch in batches]
         self.throughput.waiting += time.perf_counter() - begin
         return batches, count
 
@@ -489,6 +492,8 @@ class _Places(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.is_fsdp_enabled:
+            print(sharded.describe(self.trainer.model), flush=True)
         if self.trainer.progress:
             self.trainer.restore_log()
 

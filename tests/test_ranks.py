@@ -18,7 +18,7 @@ from dataset.batches import EpochBatches, share_out
 from model.checkpoint import newest_undamaged
 from settings import save_config
 from tests.forked import REPO, forks, free_port
-from tests.test_crash import assert_same, conversations, runs_of
+from tests.runs import assert_same, conversations, losses, runs_of, state_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -120,14 +120,6 @@ def test_costs_of_a_step_are_shared_evenly():
 @pytest.fixture
 def start(make_config, tmp_path):
     return runs_of(make_config, tmp_path, OPTIONS)
-
-
-def state_of(run: Path, step: int) -> dict:
-    return json.loads((run / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
-
-
-def losses(state: dict) -> dict[tuple, float]:
-    return {(e["step"], k): e[k] for e in state["log_history"] for k in ("loss", "eval_loss", "grad_norm") if k in e}
 
 
 @posix

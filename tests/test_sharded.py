@@ -1,0 +1,111 @@
+"""FSDP: processes that hold shares of the model learn what one process learns, and any number goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import load_checkpoint
+from tests.runs import assert_same, last_state, losses, runs_of
+from tests.tiny import save_qwen3
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
+
+OPTIONS = [
+    "language.train=full",
+    "train.max_steps=-1",
+    "train.num_train_epochs=3",
+    "train.per_device_train_batch_size=1",
+    "train.save_steps=3",
+    "train.eval_strategy=steps",
+    "train.eval_steps=3",
+    "train.load_best_model_at_end=true",
+    "data.progress=false",
+]
+TEXT = [
+    {"source": "test", "language": "en", "split": "train", "turns": [{"q": f"Is {n} even?", "a": ["yes", "no"]}]}
+    for n in range(3)
+]
+
+
+@pytest.fixture
+def start(make_config, tmp_path):
+    return runs_of(make_config, tmp_path, OPTIONS)
+
+
+def assert_close(run: Path, reference: Path, **tolerance) -> None:
+    wanted, found = (losses(json.loads(_state(folder).read_text(encoding="utf-8"))) for folder in (reference, run))
+    assert wanted.keys() == found.keys() and wanted
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, rel=tolerance["rel"] * (100 if key[1] == "grad_norm" else 1)), key
+    ours, theirs = last_state(run)[1], last_state(reference)[1]
+    assert ours.keys() >= {name for name in theirs if not name.startswith("random")}
+    for name, tensor in theirs.items():
+        if not name.startswith("random"):
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)  # float32 through Adam's division
+
+
+def _state(run: Path) -> Path:
+    return run / last_state(run)[0] / "trainer_state.json"
+
+
+def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
+    one, alone = start("one", "train.gradient_accumulation_steps=2")
+    two, shared = start("two", "train.fsdp=true")
+    assert one()["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    own, total = re.search(r"sharded +([\d,]+) of ([\d,]+) parameters", result["output"]).groups()
+    assert total == "82,656" and 0.5 <= int(own.replace(",", "")) / 82656 < 0.51
+    assert_close(shared, alone, rel=1e-6)
+
+
+def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batches_without_an_image(
+    make_config, tmp_path
+):
+    qwen = save_qwen3(tmp_path / "qwen3", tie_word_embeddings=True)
+    more = [f"language.path={qwen}", "vision.train=full", "train.gradient_checkpointing=true"]
+    start = runs_of(make_config, tmp_path, [*OPTIONS, *more, "train.num_train_epochs=2"], {"text": TEXT})
+    one, alone = start("one", "train.gradient_accumulation_steps=2")
+    two, shared = start("two", "train.fsdp=true")
+    assert one()["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    assert_close(shared, alone, rel=1e-6)
+
+
+def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start):
+    """Two are killed in the second epoch and go on to the bit; one alone goes on to 1e-5, and three end it."""
+    two, reference = start("two", "train.fsdp=true")
+    assert two(ranks=2)["codes"] == [0, 0]
+    broken, run = start("broken", "train.fsdp=true")
+    result = broken(ranks=2, kill={"event": "step", "count": 8})
+    assert result["codes"][1] == -9 and result["codes"][0] == 2, result["output"]
+    assert "another one has ended; see its message, then go on with --resume" in result["output"]
+    assert result["seconds"] < 60 and "Traceback" not in result["output"]
+    shutil.copytree(run, run.with_name("three"))
+    shutil.copytree(run, run.with_name("alone"))
+    assert broken("--resume", ranks=2)["codes"] == [0, 0]
+    assert_same(run, reference)
+
+    alone, run = start("alone", "train.gradient_accumulation_steps=2")
+    result = alone("--resume")
+    assert result["codes"] == [0] and "resuming from" in result["output"], result["output"]
+    assert_close(run, reference, rel=1e-5)
+
+    three, run = start("three", "train.fsdp=true")
+    result = three("--resume", ranks=3)
+    assert result["codes"] == [0, 0, 0] and "resuming from" in result["output"], result["output"]
+    assert last_state(run)[0] == "checkpoint-10"  # 6, one for the 3 batches left in epoch 1, three for the 7 of epoch 2
+
+    saved = load_file(reference / "checkpoint-12" / "language" / "model.safetensors")
+    model = load_checkpoint(reference / "checkpoint-12")[0]
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.language.state_dict().items())
