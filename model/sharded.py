@@ -42,19 +42,26 @@ def require_fit(config: Config, arguments: TrainingArguments) -> None:
         raise UserError(f"train.optim = {arguments.optim}: bitsandbytes cannot share out its moments; use adamw_torch")
     if arguments.torch_compile:
         raise UserError("train.torch_compile does not go with FSDP here; set it to false")
+    check(FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {})))
 
 
 def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
-    """Let accelerate shard the model on any device, and reduce gradients in fp32.
-
-    Raises:
-        UserError: a setting of FSDP itself that cannot be used.
-    """
+    """Let accelerate shard the model on any device, and reduce gradients in fp32."""
     state = accelerator.state
     if getattr(state, "fsdp_plugin", None) is None:  # accelerate 1.15 knows FSDP on GPUs only; torch has it on CPUs too
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
         state.distributed_type = DistributedType.FSDP
-    plugin = state.fsdp_plugin
+    if arguments.bf16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        state.fsdp_plugin.mixed_precision_policy = policy
+
+
+def check(plugin: FullyShardedDataParallelPlugin) -> None:
+    """FSDP's own settings, in accelerate's file or in ``train.fsdp_config``.
+
+    Raises:
+        UserError: one that cannot be used here.
+    """
     wrong = {
         "fsdp_version": plugin.fsdp_version != 2 and "2",
         "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading and "false",
@@ -63,8 +70,6 @@ def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
     for name, right in wrong.items():
         if right:
             raise UserError(f"FSDP: {name} cannot be used here; set it to {right} (see configs/accelerate/fsdp.yaml)")
-    if arguments.bf16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def describe(model: torch.nn.Module) -> str:

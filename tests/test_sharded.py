@@ -73,8 +73,8 @@ def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batche
     qwen = save_qwen3(tmp_path / "qwen3", tie_word_embeddings=True)
     more = [f"language.path={qwen}", "vision.train=full", "train.gradient_checkpointing=true"]
     start = runs_of(make_config, tmp_path, [*OPTIONS, *more, "train.num_train_epochs=2"], {"text": TEXT})
-    one, alone = start("one", "train.gradient_accumulation_steps=2")
-    two, shared = start("two", "train.fsdp=true")
+    one, alone = start("one", "train.gradient_accumulation_steps=4")
+    two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")
     assert one()["codes"] == [0]
     result = two(ranks=2)
     assert result["codes"] == [0, 0], result["output"]
