@@ -119,6 +119,8 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
     """
     arguments = dict(config.train.arguments)
+    if fsdp := sharded.is_wanted(arguments.get("fsdp")):
+        sharded.require_fit(config)
     dtype, reason = choose_dtype(arguments)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     checkpointing = arguments.pop("gradient_checkpointing", False)
@@ -129,9 +131,6 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if arguments.get("eval_strategy", "no") != "no":
         held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
-    fsdp = sharded.is_wanted(training_arguments)
-    if fsdp:
-        sharded.require_fit(config, training_arguments)
     if announce and not fsdp:  # the estimate is of one process that holds all
         announce(config, dataset, dtype)
     set_seed(training_arguments.seed)

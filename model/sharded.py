@@ -20,29 +20,35 @@ from model.ranks import rank, world_size
 from settings import Config, UserError
 
 
-def is_wanted(arguments: TrainingArguments) -> bool:
-    """Asked for by ``train.fsdp``, or by a file of ``accelerate launch``."""
-    return bool(arguments.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+def is_wanted(asked: bool | None) -> bool:
+    """``asked`` is ``train.fsdp``; a file of ``accelerate launch`` asks in the environment."""
+    return bool(asked) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def require_fit(config: Config, arguments: TrainingArguments) -> None:
+def require_fit(config: Config) -> None:
     """FSDP is for full fine-tuning by several processes, and goes with what was tried with it.
 
     Raises:
         UserError: which setting does not go with it.
     """
-    plain = "start it with plain torchrun or configs/accelerate/ddp.yaml"
+    arguments, optim = config.train.arguments, config.train.arguments.get("optim", "")
     if world_size() == 1:
         raise UserError("FSDP: there is one process alone; start several with torchrun or accelerate launch")
-    if config.language.train != "full" or config.vision.train == "lora":
-        part = "language" if config.language.train != "full" else "vision"
-        how = getattr(config, part).train
-        raise UserError(f"FSDP is for full fine-tuning, but {part}.train is {how}, which needs no shards; {plain}")
-    if "8bit" in arguments.optim or "paged" in arguments.optim:
-        raise UserError(f"train.optim = {arguments.optim}: bitsandbytes cannot share out its moments; use adamw_torch")
-    if arguments.torch_compile:
+    for part, fits in (("language", ("full",)), ("vision", ("frozen", "last_blocks", "full"))):
+        if (how := getattr(config, part).train) not in fits:
+            plain = "start it with plain torchrun or configs/accelerate/ddp.yaml"
+            raise UserError(f"FSDP is for full fine-tuning, but {part}.train is {how}, which needs no shards; {plain}")
+    if "8bit" in optim or "paged" in optim:
+        raise UserError(f"train.optim = {optim}: bitsandbytes cannot share out its moments; use adamw_torch")
+    if arguments.get("torch_compile"):
         raise UserError("train.torch_compile does not go with FSDP here; set it to false")
-    check(FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {})))
+    only = {"version": "2", "cpu_ram_efficient_loading": "false", "activation_checkpointing": "false"}
+    given = {name.removeprefix("fsdp_"): value for name, value in (arguments.get("fsdp_config") or {}).items()}
+    for name, right in only.items():
+        found = str(given.get(name, os.environ.get(f"FSDP_{name.upper()}", right))).lower()
+        if found != right:
+            where = "set it as in configs/accelerate/fsdp.yaml"
+            raise UserError(f"FSDP: fsdp_{name} is {found}, and only {right} can be used here; {where}")
 
 
 def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
@@ -54,22 +60,6 @@ def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
     if arguments.bf16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         state.fsdp_plugin.mixed_precision_policy = policy
-
-
-def check(plugin: FullyShardedDataParallelPlugin) -> None:
-    """FSDP's own settings, in accelerate's file or in ``train.fsdp_config``.
-
-    Raises:
-        UserError: one that cannot be used here.
-    """
-    wrong = {
-        "fsdp_version": plugin.fsdp_version != 2 and "2",
-        "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading and "false",
-        "fsdp_activation_checkpointing": plugin.activation_checkpointing and "false, and train.gradient_checkpointing",
-    }
-    for name, right in wrong.items():
-        if right:
-            raise UserError(f"FSDP: {name} cannot be used here; set it to {right} (see configs/accelerate/fsdp.yaml)")
 
 
 def describe(model: torch.nn.Module) -> str:

@@ -105,7 +105,7 @@ class MultiModalTrainer(Trainer):
         self.add_callback(_Places(self))
 
     def create_accelerator_and_postprocess(self) -> None:
-        fsdp = sharded.is_wanted(self.args)
+        fsdp = sharded.is_wanted(self.args.fsdp)
         if fsdp:  # gradients kept whole between the batches of a step would fill what sharding frees
             self.args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
         super().create_accelerator_and_postprocess()

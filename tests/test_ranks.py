@@ -227,12 +227,13 @@ def test_the_file_for_two_machines_starts_half_the_processes_on_each(launched):
         assert args.rdzv_endpoint == "127.0.0.1:29500"
 
 
-def test_the_file_for_fsdp_is_what_training_takes(launched, monkeypatch):
-    _, environment = launched("fsdp", "--num_processes", "2")
+def test_the_file_for_fsdp_is_what_training_takes(launched, monkeypatch, make_config):
+    _, environment = launched("fsdp")
     for name in [name for name in environment if name.startswith("FSDP_")]:
         monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    sharded.require_fit(make_config("language.train=full"))
     plugin = FullyShardedDataParallelPlugin()
-    sharded.check(plugin)
     assert plugin.reshard_after_forward is True and plugin.auto_wrap_policy is transformer_auto_wrap_policy
     assert plugin.transformer_cls_names_to_wrap is None  # left to the model, which knows its own
 

@@ -7,14 +7,18 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from model import sharded
 from model.checkpoint import load_checkpoint
+from settings import UserError
 from tests.runs import assert_same, last_state, losses, runs_of
 from tests.tiny import save_qwen3
+from train import build_trainer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -79,6 +83,36 @@ def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batche
     result = two(ranks=2)
     assert result["codes"] == [0, 0], result["output"]
     assert_close(shared, alone, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("language.train=lora", "language.train is lora, which needs no shards"),
+        ("vision.train=lora", "vision.train is lora, which needs no shards"),
+        ("train.optim=paged_adamw_8bit", "use adamw_torch"),
+        ("train.torch_compile=true", "train.torch_compile does not go with FSDP"),
+        ("train.fsdp_config={version: 1}", "fsdp_version is 1, and only 2 can be used"),
+        ("train.fsdp_config={activation_checkpointing: true}", "only false can be used"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(make_config, monkeypatch, override, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=message):
+        build_trainer(make_config("language.train=full", override), Path("never"))
+
+
+def test_one_process_has_nobody_to_share_with(make_config):
+    with pytest.raises(UserError, match="one process alone; start several"):
+        build_trainer(make_config("language.train=full", "train.fsdp=true"), Path("never"))
+
+
+def test_bf16_rounds_neither_the_loss_nor_the_sum_of_gradients():
+    accelerator = SimpleNamespace(state=SimpleNamespace())
+    sharded.prepare(accelerator, SimpleNamespace(bf16=True, fsdp_plugin_args={"fsdp_version": 2}))
+    policy = accelerator.state.fsdp_plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
 
 
 def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start):
