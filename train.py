@@ -3,7 +3,7 @@
     python train.py --config config.yaml
     python train.py --config config.yaml --dry-run        # does it fit, and how long will it take?
     python train.py --config config.yaml --resume         # go on from the run's latest checkpoint, if it has one
-    torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; see docs/scaling.md
+    torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; FSDP and more in docs/scaling.md
 
 Checkpoints go to <train.output>/<train.run>/checkpoint-<step>.
 """
