@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 OPTIONS = [
     "language.train=full",
     "train.max_steps=-1",
-    "train.num_train_epochs=3",
+    "train.num_train_epochs=2",
     "train.per_device_train_batch_size=1",
     "train.save_steps=3",
     "train.eval_strategy=steps",
@@ -44,20 +43,15 @@ def start(make_config, tmp_path):
     return runs_of(make_config, tmp_path, OPTIONS)
 
 
-def assert_close(run: Path, reference: Path, **tolerance) -> None:
-    wanted, found = (losses(json.loads(_state(folder).read_text(encoding="utf-8"))) for folder in (reference, run))
-    assert wanted.keys() == found.keys() and wanted
-    for key, value in wanted.items():
-        assert found[key] == pytest.approx(value, rel=tolerance["rel"] * (100 if key[1] == "grad_norm" else 1)), key
-    ours, theirs = last_state(run)[1], last_state(reference)[1]
-    assert ours.keys() >= {name for name in theirs if not name.startswith("random")}
-    for name, tensor in theirs.items():
-        if not name.startswith("random"):
-            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)  # float32 through Adam's division
-
-
-def _state(run: Path) -> Path:
-    return run / last_state(run)[0] / "trainer_state.json"
+def assert_close(run: Path, reference: Path, rel: float) -> None:
+    """The log to ``rel`` (gradient norms to 100 times that), weights and moments to what Adam makes of it."""
+    (_, found, rest), (_, wanted, wanted_rest) = last_state(run), last_state(reference)
+    curve, expected = (losses({"log_history": one["log"]}) for one in (rest, wanted_rest))
+    assert curve.keys() == expected.keys() and curve
+    for key, value in expected.items():
+        assert curve[key] == pytest.approx(value, rel=rel * (100 if key[1] == "grad_norm" else 1)), key
+    for name in (name for name in wanted if not name.startswith("random")):
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
@@ -76,7 +70,7 @@ def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batche
 ):
     qwen = save_qwen3(tmp_path / "qwen3", tie_word_embeddings=True)
     more = [f"language.path={qwen}", "vision.train=full", "train.gradient_checkpointing=true"]
-    start = runs_of(make_config, tmp_path, [*OPTIONS, *more, "train.num_train_epochs=2"], {"text": TEXT})
+    start = runs_of(make_config, tmp_path, [*OPTIONS, *more], {"text": TEXT})
     one, alone = start("one", "train.gradient_accumulation_steps=4")
     two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")
     assert one()["codes"] == [0]
@@ -137,9 +131,9 @@ def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start
     three, run = start("three", "train.fsdp=true")
     result = three("--resume", ranks=3)
     assert result["codes"] == [0, 0, 0] and "resuming from" in result["output"], result["output"]
-    assert last_state(run)[0] == "checkpoint-10"  # 6, one for the 3 batches left in epoch 1, three for the 7 of epoch 2
+    assert last_state(run)[0] == "checkpoint-7"  # 6, and one for the 3 batches of 7 that are left
 
-    saved = load_file(reference / "checkpoint-12" / "language" / "model.safetensors")
-    model = load_checkpoint(reference / "checkpoint-12")[0]
+    saved = load_file(reference / "checkpoint-8" / "language" / "model.safetensors")
+    model = load_checkpoint(reference / "checkpoint-8")[0]
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.language.state_dict().items())
