@@ -532,6 +532,8 @@ def _argument_types(section: str) -> dict[str, Any]:
     else:
         from peft import LoraConfig as owner
     hints = typing.get_type_hints(owner)
+    if section == "train":  # the hints allow what older versions took: text, and the name of a JSON file
+        hints |= {"fsdp": bool | None, "fsdp_config": dict | None}
     if section == "lora":  # the hint spells this family of names "pissa_niter_[number of iters]"
         name = "init_lora_weights"
         hints[name] = Union[hints[name], Annotated[str, Field(pattern=r"^pissa_niter_\d+$")]]  # noqa: UP007

@@ -3,7 +3,7 @@
     python train.py --config config.yaml
     python train.py --config config.yaml --dry-run        # does it fit, and how long will it take?
     python train.py --config config.yaml --resume         # go on from the run's latest checkpoint, if it has one
-    torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; see docs/scaling.md
+    torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; FSDP and more in docs/scaling.md
 
 Checkpoints go to <train.output>/<train.run>/checkpoint-<step>.
 """
@@ -29,6 +29,7 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
 from dataset.trees import plan_batches
 from files import remove_folder
+from model import sharded
 from model.checkpoint import (
     base_models,
     checkpoints,
@@ -115,9 +116,11 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
 def build_trainer(config: Config, run: Path, announce: Callable | None = None) -> MultiModalTrainer:
     """Everything a run needs; prints what is trained, on what, in which batches and in which dtype.
 
-    ``announce(config, dataset, dtype)`` is called before the models are loaded.
+    ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
     """
     arguments = dict(config.train.arguments)
+    if fsdp := sharded.is_wanted(arguments.get("fsdp")):
+        sharded.require_fit(config)
     dtype, reason = choose_dtype(arguments)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     checkpointing = arguments.pop("gradient_checkpointing", False)
@@ -128,7 +131,7 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if arguments.get("eval_strategy", "no") != "no":
         held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
-    if announce:
+    if announce and not fsdp:  # the estimate is of one process that holds all
         announce(config, dataset, dtype)
     set_seed(training_arguments.seed)
     model = build_model(config, tokenizer, dtype)
@@ -290,7 +293,10 @@ def dry_run(trainer: MultiModalTrainer) -> None:
     batches.sort(key=lambda batch: len(batch) * dataset.lengths[batch[-1]])  # a batch's last sample is its longest
     longest, typical = batches[-1], batches[len(batches) // 2]
     trainer.create_optimizer()
-    trainer.model.to(args.device)
+    if trainer.is_fsdp_enabled:
+        trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    else:
+        trainer.model.to(args.device)
     if args.device.type == "cuda":
         print(f"loaded    {torch.cuda.memory_allocated() / 2**30:.2f} GiB of weights on the GPU, measured")
     one_step(trainer, longest)

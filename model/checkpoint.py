@@ -37,6 +37,7 @@ from dataset.prompt import load_tokenizer
 from files import publish_folder, remove_folder, write_json
 from hub import check_hash, model_folder, weight_files
 from model.model import MMultiModal, build_model
+from model.sharded import like
 from qwen.load import matrices
 from settings import Config, UserError, load_config, save_config
 
@@ -55,10 +56,16 @@ GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config, folder: Path) -> None:
-    """Write everything trained, and everything needed beside the base models to use it."""
+def save_weights(
+    model: MMultiModal, tokenizer, image_processor, config: Config, folder: Path, state: dict | None = None
+) -> None:
+    """Write everything trained, and everything needed beside the base models to use it.
+
+    ``state`` takes the place of :func:`trained_state` where the model itself holds a share of each tensor only.
+    """
+    state = trained_state(model, config) if state is None else state
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_plain(model.feature_proj.state_dict()), folder / "projector.safetensors")
+    save_file(_plain(_under("feature_proj", state)), folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
         part = getattr(model, name)
         if how == "lora":
@@ -68,7 +75,7 @@ def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config,
                 save_file(start, folder / name / START_FILE)
         elif how != "frozen":
             (folder / name).mkdir(exist_ok=True)
-            save_file(_plain(_trained(part, how)), folder / name / "model.safetensors")
+            save_file(_plain(_under(name, state)), folder / name / "model.safetensors")
     language = language_of(model)
     if config.language.train != "full" and (grown := grown_rows(language)):
         (folder / "language").mkdir(exist_ok=True)
@@ -77,6 +84,20 @@ def save_weights(model: MMultiModal, tokenizer, image_processor, config: Config,
     tokenizer.save_pretrained(folder / "tokenizer")
     image_processor.save_pretrained(folder / "image_processor")
     save_config(config, folder / "config.yaml")
+
+
+def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]:
+    """The trained weights but those of adapters, which peft saves, by their names in the model."""
+    parts = {"feature_proj": model.feature_proj.state_dict()}
+    for name, how in trained_parts(config).items():
+        if how not in ("frozen", "lora"):
+            parts[name] = _trained(getattr(model, name), how)
+    return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+
+def _under(part: str, state: dict) -> dict[str, torch.Tensor]:
+    start = f"{part}."
+    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
 
 
 def write_manifest(folder: Path, facts: dict) -> None:
@@ -153,12 +174,8 @@ def _plain(state: dict) -> dict[str, torch.Tensor]:
 
 def _untied(part: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict with each shared tensor once: safetensors refuses aliases, and tied weights are tied on load."""
-    seen, state = set(), {}
-    for name, tensor in part.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            state[name] = tensor
-    return state
+    once = {name for name, _ in [*part.named_parameters(), *part.named_buffers()]}
+    return {name: tensor for name, tensor in part.state_dict().items() if name in once}
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -189,8 +206,9 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
 
 def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
     state = read_tensors(file)
-    _require_same(file, state, wanted or module.state_dict())
-    module.load_state_dict(state, strict=wanted is None)
+    current = wanted or module.state_dict()
+    _require_same(file, state, current)
+    module.load_state_dict({name: like(current[name], state[name]) for name in state}, strict=wanted is None)
 
 
 def _fill_adapter(part: PeftModel, file: Path) -> None:

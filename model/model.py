@@ -92,18 +92,32 @@ class MMultiModal(nn.Module):
         labels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        use_all: bool = False,
         **kwargs,
     ):
         """``input_ids`` [B, T], ``pixel_values`` [K, 3, H, W], ``images_per_row`` [B] summing to K, ``labels`` [B, T].
 
         ``image_features`` [K, 729, Dv] take the place of pixels where the tower has seen them already. With
         ``image_index`` [K], images that come more than once are given once, and this says which stands where.
+        ``use_all`` gives the projector (and a trained tower) gradients of zero where the batch has no image.
 
         Returns transformers' ``CausalLMOutputWithPast``: the loss with labels, logits [B, T, V] without
         (see :meth:`qwen.Mqwen.ImageInputMixin.forward`).
         """
         images = self.images_by_row(images_per_row, pixel_values, image_features, image_index)
-        return self.language(input_ids=input_ids, attention_mask=attention_mask, images=images, labels=labels, **kwargs)
+        output = self.language(
+            input_ids=input_ids, attention_mask=attention_mask, images=images, labels=labels, **kwargs
+        )
+        if use_all and images is None:
+            output.loss = output.loss + 0.0 * self._blank_tokens().sum()
+        return output
+
+    def _blank_tokens(self) -> torch.Tensor:
+        """What a black image becomes, or without a trained tower, features of zero: [1, 728 or 1, Dl]."""
+        config, device = self.vision.config, self.device
+        if self.train_vision:
+            return self.encode_images(torch.zeros(1, 3, config.image_size, config.image_size, device=device))
+        return self.project(torch.zeros(1, 2, config.hidden_size, device=device))
 
     @torch.no_grad()
     def generate(
@@ -149,6 +163,13 @@ class MMultiModal(nn.Module):
             part = getattr(self, name)
             if isinstance(part, PeftModel) and all(p.dtype == torch.float32 for p in part.parameters()):
                 setattr(self, name, part.merge_and_unload())
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """accelerate's name for the classes of layers that FSDP gathers one at a time: the language model's, which run
+        in every batch. The tower's do not run where a batch has no image, and processes would wait for each other."""
+        part = self.language.get_base_model() if isinstance(self.language, PeftModel) else self.language
+        return list({type(layer).__name__ for layer in part.model.layers})
 
     def part_of(self, name: str) -> str:
         """Which of PARTS a parameter belongs to, by its name."""

@@ -36,7 +36,17 @@ from dataset.batches import EpochBatches
 from dataset.image_caption_dataset import ImageCaptionDataset, collate
 from dataset.trees import plan_batches
 from files import write_json
-from model.checkpoint import aside_folder, latest_checkpoint, load_weights, prune, save_weights, seal, sweep
+from model import sharded
+from model.checkpoint import (
+    aside_folder,
+    latest_checkpoint,
+    load_weights,
+    prune,
+    save_weights,
+    seal,
+    sweep,
+    trained_state,
+)
 from model.model import MMultiModal
 from settings import Config, UserError
 
@@ -94,6 +104,15 @@ class MultiModalTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # our forward divides by num_items_in_batch, the whole step's labels
         self.add_callback(_Places(self))
 
+    def create_accelerator_and_postprocess(self) -> None:
+        fsdp = sharded.is_wanted(self.args.fsdp)
+        if fsdp:  # gradients kept whole between the batches of a step would fill what sharding frees
+            self.args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
+        super().create_accelerator_and_postprocess()
+        if fsdp:
+            sharded.prepare(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
+
     # ------------------------------------------------------------------------------------------ data and loss
 
     def get_train_dataloader(self) -> DataLoader:
@@ -138,7 +157,10 @@ class MultiModalTrainer(Trainer):
         real = self.sampler.take(num_batches)
         batches = [{**next(epoch_iterator), "real": counts} for counts in real]
         labels = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches if batch["real"])
-        count = self.accelerator.reduce(torch.tensor(labels, device=device), reduction="sum")
+        images = sum(int(batch["images_per_row"].sum()) for batch in batches)
+        count, images = self.accelerator.reduce(torch.tensor([labels, images], device=device), reduction="sum")
+        if self.is_fsdp_enabled and images:  # whose processes add up gradients of the same weights, or wait for ever
+            batches = [{**batch, "use_all": True} for batch in batches]
         self.throughput.waiting += time.perf_counter() - begin
         return batches, count
 
@@ -171,6 +193,8 @@ class MultiModalTrainer(Trainer):
         """The gradient's norm. Called once a step, in front of the optimiser: here a step is dropped, here all
         processes agree to stop, and here is the step's only wait for the device."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self.is_fsdp_enabled:
+            grad_norm = grad_norm.full_tensor()
         finite = torch.stack(self._losses).isfinite().all()
         if self.accelerator.scaler is None:  # which finds the right scale by running into infinity
             finite = finite & torch.as_tensor(grad_norm, device=finite.device).isfinite()
@@ -290,10 +314,11 @@ class MultiModalTrainer(Trainer):
             return
         run, step = Path(self.args.output_dir), self.state.global_step
         everyone = gather_object([{"random": _random_state(), "loss": self._tr_loss.item()}])
+        weights, moments = self._state()
         problem = None
         if self.args.should_save:
             try:
-                self._write_checkpoint(run / f"checkpoint-{step}", everyone, evaluate)
+                self._write_checkpoint(run / f"checkpoint-{step}", weights, moments, everyone, evaluate)
                 prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
             except (OSError, SafetensorError) as error:
                 problem = f"checkpoint-{step} cannot be saved in {run}: {getattr(error, 'strerror', None) or error}"
@@ -304,11 +329,19 @@ class MultiModalTrainer(Trainer):
             raise UserError(f"{problem}; " + (f"{latest.name} stands, go on with --resume" if latest else "mend that"))
         self._saved_step = step
 
-    def _write_checkpoint(self, folder: Path, everyone: list[dict], evaluate: bool) -> None:
-        aside, state = aside_folder(folder), self.state
-        save_weights(self.model, self.tokenizer, self.image_processor, self.run_config, aside)
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Weights and optimiser's tensors; where the processes have shares, whole ones for rank 0, which writes."""
+        weights, moments = trained_state(self.model, self.run_config), {}
         if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(aside)
+            state = self.optimizer.state_dict()["state"]
+            moments = {f"{i}.{key}": v for i, one in state.items() for key, v in one.items() if torch.is_tensor(v)}
+        return (sharded.whole(weights), sharded.whole(moments)) if self.is_fsdp_enabled else (weights, moments)
+
+    def _write_checkpoint(self, folder: Path, weights: dict, moments: dict, everyone: list, evaluate: bool) -> None:
+        aside, state = aside_folder(folder), self.state
+        save_weights(self.model, self.tokenizer, self.image_processor, self.run_config, aside, weights)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(aside, moments)
             tensors = {f"{r}.{name}": t for r, one in enumerate(everyone) for name, t in one["random"][0].items()}
             save_file(tensors, aside / "random.safetensors")
             write_json(aside / "random.json", [one["random"][1] for one in everyone])
@@ -367,17 +400,11 @@ class MultiModalTrainer(Trainer):
     def _load_best_model(self) -> None:
         load_weights(self.model, self.run_config, Path(self.state.best_model_checkpoint))
 
-    def _save_optimizer_and_scheduler(self, folder: Path) -> None:
+    def _save_optimizer_and_scheduler(self, folder: Path, moments: dict[str, torch.Tensor]) -> None:
         """Optimiser and schedule as safetensors (the moments) and JSON (the rest): no pickle."""
+        save_file({n: t.detach().cpu().contiguous() for n, t in moments.items()}, folder / "optimizer.safetensors")
         state = self.optimizer.state_dict()
-        tensors, plain = {}, {}
-        for index, values in state["state"].items():
-            for key, value in values.items():
-                if torch.is_tensor(value):
-                    tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
-                else:
-                    plain[f"{index}.{key}"] = value
-        save_file(tensors, folder / "optimizer.safetensors")
+        plain = {f"{i}.{k}": v for i, one in state["state"].items() for k, v in one.items() if not torch.is_tensor(v)}
         rest = {"groups": state["param_groups"], "plain": plain, "scheduler": self.lr_scheduler.state_dict()}
         write_json(folder / "optimizer.json", rest)
 
@@ -387,8 +414,10 @@ class MultiModalTrainer(Trainer):
         rest = json.loads((Path(checkpoint) / "optimizer.json").read_text(encoding="utf-8"))
         state: dict[int, dict] = {}
         values = {**load_file(Path(checkpoint) / "optimizer.safetensors"), **rest["plain"]}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, value in values.items():
             index, key = name.split(".", 1)
+            value = sharded.like(parameters[int(index)], value) if torch.is_tensor(value) else value
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
         self.lr_scheduler.load_state_dict(rest["scheduler"])
@@ -463,6 +492,8 @@ class _Places(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.is_fsdp_enabled:
+            print(sharded.describe(self.trainer.model), flush=True)
         if self.trainer.progress:
             self.trainer.restore_log()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from dataset.batches import EpochBatches, share_out
+from model import sharded
 from model.checkpoint import newest_undamaged
 from settings import save_config
 from tests.forked import REPO, forks, free_port
-from tests.test_crash import assert_same, conversations, runs_of
+from tests.runs import assert_same, conversations, losses, runs_of, state_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -122,14 +126,6 @@ def start(make_config, tmp_path):
     return runs_of(make_config, tmp_path, OPTIONS)
 
 
-def state_of(run: Path, step: int) -> dict:
-    return json.loads((run / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
-
-
-def losses(state: dict) -> dict[tuple, float]:
-    return {(e["step"], k): e[k] for e in state["log_history"] for k in ("loss", "eval_loss", "grad_norm") if k in e}
-
-
 @posix
 def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
     """7 batches: the last step of an epoch has one for two processes. 1e-6 on losses of about 7."""
@@ -189,17 +185,84 @@ def test_two_processes_are_followed_by_one_and_by_three(start):
     assert (progress["epoch"], progress["batches"]) == (3, 0)
 
 
+# ---------------------------------------------------------------------------------------------- launchers
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What ``accelerate launch`` of a file would start: torchrun's arguments and the environment."""
+
+    def launch(file: str, *flags: str) -> tuple[argparse.Namespace, dict[str, str]]:
+        from accelerate.commands.launch import launch_command, launch_command_parser
+
+        started = []
+        monkeypatch.setattr("torch.distributed.run.run", lambda args: started.append((args, dict(os.environ))))
+        monkeypatch.setattr("accelerate.utils.launch.is_port_in_use", lambda port: False)
+        command = ["--config_file", f"configs/accelerate/{file}.yaml", *flags, "train.py", "--config", "run.yaml"]
+        launch_command(launch_command_parser().parse_args(command))
+        return started[0]
+
+    monkeypatch.chdir(REPO)
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "processes"),
+    [("cpu", [], 2), ("ddp", [], 8), ("ddp", ["--num_processes", "4"], 4), ("fsdp", [], 8)],
+)
+def test_accelerates_files_start_as_many_processes_as_they_say(launched, file, flags, processes):
+    args, environment = launched(file, *flags)
+    assert (args.nproc_per_node, args.training_script) == (str(processes), "train.py")
+    assert args.training_script_args == ["--config", "run.yaml"]
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"  # else it would overrule train.bf16
+    assert environment.get("ACCELERATE_USE_FSDP") == ("true" if file == "fsdp" else None)
+
+
+def test_the_file_for_two_machines_starts_half_the_processes_on_each(launched):
+    for machine in ("0", "1"):
+        args, _ = launched("two_machines", "--main_process_ip", "127.0.0.1", "--machine_rank", machine)
+        assert (args.nproc_per_node, args.nnodes, args.node_rank) == ("8", "2", int(machine))
+        assert args.rdzv_endpoint == "127.0.0.1:29500"
+
+
+def test_the_file_for_fsdp_is_what_training_takes(launched, monkeypatch, make_config):
+    _, environment = launched("fsdp")
+    for name in [name for name in environment if name.startswith("FSDP_")]:
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    sharded.require_fit(make_config("language.train=full"))
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.reshard_after_forward is True and plugin.auto_wrap_policy is transformer_auto_wrap_policy
+    assert plugin.transformer_cls_names_to_wrap is None  # left to the model, which knows its own
+
+
+def test_accelerate_launches_fsdp(make_config, tmp_path):
+    config = make_config("language.train=full", "train.max_steps=2")
+    save_config(config, tmp_path / "run.yaml")
+    flags = ["--config_file", "configs/accelerate/fsdp.yaml", "--num_processes", "2", "--main_process_port", "0"]
+    command = [*ACCELERATE, *flags, "train.py", "--config", str(tmp_path / "run.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert "of 2 processes (FSDP)" in result.stdout and "done: 2 steps" in result.stdout
+    assert newest_undamaged(Path(config.train.output) / "test").name == "checkpoint-2"
+
+
 @pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="starting a launcher takes long; `make soak` does")
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", "cpu", "fsdp"])
 def test_a_launcher_starts_it_and_ends_it_when_one_process_is_killed(make_config, tmp_path, launcher):
-    config = make_config(*OPTIONS, "train.num_train_epochs=2000", pictures=9, conversations=conversations(9))
+    part = "language.train=" + ("full" if launcher == "fsdp" else "lora")
+    config = make_config(*OPTIONS, part, "train.num_train_epochs=2000", pictures=9, conversations=conversations(9))
     file = tmp_path / "run.yaml"
     save_config(config, file)
-    modules = {
-        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())],
-        "accelerate": ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"],
-    }
-    command = [sys.executable, "-m", *modules[launcher], "train.py", "--config", str(file)]
+    port = str(free_port())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    if launcher != "torchrun":
+        flags = ["--config_file", f"configs/accelerate/{launcher}.yaml", "--num_processes", "2"]
+        command = [*ACCELERATE, *flags, "--main_process_port", port]
+    command += ["train.py", "--config", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
     try:
@@ -207,7 +270,9 @@ def test_a_launcher_starts_it_and_ends_it_when_one_process_is_killed(make_config
         while not (run / "checkpoint-6").exists():
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.2)
-        os.kill(training_children(process.pid)[-1], signal.SIGKILL)
+        children = training_children(process.pid)
+        assert len(children) == 2
+        os.kill(children[-1], signal.SIGKILL)
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
