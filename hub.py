@@ -206,7 +206,7 @@ def load_strictly(cls, folder: str, dtype, key: str, **options):
             ignore_mismatched_sizes=True,  # so that they are named below, in one line
             **options,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:  # the last: a bitsandbytes that is too old
         raise UserError(f"{key}: cannot load {folder} ({_first_line(error)})") from error
     problems = {
         "lacks": info["missing_keys"],

@@ -44,7 +44,7 @@ class Assistant:
         """
         place, dtype = choose_device(device)
         stage("weights")
-        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype)
+        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype, place)
         model.merge_adapters()
         stage("device")
         return cls(model.to(place), tokenizer, image_processor, config, folder)

@@ -231,8 +231,10 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise Damaged(f"{file} is damaged ({error}); use an earlier checkpoint") from error
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
+def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
     """(model, tokenizer, image processor, config) of a checkpoint, on the CPU, in eval mode.
+
+    ``device`` is where the model will run: 4-bit weights are there from the start.
 
     Needs nothing but the folder and the base models it names, whose hashes must be those it was trained from.
 
@@ -248,7 +250,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
         if found != trained:
             raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    model = build_model(config, tokenizer, dtype)
+    model = build_model(config, tokenizer, dtype, device)
     load_weights(model, config, folder)
     language_of(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
@@ -289,15 +291,15 @@ def check_files(folder: Path, manifest: dict) -> None:
             raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
 
 
-def load_undamaged(path: Path, dtype: torch.dtype = torch.float32):
+def load_undamaged(path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
     """(folder, what :func:`load_checkpoint` gives) of a checkpoint, or of a run's best undamaged one."""
     *choices, last = choices_of(path)
     for folder in choices:
         try:
-            return folder, load_checkpoint(folder, dtype)
+            return folder, load_checkpoint(folder, dtype, device)
         except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
-    return last, load_checkpoint(last, dtype)
+    return last, load_checkpoint(last, dtype, device)
 
 
 def choices_of(path: Path) -> list[Path]:

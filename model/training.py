@@ -42,6 +42,9 @@ from settings import Config, UserError
 
 logger = logging.getLogger(__name__)
 
+# Under this key bitsandbytes puts states in 8 bits aside, and their scales; it takes them back without it.
+_EIGHT_BITS = "__bnb_optimizer_quant_state__"
+
 
 class Throughput:
     """What went through since the last log: tokens, the visual ones among them, padding, and time without data."""
@@ -372,9 +375,11 @@ class MultiModalTrainer(Trainer):
         state = self.optimizer.state_dict()
         tensors, plain = {}, {}
         for index, values in state["state"].items():
-            for key, value in values.items():
-                if torch.is_tensor(value):
-                    tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
+            for key, value in {**values, **values.get(_EIGHT_BITS, {})}.items():
+                if key == _EIGHT_BITS:
+                    continue
+                if torch.is_tensor(value):  # copied: 8-bit states share their tables, which safetensors refuses
+                    tensors[f"{index}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
                 else:
                     plain[f"{index}.{key}"] = value
         save_file(tensors, folder / "optimizer.safetensors")
