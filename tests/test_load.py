@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import hub
 from dataset.image import load_image_processor
-from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, without_thoughts
+from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, skip_thoughts, without_thoughts
 from model.assistant import Assistant
 from model.checkpoint import hash_model, load_checkpoint, save_weights, sha256, write_manifest
 from model.model import build_model
@@ -179,6 +179,26 @@ def test_thinking_is_one_setting_and_what_was_thought_is_not_the_answer(make_con
     assert tokenizer.decode(prompt).count("think") == 0 and "yes<|im_end|>" in tokenizer.decode(prompt)
     assert without_thoughts("<think>\nhm\n</think>\n\nyes").strip() == "yes"
     assert without_thoughts("<think>\nstill at it") == "" and without_thoughts("yes") == "yes"
+
+    def think(images, prompt, options) -> None:
+        for piece in ("<think>\n", "hm", "\n</think>\n\ny", "es"):
+            options["streamer"].on_finalized_text(piece)
+        options["streamer"].on_finalized_text("", stream_end=True)
+
+    assistant._generate_keeping = think
+    assert [piece.strip() for piece in assistant.stream(Request([Turn("a?")]))] == ["y", "es", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
+)
+def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            pieces = [text[:first], text[first:second], text[second:]]
+            assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
+    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be
 
 
 def test_a_base_model_without_a_template_gets_chatml(families):
