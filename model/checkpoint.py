@@ -35,7 +35,7 @@ from transformers import GenerationConfig
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
 from files import publish_folder, remove_folder, write_json
-from hub import check_hash, model_folder, weight_files
+from hub import check_hash, model_folder, weight_files, what_is_missing
 from model.model import MMultiModal, build_model
 from qwen.load import matrices
 from settings import Config, UserError, load_config, save_config
@@ -244,16 +244,21 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: to
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    config = load_config(folder / "config.yaml")
-    for key, path in base_models(config).items():
-        found, trained = hash_model(path, key), manifest["base_models"][key]["sha256"]
-        if found != trained:
-            raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
+    config = load_config(folder / "config.yaml", check_models=False)
+    bases = base_models(config)
+    check_bases(folder, manifest, {key: (path, hash_model(path, key, folder)) for key, path in bases.items()})
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     model = build_model(config, tokenizer, dtype, device)
     load_weights(model, config, folder)
     language_of(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
+
+
+def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]]) -> None:
+    """``found`` is the path and hash of each base model in use, which must be those that the checkpoint is of."""
+    for key, (path, digest) in found.items():
+        if digest != manifest["base_models"][key]["sha256"]:
+            raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
 
 
 def read_manifest(folder: Path) -> dict:
@@ -355,13 +360,17 @@ def base_models(config: Config) -> dict[str, str]:
     return {"vision.path": config.vision.path, "language.path": config.language.path}
 
 
-def hash_model(path: str, key: str) -> str:
+def hash_model(path: str, key: str, checkpoint: Path | None = None) -> str:
     """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them.
 
+    ``checkpoint`` is whose base model it is, if it is one's.
+
     Raises:
-        UserError: a file is not the one that its download noted.
+        UserError: a file is not there, or not the one that its download noted.
     """
-    folder = Path(model_folder(path, key))
+    folder = Path(model_folder(path, key, checkpoint))
+    if lack := what_is_missing(folder):
+        raise UserError(f"{key}: {lack}")
     return hash_files([folder / "config.json", *weight_files(folder)])
 
 

@@ -36,7 +36,17 @@ from dataset.batches import EpochBatches
 from dataset.image_caption_dataset import ImageCaptionDataset, collate
 from dataset.trees import plan_batches
 from files import write_json
-from model.checkpoint import aside_folder, latest_checkpoint, load_weights, prune, save_weights, seal, sweep
+from model.checkpoint import (
+    aside_folder,
+    check_bases,
+    latest_checkpoint,
+    load_weights,
+    prune,
+    read_manifest,
+    save_weights,
+    seal,
+    sweep,
+)
 from model.model import MMultiModal
 from settings import Config, UserError
 
@@ -335,7 +345,10 @@ class MultiModalTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint is not None:
-            self.progress = read_progress(Path(resume_from_checkpoint))
+            folder = Path(resume_from_checkpoint)
+            bases = {key: (base["path"], base["sha256"]) for key, base in self.facts["base_models"].items()}
+            check_bases(folder, read_manifest(folder), bases)
+            self.progress = read_progress(folder)
             self._saved_step = self.progress["step"]
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
