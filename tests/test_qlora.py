@@ -16,7 +16,7 @@ from dataset.prompt import Request, Turn, load_tokenizer, question_with_images
 from model.assistant import Assistant
 from model.checkpoint import load_checkpoint
 from model.model import build_model, linear_layers, lora_layers
-from qwen.load import load_language
+from qwen.load import four_bit_bytes, load_language
 from settings import UserError
 from tests.qwen1 import save_as_qwen1
 from tests.tiny import REPO, picture, save_qwen, save_qwen3
@@ -102,6 +102,13 @@ def test_what_a_trained_model_says_in_four_bits_is_near_what_it_says_in_full():
     wanted, found = plain(ids).logits[0], small(ids).logits[0]
     assert 0.01 < (found - wanted).std() / wanted.std() < 0.1  # 0.064 seen
     assert torch.equal(found.argmax(-1), wanted.argmax(-1))
+
+
+def test_four_bit_weights_and_scales_take_the_bytes_that_are_estimated():
+    for name, layer in in_four_bits(load(BACKBONES / "qwen", True)).items():
+        scales = layer.weight.quant_state  # a byte for 64 weights, and four for 256 of these bytes
+        found = layer.weight.nbytes + scales.absmax.nbytes + scales.state2.absmax.nbytes
+        assert found == four_bit_bytes(layer.in_features * layer.out_features), name
 
 
 @pytest.fixture
