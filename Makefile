@@ -1,5 +1,6 @@
 # Two commands: `make demo` (no GPU, no download, ten minutes) and `make test`. README.md gives the same as plain steps.
-# `make soak` takes an hour: 200 runs killed at random moments, and the fuzzers with new seeds for 30 minutes.
+# `make soak` takes more than an hour: 200 runs killed at random moments, the fuzzers with new seeds for 30 minutes, and
+# the demo with its language model in Qwen-1's format and in Qwen2's.
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,6 +38,7 @@ soak: install-dev
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_ranks.py -k launcher
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_compile.py
+	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/test_qwen1.py -k whole_demo
 
 # Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
 screenshots: install-dev

@@ -20,8 +20,10 @@ PATIENCE = 5.0  # seconds for the hub to answer; a name server that is cut off w
 # ---------------------------------------------------------------------------------------------- where a model is
 
 
-def model_folder(path: str, key: str) -> str:
+def model_folder(path: str, key: str, checkpoint: Path | None = None) -> str:
     """The folder of a model named by folder or hub name, fetched from the hub where the cache lacks it.
+
+    With a ``checkpoint``, ``key`` stands in its config and can no longer be set: advice is to bring the model there.
 
     Raises:
         UserError: it is not here and the hub cannot be reached, or the hub does not give it; names ``key``.
@@ -41,22 +43,29 @@ def model_folder(path: str, key: str) -> str:
     except LocalEntryNotFoundError:
         lack = "not in the hub's cache"
     except HFValidationError:
-        raise UserError(f"{key} = {path}: neither a folder nor a hub name such as Qwen/Qwen2.5-0.5B-Instruct") from None
+        what = "neither a folder nor a hub name such as Qwen/Qwen2.5-0.5B-Instruct"
+        if checkpoint:
+            what = f"no such folder, and {checkpoint} was trained from it; put it back there, or a link to it"
+        raise UserError(f"{key} = {path}: {what}") from None
+    advice = how_to_download(path, None if checkpoint else key)
     if not hub_answers():
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-        raise UserError(f"{key} = {path}: {lack}, and {why}; {how_to_download(path, key)}")
+        raise UserError(f"{key} = {path}: {lack}, and {why}; {advice}")
     try:
         return snapshot_download(path, allow_patterns=WANTED)
     except Exception as error:  # the hub's own errors, the network's and the disk's have no common class
-        raise UserError(f"{key} = {path}: {lack}, {_first_line(error)}; {how_to_download(path, key)}") from error
+        raise UserError(f"{key} = {path}: {lack}, {_first_line(error)}; {advice}") from error
 
 
-def how_to_download(path: str, key: str) -> str:
-    """Both commands, and what to set afterwards. ModelScope has the Qwen and SigLIP models under the same names."""
-    to = f"models/{path.split('/')[-1]}"
+def how_to_download(path: str, key: str | None) -> str:
+    """Both commands, and what to set afterwards. ModelScope has the Qwen and SigLIP models under the same names.
+
+    Without a ``key`` to set, the model goes into a folder of its own name, which is looked for before the hub is.
+    """
+    to = f"models/{path.split('/')[-1]}" if key else path
     return (
         f"run `hf download {path} --local-dir {to}` or `modelscope download --model {path} --local_dir {to}` "
-        f"where there is a network, then set {key}={to}"
+        f"where there is a network, then " + (f"set {key}={to}" if key else "put that folder where you start this")
     )
 
 
@@ -115,18 +124,18 @@ def weight_files(folder: Path) -> list[Path]:
 def what_is_missing(folder: Path) -> str:
     """What a model folder lacks to be whole, in words; "" if nothing. Reads headers, not weights."""
     if not (folder / "config.json").is_file():
-        return f"{folder} holds no config.json"
+        return f"{folder} holds no config.json; is the download complete?"
     try:
         files = weight_files(folder)
     except UserError as error:
         return str(error)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        return f"{folder} lacks {len(missing)} of {len(files)} weight files, {missing[0]} first"
+        return f"{folder} lacks {len(missing)} of {len(files)} weight files, {missing[0]} first; download the rest"
     if not files:
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth"))
         only = f", only {pickles[0]}, and no pickle is read: get a version in safetensors" if pickles else ""
-        return f"{folder} holds no safetensors{only}"
+        return f"{folder} holds no safetensors{only or '; is the download complete?'}"
     for file in files:
         try:
             read_header(file)
@@ -195,7 +204,7 @@ def load_strictly(cls, folder: str, dtype, key: str, **options):
     """
     lack = what_is_missing(Path(folder))
     if lack:
-        raise UserError(f"{key}: {lack}; is the download complete?")
+        raise UserError(f"{key}: {lack}")
     try:
         model, info = cls.from_pretrained(
             folder,
@@ -206,7 +215,7 @@ def load_strictly(cls, folder: str, dtype, key: str, **options):
             ignore_mismatched_sizes=True,  # so that they are named below, in one line
             **options,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:  # the last: a bitsandbytes that is too old
         raise UserError(f"{key}: cannot load {folder} ({_first_line(error)})") from error
     problems = {
         "lacks": info["missing_keys"],

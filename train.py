@@ -134,7 +134,9 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if announce and not fsdp:  # the estimate is of one process that holds all
         announce(config, dataset, dtype)
     set_seed(training_arguments.seed)
-    model = build_model(config, tokenizer, dtype)
+    if config.language.load_in_4bit:
+        require_bitsandbytes("language.load_in_4bit = true", "language.load_in_4bit=false", training_arguments.use_cpu)
+    model = build_model(config, tokenizer, dtype, training_arguments.device)
     if config.language.attention == "flex_attention" and (training_arguments.use_cpu or not torch.cuda.is_available()):
         raise UserError("language.attention = flex_attention: its backward pass needs CUDA; set it to sdpa")
     model.set_attention(config.language.attention)
@@ -183,21 +185,28 @@ def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
     return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
 
 
-def require_optimizer(name: str) -> None:
-    """Optimisers whose states are kept in 8 bits or paged out of the GPU are bitsandbytes', and run on CUDA alone."""
-    if "8bit" not in name and "paged" not in name:
-        return
-    if not torch.cuda.is_available():
-        raise UserError(f"train.optim = {name}: it needs a CUDA GPU and a CUDA build of torch; use adamw_torch")
+def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> None:
+    """4-bit weights and optimiser states in 8 bits or paged are bitsandbytes', and trained with on CUDA alone.
+
+    Its CPU kernels, which answer from a 4-bit checkpoint, have to make every weight anew in each forward and backward
+    pass, and save no time for the memory they save.
+    """
+    if use_cpu or not torch.cuda.is_available():
+        raise UserError(
+            f"{setting}: to train with it, install a CUDA build of torch (pytorch.org) on a machine with a CUDA GPU; "
+            f"else set {instead}"
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(f"train.optim = {name}: pip install bitsandbytes, or use adamw_torch")
+        raise UserError(f"{setting}: pip install bitsandbytes, or set {instead}")
 
 
 def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingArguments:
     wanted = arguments.get("report_to") or []
     if "tensorboard" in wanted and importlib.util.find_spec("tensorboard") is None:
         raise UserError("train.report_to = tensorboard: it is not installed; pip install tensorboard")
-    require_optimizer(arguments.get("optim", ""))
+    optimizer = arguments.get("optim", "")
+    if "8bit" in optimizer or "paged" in optimizer:
+        require_bitsandbytes(f"train.optim = {optimizer}", "train.optim=adamw_torch", arguments.get("use_cpu", False))
     fixed = {
         "output_dir": str(run),
         "bf16": dtype == torch.bfloat16,

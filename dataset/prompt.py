@@ -13,7 +13,7 @@ began: that search is what gives "tokenization mismatch" and silent zero losses 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -166,9 +166,26 @@ def can_think(tokenizer) -> bool:
 
 def without_thoughts(answer: str) -> str:
     """What a model says after it has thought; "" where it ran out of tokens while thinking."""
-    if "<think>" in answer and "</think>" not in answer:
-        return ""
-    return answer.split("</think>")[-1]
+    return answer.partition("</think>")[2] if answer.lstrip().startswith("<think>") else answer
+
+
+def skip_thoughts(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces of an answer as they come, joined the same as :func:`without_thoughts` of the whole.
+
+    What begins as ``<think>`` is held back until its end has come.
+    """
+    held: str | None = ""
+    for piece in pieces:
+        if held is None:
+            yield piece
+            continue
+        held += piece
+        begun = held.lstrip()[: len("<think>")]
+        if "</think>" in held or not "<think>".startswith(begun):
+            yield without_thoughts(held)
+            held = None
+    if held is not None:
+        yield without_thoughts(held)
 
 
 def token_id(tokenizer, token: str) -> int:

@@ -18,6 +18,7 @@ from dataset.prompt import (
     Turn,
     encode_text,
     fit_prompt,
+    skip_thoughts,
     token_id,
     without_thoughts,
 )
@@ -44,7 +45,7 @@ class Assistant:
         """
         place, dtype = choose_device(device)
         stage("weights")
-        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype)
+        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype, place)
         model.merge_adapters()
         stage("device")
         return cls(model.to(place), tokenizer, image_processor, config, folder)
@@ -85,7 +86,7 @@ class Assistant:
         return [text.strip() for text in texts]
 
     def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
-        """The answer in pieces, as it comes. Setting ``stop`` ends it within a token.
+        """The answer in pieces, as it comes; nothing while the model thinks. Setting ``stop`` ends it within a token.
 
         The model runs in a thread of its own; leaving the loop early stops it too. What was computed is kept, so the
         next question about the same images begins behind all that both have in common.
@@ -99,7 +100,7 @@ class Assistant:
         )
         worker.start()
         try:
-            yield from pieces
+            yield from skip_thoughts(pieces) if self.config.language.thinking else pieces
         finally:
             stop.set()
             worker.join()

@@ -35,7 +35,7 @@ from transformers import GenerationConfig
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
 from files import publish_folder, remove_folder, write_json
-from hub import check_hash, model_folder, weight_files
+from hub import check_hash, model_folder, weight_files, what_is_missing
 from model.model import MMultiModal, build_model
 from model.sharded import like
 from qwen.load import matrices
@@ -249,8 +249,10 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise Damaged(f"{file} is damaged ({error}); use an earlier checkpoint") from error
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
+def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
     """(model, tokenizer, image processor, config) of a checkpoint, on the CPU, in eval mode.
+
+    ``device`` is where the model will run: 4-bit weights are there from the start.
 
     Needs nothing but the folder and the base models it names, whose hashes must be those it was trained from.
 
@@ -260,16 +262,21 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32):
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    config = load_config(folder / "config.yaml")
-    for key, path in base_models(config).items():
-        found, trained = hash_model(path, key), manifest["base_models"][key]["sha256"]
-        if found != trained:
-            raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
+    config = load_config(folder / "config.yaml", check_models=False)
+    bases = base_models(config)
+    check_bases(folder, manifest, {key: (path, hash_model(path, key, folder)) for key, path in bases.items()})
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    model = build_model(config, tokenizer, dtype)
+    model = build_model(config, tokenizer, dtype, device)
     load_weights(model, config, folder)
     language_of(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
+
+
+def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]]) -> None:
+    """``found`` is the path and hash of each base model in use, which must be those that the checkpoint is of."""
+    for key, (path, digest) in found.items():
+        if digest != manifest["base_models"][key]["sha256"]:
+            raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
 
 
 def read_manifest(folder: Path) -> dict:
@@ -307,15 +314,15 @@ def check_files(folder: Path, manifest: dict) -> None:
             raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
 
 
-def load_undamaged(path: Path, dtype: torch.dtype = torch.float32):
+def load_undamaged(path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
     """(folder, what :func:`load_checkpoint` gives) of a checkpoint, or of a run's best undamaged one."""
     *choices, last = choices_of(path)
     for folder in choices:
         try:
-            return folder, load_checkpoint(folder, dtype)
+            return folder, load_checkpoint(folder, dtype, device)
         except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
-    return last, load_checkpoint(last, dtype)
+    return last, load_checkpoint(last, dtype, device)
 
 
 def choices_of(path: Path) -> list[Path]:
@@ -371,13 +378,17 @@ def base_models(config: Config) -> dict[str, str]:
     return {"vision.path": config.vision.path, "language.path": config.language.path}
 
 
-def hash_model(path: str, key: str) -> str:
+def hash_model(path: str, key: str, checkpoint: Path | None = None) -> str:
     """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them.
 
+    ``checkpoint`` is whose base model it is, if it is one's.
+
     Raises:
-        UserError: a file is not the one that its download noted.
+        UserError: a file is not there, or not the one that its download noted.
     """
-    folder = Path(model_folder(path, key))
+    folder = Path(model_folder(path, key, checkpoint))
+    if lack := what_is_missing(folder):
+        raise UserError(f"{key}: {lack}")
     return hash_files([folder / "config.json", *weight_files(folder)])
 
 

@@ -188,14 +188,18 @@ class MMultiModal(nn.Module):
         return self.feature_proj[0].weight.device
 
 
-def build_model(config: Config, tokenizer, dtype: torch.dtype = torch.float32) -> MMultiModal:
+def build_model(
+    config: Config, tokenizer, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> MMultiModal:
     """The model of a config on the CPU: base weights in ``dtype``, projector and adapters fresh, trainable parts fp32.
+
+    ``device`` is where it will run: 4-bit weights are there from the start.
 
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
     vision = load_vision(config.vision, dtype)
-    language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit)
+    language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
     longest = getattr(language.config, "seq_length", None)
     if longest is not None and config.language.max_length > longest:
         raise UserError(

@@ -39,9 +39,11 @@ from files import write_json
 from model import sharded
 from model.checkpoint import (
     aside_folder,
+    check_bases,
     latest_checkpoint,
     load_weights,
     prune,
+    read_manifest,
     save_weights,
     seal,
     sweep,
@@ -51,6 +53,9 @@ from model.model import MMultiModal
 from settings import Config, UserError
 
 logger = logging.getLogger(__name__)
+
+# Under this key bitsandbytes puts states in 8 bits aside, and their scales; it takes them back without it.
+_EIGHT_BITS = "__bnb_optimizer_quant_state__"
 
 
 class Throughput:
@@ -333,8 +338,7 @@ class MultiModalTrainer(Trainer):
         """Weights and optimiser's tensors; where the processes have shares, whole ones for rank 0, which writes."""
         weights, moments = trained_state(self.model, self.run_config), {}
         if not self.args.save_only_model:
-            state = self.optimizer.state_dict()["state"]
-            moments = {f"{i}.{key}": v for i, one in state.items() for key, v in one.items() if torch.is_tensor(v)}
+            moments = {name: value for name, value in _states_of(self.optimizer).items() if torch.is_tensor(value)}
         return (sharded.whole(weights), sharded.whole(moments)) if self.is_fsdp_enabled else (weights, moments)
 
     def _write_checkpoint(self, folder: Path, weights: dict, moments: dict, everyone: list, evaluate: bool) -> None:
@@ -365,7 +369,10 @@ class MultiModalTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint is not None:
-            self.progress = read_progress(Path(resume_from_checkpoint))
+            folder = Path(resume_from_checkpoint)
+            bases = {key: (base["path"], base["sha256"]) for key, base in self.facts["base_models"].items()}
+            check_bases(folder, read_manifest(folder), bases)
+            self.progress = read_progress(folder)
             self._saved_step = self.progress["step"]
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -402,10 +409,12 @@ class MultiModalTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, folder: Path, moments: dict[str, torch.Tensor]) -> None:
         """Optimiser and schedule as safetensors (the moments) and JSON (the rest): no pickle."""
-        save_file({n: t.detach().cpu().contiguous() for n, t in moments.items()}, folder / "optimizer.safetensors")
-        state = self.optimizer.state_dict()
-        plain = {f"{i}.{k}": v for i, one in state["state"].items() for k, v in one.items() if not torch.is_tensor(v)}
-        rest = {"groups": state["param_groups"], "plain": plain, "scheduler": self.lr_scheduler.state_dict()}
+        # Copied: states in 8 bits share their tables, which safetensors refuses.
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in moments.items()}
+        save_file(tensors, folder / "optimizer.safetensors")
+        plain = {name: value for name, value in _states_of(self.optimizer).items() if not torch.is_tensor(value)}
+        groups = self.optimizer.state_dict()["param_groups"]
+        rest = {"groups": groups, "plain": plain, "scheduler": self.lr_scheduler.state_dict()}
         write_json(folder / "optimizer.json", rest)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -446,6 +455,15 @@ class MultiModalTrainer(Trainer):
             setattr(self, name, progress[name])
         if progress["evaluate"] and self.eval_dataset is not None:
             self._determine_best_metric(self._evaluate(None, None), None)
+
+
+def _states_of(optimizer) -> dict[str, object]:
+    """What an optimiser keeps for its parameters, each under "<number of the parameter>.<name>"."""
+    found = {}
+    for number, states in optimizer.state_dict()["state"].items():
+        flat = {**states, **states.get(_EIGHT_BITS, {})}
+        found |= {f"{number}.{name}": value for name, value in flat.items() if name != _EIGHT_BITS}
+    return found
 
 
 def _random_state() -> tuple[dict[str, torch.Tensor], dict]:

@@ -24,18 +24,21 @@ from settings import UserError, local_model_folder
 STOPS = ("<|im_end|>", "<|endoftext|>")  # every family ends an answer with the first, and a text with the second
 
 
-def load_language(path: str, tokenizer, dtype: torch.dtype, load_in_4bit: bool = False) -> nn.Module:
-    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer.
+def load_language(
+    path: str, tokenizer, dtype: torch.dtype, load_in_4bit: bool = False, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer; on the CPU.
 
     Args:
-        load_in_4bit: QLoRA's frozen weights: NF4, in blocks of 64 with scales that are quantised too; needs CUDA.
+        load_in_4bit: QLoRA's frozen weights: NF4, in blocks of 64 with scales that are quantised too.
+        device: where 4-bit weights are made, and stay: each kind of device has its own layout of them.
 
     Raises:
-        UserError: it is missing, incomplete or of an unknown kind, or 4 bits are asked for where they cannot be had.
+        UserError: it is missing, incomplete or of an unknown kind, or 4 bits are asked for without bitsandbytes.
     """
     folder = model_folder(path, "language.path")
     cls, config = family(read_config(folder, "language.path"), path)
-    options = four_bit_options(dtype) if load_in_4bit else {}
+    options = four_bit_options(dtype, device) if load_in_4bit else {}
     language = load_strictly(cls, folder, dtype, "language.path", **({"config": config} if config else {}), **options)
     return take_images(language, tokenizer)
 
@@ -99,27 +102,21 @@ def matrices(language: nn.Module) -> dict[str, torch.Tensor]:
     return {"embed_tokens": embedding} if head is embedding else {"embed_tokens": embedding, "lm_head": head}
 
 
-def four_bit_options(dtype: torch.dtype) -> dict:
+def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict:
     """What ``from_pretrained`` needs to quantise while it reads.
 
     Raises:
-        UserError: no CUDA GPU, or no bitsandbytes.
+        UserError: no bitsandbytes.
     """
-    advice = "or set language.load_in_4bit=false"
-    if not torch.cuda.is_available():
-        raise UserError(
-            "language.load_in_4bit: 4-bit weights need a CUDA GPU and a CUDA build of torch (pytorch.org); install it, "
-            + advice
-        )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(f"language.load_in_4bit: pip install bitsandbytes, {advice}")
+        raise UserError("language.load_in_4bit = true: its weights are bitsandbytes'; pip install bitsandbytes")
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
+    return {"quantization_config": quantization, "device_map": {"": torch.device(device)}}
 
 
 # ---------------------------------------------------------------------------------------------- what a folder holds

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from qwen.tokenizer import SPECIAL_TOKENS
+from qwen.tokenizer import SPECIAL_TOKENS, load_qwen1_tokenizer
 
 RENAMED = {
     "model.embed_tokens": "transformer.wte",
@@ -62,19 +62,35 @@ def save_as_qwen1(source: Path, folder: Path, shards: int = 1, seq_length: int =
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     rows = write_vocabulary(source, folder, config["vocab_size"])
     state = {}
-    for name, tensor in load_file(source / "model.safetensors").items():
+    for name, tensor in in_order(source, rows).items():
         for old, new in RENAMED.items():
             name = name.replace(old, new)
         state[name] = tensor
-    state.setdefault("lm_head.weight", state["transformer.wte.weight"])  # Qwen-1 shares none
-    for name in ("transformer.wte.weight", "lm_head.weight"):
-        state[name] = state[name][rows].clone()
     for layer in range(config["num_hidden_layers"]):
         for kind in ("weight", "bias"):
             parts = [state.pop(f"transformer.h.{layer}.self_attn.{x}_proj.{kind}") for x in "qkv"]
             state[f"transformer.h.{layer}.attn.c_attn.{kind}"] = torch.cat(parts)
     write_shards(state, folder, shards)
     return folder
+
+
+def save_pair(source: Path, qwen1: Path, qwen2: Path) -> tuple[Path, Path]:
+    """The same weights, words and ids twice: as :func:`save_as_qwen1` writes them, and in Qwen2's format."""
+    save_as_qwen1(source, qwen1)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    qwen2.mkdir(parents=True)
+    (qwen2 / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8")
+    rows = write_vocabulary(source, qwen1, config["vocab_size"])
+    save_file(in_order(source, rows), qwen2 / "model.safetensors", metadata={"format": "pt"})
+    load_qwen1_tokenizer(qwen1).save_pretrained(qwen2)
+    return qwen1, qwen2
+
+
+def in_order(source: Path, rows: list[int]) -> dict[str, torch.Tensor]:
+    """A Qwen2's weights, its matrices of words in the order ``rows``, and both of them there: Qwen-1 shares none."""
+    state = load_file(source / "model.safetensors")
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    return state | {name: state[name][rows].clone() for name in ("model.embed_tokens.weight", "lm_head.weight")}
 
 
 def write_shards(state: dict[str, torch.Tensor], folder: Path, shards: int) -> None:

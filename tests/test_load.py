@@ -17,15 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import hub
 from dataset.image import load_image_processor
-from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, without_thoughts
+from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, skip_thoughts, without_thoughts
 from model.assistant import Assistant
 from model.checkpoint import hash_model, load_checkpoint, save_weights, sha256, write_manifest
 from model.model import build_model
 from qwen.load import load_language
 from settings import UserError
-from tests.qwen1 import save_as_qwen1
+from tests.qwen1 import save_as_qwen1, write_shards
 from tests.tiny import REPO, save_qwen, save_qwen3
-from train import describe_run
+from train import build_trainer, describe_run
 
 FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3", "qwen3-tied"]
 
@@ -180,6 +180,26 @@ def test_thinking_is_one_setting_and_what_was_thought_is_not_the_answer(make_con
     assert without_thoughts("<think>\nhm\n</think>\n\nyes").strip() == "yes"
     assert without_thoughts("<think>\nstill at it") == "" and without_thoughts("yes") == "yes"
 
+    def think(images, prompt, options) -> None:
+        for piece in ("<think>\n", "hm", "\n</think>\n\ny", "es"):
+            options["streamer"].on_finalized_text(piece)
+        options["streamer"].on_finalized_text("", stream_end=True)
+
+    assistant._generate_keeping = think
+    assert [piece.strip() for piece in assistant.stream(Request([Turn("a?")]))] == ["y", "es", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
+)
+def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            pieces = [text[:first], text[first:second], text[second:]]
+            assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
+    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be
+
 
 def test_a_base_model_without_a_template_gets_chatml(families):
     assert AutoTokenizer.from_pretrained(families["qwen2"]).chat_template is None
@@ -212,8 +232,6 @@ def test_a_missing_a_surplus_and_a_misshapen_tensor_are_named(families, loaded, 
 
 
 def test_half_a_download_names_the_file(families, loaded, tmp_path):
-    from tests.qwen1 import write_shards
-
     folder = tmp_path / "model"
     shutil.copytree(families["qwen2"], folder)
     write_shards(load_file(folder / "model.safetensors"), folder, shards=3)
@@ -235,6 +253,37 @@ def test_half_a_download_names_the_file(families, loaded, tmp_path):
     assert "git-lfs pointer" in error()
     shard.unlink()
     assert "lacks 1 of 3 weight files, model-00002-of-00003.safetensors first" in error()
+
+
+def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(make_config, families, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(families["qwen2-tied"], base)
+    state = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    write_shards(state, base, shards=3)
+    config = make_config(f"language.path={base}", "train.max_steps=2")
+    trainer = build_trainer(config, tmp_path / "run")
+    trainer.train()
+    folder = tmp_path / "run" / "checkpoint-2"
+    load_checkpoint(folder)
+    shard = base / "model-00002-of-00003.safetensors"
+    shard.rename(tmp_path / "aside")
+    with pytest.raises(UserError, match="language.path: .* lacks 1 of 3 weight files, .*; download the rest"):
+        load_checkpoint(folder)
+    (tmp_path / "aside").rename(shard)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=f"language.path = {base}: no such folder, and {folder} was trained from it; put"
+    ):
+        load_checkpoint(folder)
+    state["model.norm.weight"] += 0.5  # another model of the same sizes
+    write_shards(state, tmp_path / "moved", shards=3)
+    (tmp_path / "moved").rename(base)
+    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
+        load_checkpoint(folder)
+    again = build_trainer(config, tmp_path / "run")
+    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
+        again.train(resume_from_checkpoint=str(folder))
 
 
 def test_weights_in_pickles_alone_are_refused_unread(families, loaded, tmp_path):
@@ -310,6 +359,17 @@ def test_offline_is_taken_at_its_word(empty_cache, monkeypatch):
     assert "HF_HUB_OFFLINE is set" in str(caught.value)
 
 
+def test_the_base_of_a_checkpoint_has_no_key_to_set_but_a_place(empty_cache, families, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        hash_model("Qwen/Tiny", "language.path", tmp_path / "checkpoint-1")
+    advice = "run `hf download Qwen/Tiny --local-dir Qwen/Tiny` or `modelscope download --model Qwen/Tiny"
+    assert advice in str(caught.value) and "set language.path" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)  # and then it is found there
+    shutil.copytree(families["qwen2"], tmp_path / "Qwen" / "Tiny")
+    assert hash_model("Qwen/Tiny", "language.path") == hash_model(str(families["qwen2"]), "language.path")
+
+
 def test_a_cached_model_is_used_offline_and_half_of_one_is_named(empty_cache, families, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = empty_cache / "models--Qwen--Tiny"
@@ -351,4 +411,6 @@ def test_what_cannot_be_described_is_one_line(tmp_path):
     )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     done = subprocess.run([sys.executable, "-m", "qwen.load", str(tmp_path)], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == f"error: {tmp_path} holds no safetensors\n"
+    assert done.returncode == 2 and done.stderr == (
+        f"error: {tmp_path} holds no safetensors; is the download complete?\n"
+    )

@@ -141,33 +141,40 @@ def no_bitsandbytes(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
 
 
-def test_four_bits_without_cuda_or_the_package_are_one_line(make_config, monkeypatch, no_bitsandbytes):
-    config = make_config("language.load_in_4bit=true")
+def start(config):
+    return build_trainer(config, Path(config.train.output) / "a")
+
+
+def test_training_in_four_bits_without_cuda_or_the_package_is_one_line(make_config, monkeypatch, no_bitsandbytes):
+    config = make_config("language.load_in_4bit=true", "train.use_cpu=false")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="language.load_in_4bit: 4-bit weights need a CUDA GPU .*load_in_4bit=false"):
-        build(config)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match="language.load_in_4bit: pip install bitsandbytes"):
+    with pytest.raises(UserError) as caught:
+        start(config)
+    assert str(caught.value) == (
+        "language.load_in_4bit = true: to train with it, install a CUDA build of torch (pytorch.org) on a machine with "
+        "a CUDA GPU; else set language.load_in_4bit=false"
+    )
+    with pytest.raises(UserError, match="language.load_in_4bit = true: .*pip install bitsandbytes"):
         build(config)
 
 
-def test_four_bits_are_nf4_on_the_language_model_alone(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    options = four_bit_options(torch.bfloat16)
+def test_four_bits_are_nf4_with_scales_quantised_too_where_the_model_will_run():
+    options = four_bit_options(torch.bfloat16, "cuda:1")
     settings = options["quantization_config"]
     assert settings.load_in_4bit and settings.bnb_4bit_quant_type == "nf4" and settings.bnb_4bit_use_double_quant
-    assert settings.bnb_4bit_compute_dtype == torch.bfloat16 and options["device_map"] == {"": 0}
+    assert settings.bnb_4bit_compute_dtype == torch.bfloat16 and options["device_map"] == {"": torch.device("cuda:1")}
 
 
 @pytest.mark.parametrize("name", ["paged_adamw_8bit", "adamw_8bit"])
 def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(tmp_path, monkeypatch, no_bitsandbytes, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=f"train.optim = {name}: it needs a CUDA GPU"):
+    advice = "install a CUDA build of torch .* else set train.optim=adamw_torch"
+    with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
         make_arguments({"optim": name}, tmp_path, torch.float32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match=f"train.optim = {name}: pip install bitsandbytes"):
+    with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
+        make_arguments({"optim": name, "use_cpu": True}, tmp_path, torch.float32)
+    with pytest.raises(UserError, match=f"train.optim = {name}: pip install bitsandbytes, or set train.optim="):
         make_arguments({"optim": name}, tmp_path, torch.float32)
 
 

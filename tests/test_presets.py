@@ -12,7 +12,7 @@ import torch
 from dataset.prompt import IMAGE_TOKEN, load_tokenizer, token_id
 from model.memory import Batch, estimate
 from model.model import build_model
-from settings import UserError, load_config
+from settings import load_config
 from tests.qwen1 import save_as_qwen1
 from tests.tiny import REPO, save_qwen, save_qwen3, save_siglip
 
@@ -81,10 +81,6 @@ def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken,
     paths = [f"{part}.path={shrunken[getattr(published, part).path]}" for part in ("vision", "language")]
     config = preset(name, *paths)
     tokenizer = load_tokenizer(config.language.path)
-    if config.language.load_in_4bit:
-        with pytest.raises(UserError, match="language.load_in_4bit: "):
-            build_model(config, tokenizer)
-        config.language.load_in_4bit = False
     model = build_model(config, tokenizer).train()
     ids = torch.tensor([[5, *[token_id(tokenizer, IMAGE_TOKEN)] * 728, 6, 7]])
     labels = torch.tensor([[-100] * 730 + [7]])

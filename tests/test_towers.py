@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel, SiglipVisionModel
 
 from dataset.image import load_image_processor, prepare_image
@@ -49,7 +50,10 @@ def test_a_hidden_state_is_transformers_own(towers, name, layer):
     wanted = reference(pixels, output_hidden_states=True)
     state = wanted.last_hidden_state if layer == -1 else wanted.hidden_states[layer]
     assert torch.equal(tower(pixels), state)
-    assert len(tower.encoder.layers) == {"siglip": 2, "clip": 3}[kind] + 1 + layer  # nothing is kept for nobody
+    # Nothing is kept for nobody.
+    assert len(tower.encoder.layers) == {"siglip": 2, "clip": 3}[kind] + 1 + layer
+    assert not any(key.startswith("head") for key in tower.state_dict())
+    assert ("post_layernorm.weight" in tower.state_dict()) == (kind == "siglip" and layer == -1)
 
 
 @torch.no_grad()
@@ -120,18 +124,28 @@ def test_clips_processor_crops_the_middle(towers):
     assert pixels.shape == (3, 42, 42) and (pixels > 1.5).all()  # white alone, normalised
 
 
-def test_a_layer_that_is_not_there_and_a_tensor_that_is_missing_are_named(towers, tmp_path):
+def test_a_layer_that_is_not_there_is_named(towers):
     with pytest.raises(UserError, match="vision.layer: layer -4 of an encoder of 3 blocks; expected -3 to -1"):
         load(towers["clip"], 9, layer=-4)
-    from safetensors.torch import load_file, save_file
 
-    state = load_file(towers["clip"] / "model.safetensors")
-    name = next(name for name in state if "layers.1.mlp.fc1.bias" in name)
-    del state[name]
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "tensor"),
+    [("clip", 9, "layers.1.mlp.fc1.bias"), ("siglip both", 8, "layers.1.mlp.fc1.bias"), ("siglip", 8, "head.probe")],
+)
+def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tokens, tensor):
+    """Those of the pooling head too, though it is not kept: half of one is half a download."""
+    state = load_file(towers[name] / "model.safetensors")
+    (tmp_path / "config.json").write_text((towers[name] / "config.json").read_text())
+    key = next(key for key in state if key.endswith(tensor) and not key.startswith("text_model"))
+    taken = state.pop(key)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text((towers["clip"] / "config.json").read_text())
-    with pytest.raises(UserError, match="vision.path: .* lacks 1 tensors, .*layers.1.mlp.fc1.bias first"):
-        load(tmp_path, 9)
+    with pytest.raises(UserError, match=f"vision.path: .* lacks 1 tensors, .*{tensor} first"):
+        load(tmp_path, tokens)
+    surplus = key.replace(tensor, f"more.{tensor}")
+    save_file({**state, key: taken, surplus: taken.clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"vision.path: .* has surplus 1 tensors, .*more.{tensor} first"):
+        load(tmp_path, tokens)
 
 
 def test_another_kind_of_encoder_is_refused(tmp_path):
