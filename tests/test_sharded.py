@@ -57,11 +57,14 @@ def assert_close(run: Path, reference: Path, rel: float) -> None:
 def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
     one, alone = start("one", "train.gradient_accumulation_steps=2")
     two, shared = start("two", "train.fsdp=true")
-    assert one()["codes"] == [0]
+    whole = one()
+    assert whole["codes"] == [0]
     result = two(ranks=2)
     assert result["codes"] == [0, 0], result["output"]
-    own, total = re.search(r"sharded +([\d,]+) of ([\d,]+) parameters", result["output"]).groups()
-    assert total == "82,656" and 0.5 <= int(own.replace(",", "")) / 82656 < 0.51
+    parts = re.findall(r"of +([\d,]+) parameters trained", whole["output"])
+    (shares,) = re.findall(r"sharded +([\d,]+) of ([\d,]+) parameters", result["output"])
+    own, total = (int(number.replace(",", "")) for number in shares)
+    assert total == sum(int(number.replace(",", "")) for number in parts) and 0.5 <= own / total < 0.51
     assert_close(shared, alone, rel=1e-6)
 
 
