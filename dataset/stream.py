@@ -29,7 +29,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -120,7 +120,8 @@ def _known(members) -> Iterator[tuple[str, io.BytesIO]]:
         if kind in PICKLES:
             yield name, io.BytesIO()
         elif kind in IMAGES | TEXTS:
-            content = file.read(LARGEST_MEMBER + 1)
+            pieces = iter(partial(file.read, 2**20), b"")  # one read of many would take their room at once
+            content = b"".join(islice(pieces, LARGEST_MEMBER // 2**20 + 1))
             yield name, io.BytesIO(content if len(content) <= LARGEST_MEMBER else b"")
 
 
@@ -130,8 +131,6 @@ def _kind(name: str) -> str:
 
 @cache
 def _parquet_reader():
-    from functools import partial
-
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     return partial(Parquet, batch_size=64)  # rows; by default a whole row group becomes Python objects at once
