@@ -93,7 +93,7 @@ class Source(_Section):
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
 
 
-_SHARDS = "the path of .tar or .parquet shards, with * in it for many, or a list of them, or null"
+SHARDS = "the path of .tar or .parquet shards, with * in it for many, or a list of them, or null"
 _SOURCES = "a list of sections with name, format, annotations, images"
 
 
@@ -116,8 +116,8 @@ class Data(_Section):
     images_first: bool = Field(False, description="true or false")
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
     feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
-    stream: FilePaths | None = Field(None, description=_SHARDS)
-    stream_held_out: FilePaths | None = Field(None, description=_SHARDS)
+    stream: FilePaths | None = Field(None, description=SHARDS)
+    stream_held_out: FilePaths | None = Field(None, description=SHARDS)
     stream_window: Count = Field(1000, description="a whole number of records, 1 or more")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description="true or false")

@@ -307,6 +307,15 @@ def show_sample(dataset: ImageCaptionDataset, index: int, color: bool) -> str:
     return "".join(pieces)
 
 
+def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageCaptionDataset:
+    """A split, or of a stream its first window."""
+    if config.data.stream is None:
+        return ImageCaptionDataset(config, tokenizer, image_processor, split)
+    from dataset.stream import StreamedDataset  # which is made of this module's class
+
+    return StreamedDataset(config, tokenizer, image_processor, split).first_window()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Print one training sample as the model will see it: learnt tokens are green.",
@@ -318,10 +327,11 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         config = load_config(args.config, args.overrides)
-        require_paths(config, "data.image_map", "data.annotations")
+        if config.data.stream is None:
+            require_paths(config, "data.image_map", "data.annotations")
         tokenizer = load_tokenizer(config.language.path)
         processor = load_image_processor(config.vision.path, config.vision.image_size)
-        dataset = ImageCaptionDataset(config, tokenizer, processor, args.split)
+        dataset = open_split(config, tokenizer, processor, args.split)
         if not 0 <= args.index < len(dataset):
             raise UserError(f"--index {args.index}: the {args.split} split has samples 0 to {len(dataset) - 1}")
         text = show_sample(dataset, args.index, color=sys.stdout.isatty())

@@ -430,11 +430,11 @@ def start(make_stream, tmp_path):
 
 @posix
 def test_killed_in_either_epoch_it_ends_bit_equal(start):
-    overrides = ["train.gradient_accumulation_steps=2", "train.dataloader_num_workers=2", "lora.lora_dropout=0.2"]
+    overrides = ["train.gradient_accumulation_steps=2", "lora.lora_dropout=0.2"]
     whole, reference = start("whole", *overrides)
     done = whole()
     assert done["codes"] == [0], done["output"]
-    broken, run = start("broken", *overrides)
+    broken, run = start("broken", "train.dataloader_num_workers=1", *overrides)  # reads ahead of what is trained
     for count in (6, 11):  # of 24 batches, 6 or 7 an epoch; saved behind every fourth
         assert broken("--resume", kill={"event": "step", "count": count})["codes"] == [-9]
     progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
