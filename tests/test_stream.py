@@ -26,7 +26,7 @@ from dataset.records import RecordError
 from dataset.stream import Place, StreamedBatches, StreamedDataset, contents, parts_of, turns_in, write_shards
 from settings import Config, UserError, load_config, save_config
 from tests.forked import forks
-from tests.test_crash import assert_same, last_state
+from tests.runs import assert_same, last_state
 from train import build_trainer
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
