@@ -34,26 +34,13 @@ from pathlib import Path, PureWindowsPath
 from tqdm import tqdm
 
 from dataset.image import ImageError, load_image
-from dataset.prompt import IMAGE_TOKEN, neutralise
+from dataset.records import KINDS, SURROGATE, RecordError, caption_or_turns, turns_of
 from files import write_together
 from settings import Config, Data, Source, UserError, add_config_arguments, load_config, require_paths
 
-PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
-CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
-ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 TEXT_ONLY = "text"  # the key of conversations without an image
 
-_KINDS = {  # what JSON gives, in words
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, UTF-8 cannot hold it
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _RECORD_KEYS = {"image", "image_id", "conversations", "caption"}
@@ -62,10 +49,6 @@ _COCO_2017 = re.compile(r"\d{12}\.jpg")
 
 ImageMap = dict[str, dict]
 Annotations = dict[str, list[dict]]
-
-
-class RecordError(ValueError):
-    """Why a record cannot be used, in one line."""
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -97,7 +80,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
             continue
         record = text.value()
         if not isinstance(record, dict) or (text.documents == 0 and not record.keys() & _RECORD_KEYS):
-            raise UserError(f"{path}: {EXPECTED}, not {_KINDS[type(record)]}")
+            raise UserError(f"{path}: {EXPECTED}, not {KINDS[type(record)]}")
         text.documents += 1
         yield record
 
@@ -225,16 +208,8 @@ def process_ali(
     """
 
     def turns(index: int, record: dict, images: int) -> list[dict]:
-        given = record.get("caption")
-        given = record.get("conversations") if given is None else given
-        if isinstance(given, list) and any(isinstance(item, dict) for item in given):
-            return turns_of(given, images)
-        captions = _answers(given, "the caption")
-        if images != 1:
-            raise RecordError(f"a caption belongs to one image, this one has {images}")
         rng = random.Random(f"{seed}:{source}:{index}")
-        question = CAPTION_QUESTIONS[rng.random() < 0.5]
-        return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
+        return caption_or_turns(record, images, rng, keep_all_captions)
 
     shared = (language, images_per_conversation, known, rejected, first)
     return _process(records, paths, source, start_ID, turns, ("image_id", "image"), *shared)
@@ -328,77 +303,12 @@ def image_names(record: object, fields: Sequence[str] = ("image_id", "image")) -
         RecordError: not a record, or not names.
     """
     if not isinstance(record, dict):
-        raise RecordError(f"is not an object but {_KINDS[type(record)]}")
+        raise RecordError(f"is not an object but {KINDS[type(record)]}")
     value = next((record[f] for f in fields if record.get(f) not in (None, "", [])), [])
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise RecordError(f"{' or '.join(fields)} is neither a file name nor a list of file names")
     return names
-
-
-def turns_of(messages: object, images: int) -> list[dict]:
-    """The turns, [{"q", "a"}], of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
-
-    A question without an answer and an answer without a question are dropped.
-
-    Raises:
-        RecordError: no turn is left, or a message that is not one.
-    """
-    if not isinstance(messages, list):
-        raise RecordError("conversations is not a list of messages")
-    questions: list[str] = []
-    answers: list[list[str]] = []
-    asked = None
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("from") not in tuple(ROLES):
-            raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
-        if ROLES[message["from"]] == "human":
-            asked = message.get("value")
-            if not isinstance(asked, str):
-                raise RecordError(f"message {number} is a question that is not text")
-        elif asked is not None:
-            questions.append(asked)
-            answers.append(_answers(message.get("value"), f"message {number}"))
-            asked = None
-    if not questions:
-        raise RecordError("has no question with an answer")
-    placed = place_images(questions, images)
-    if "" in placed:
-        raise RecordError(f"question {placed.index('')} is empty")
-    return [{"q": q, "a": a} for q, a in zip(placed, answers, strict=True)]
-
-
-def place_images(questions: Sequence[str], images: int) -> list[str]:
-    """Put ``<|extra_0|>`` where ``<image>`` stands, for as many images as there are, and defuse everything else.
-
-    A surplus ``<image>`` is only text. Images that have no place get one in front of the first question.
-    """
-    left, placed = images, []
-    for question in questions:
-        first, *others = question.split(PLACEHOLDER)
-        text = _clean(first)
-        for other in others:
-            text += (IMAGE_TOKEN if left > 0 else neutralise(PLACEHOLDER)) + _clean(other)
-            left -= 1
-        placed.append(text.strip())
-    if left > 0:
-        placed[0] = f"{IMAGE_TOKEN * left}\n{placed[0]}".strip()
-    return placed
-
-
-def _answers(value: object, what: str) -> list[str]:
-    """One answer or a list of them, cleaned, without the empty ones."""
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise RecordError(f"{what} is neither text nor a list of texts")
-    kept = [text for text in (_clean(text).strip() for text in given) if text]
-    if not kept:
-        raise RecordError(f"{what} is empty")
-    return kept
-
-
-def _clean(text: str) -> str:
-    return neutralise(_SURROGATE.sub("\ufffd", text))
 
 
 def _is_chinese(turns: list[dict]) -> bool:
@@ -417,7 +327,7 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
     as_windows = PureWindowsPath(name)  # splits at both slashes and knows drives: refused alike on every system
     if as_windows.anchor or ".." in as_windows.parts:
         raise ImageError("escapes its folder")
-    if _SURROGATE.search(name):
+    if SURROGATE.search(name):
         raise ImageError("the name is not valid text")
     for candidate in (name, *_coco_names(name)):
         for folder in folders:
@@ -718,7 +628,7 @@ def skip_list(parts: list[Part]) -> list[dict]:
         for index, reason in part.rejected:
             file, number = part.records.origin(index)
             entries.append((file.as_posix(), f"record {number}: {reason}"))
-        skipped += [{"file": _SURROGATE.sub("\ufffd", f), "reason": _SURROGATE.sub("\ufffd", r)} for f, r in entries]
+        skipped += [{"file": SURROGATE.sub("\ufffd", f), "reason": SURROGATE.sub("\ufffd", r)} for f, r in entries]
     return skipped
 
 

@@ -34,6 +34,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from files import write_text
@@ -92,10 +93,14 @@ class Source(_Section):
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
 
 
-class Data(_Section):
-    """What process_image.py reads and writes, and how the result is split."""
+SHARDS = "the path of .tar or .parquet shards, with * in it for many, or a list of them, or null"
+_SOURCES = "a list of sections with name, format, annotations, images"
 
-    sources: list[Source] = Field(min_length=1, description="a list of sections with name, format, annotations, images")
+
+class Data(_Section):
+    """What process_image.py reads and writes, and how the result is split; or the shards that training streams."""
+
+    sources: list[Source] = Field(description=_SOURCES)
     image_map: FilePath = Field(description="the path of a JSON file that process_image.py writes")
     annotations: FilePath = Field(description="the path of a JSON file that process_image.py writes")
     skipped: FilePath = Field(description="the path of a JSON file that process_image.py writes")
@@ -111,8 +116,20 @@ class Data(_Section):
     images_first: bool = Field(False, description="true or false")
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
     feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
+    stream: FilePaths | None = Field(None, description=SHARDS)
+    stream_held_out: FilePaths | None = Field(None, description=SHARDS)
+    stream_window: Count = Field(1000, description="a whole number of records, 1 or more")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_not_streamed(cls, given: Any) -> Any:
+        """With ``stream`` nothing is read from process_image.py's files, and they need not be named."""
+        if not isinstance(given, dict) or given.get("stream") is None:
+            return given
+        unused = {name: f"data/{name}.json" for name in ("image_map", "annotations", "skipped")}
+        return {"sources": [], **unused, **given}
 
 
 class Vision(_Section):
@@ -434,6 +451,7 @@ def _section_of(annotation: Any) -> type[_Section] | None:
 
 def _check_together(config: Config) -> None:
     """Values that make sense each and not together."""
+    _check_stream(config)
     names: set[str] = set()
     taken: dict[str, str] = {}
     for index, source in enumerate(config.data.sources):
@@ -460,6 +478,25 @@ def _check_together(config: Config) -> None:
     if arguments.get("dataloader_persistent_workers") and not arguments.get("dataloader_num_workers"):
         problem = "expected false where train.dataloader_num_workers is 0"
         raise _Invalid("train.dataloader_persistent_workers", problem, True)
+
+
+def _check_stream(config: Config) -> None:
+    data, arguments = config.data, config.train.arguments
+    if data.stream is None:
+        if not data.sources:
+            raise _Invalid("data.sources", f"expected {_SOURCES}", [])
+        if data.stream_held_out is not None:
+            raise _Invalid("data.stream_held_out", "expected null where data.stream is null")
+        return
+    if arguments.get("max_steps", -1) < 1:
+        problem = "expected a number of steps with data.stream: how much the shards hold is not known"
+        raise _Invalid("train.max_steps", problem, arguments.get("max_steps", -1))
+    if arguments.get("eval_strategy", "no") != "no" and data.stream_held_out is None:
+        problem = "expected shards to evaluate on, or train.eval_strategy: no"
+        raise _Invalid("data.stream_held_out", problem, None)
+    if data.feature_cache is not None:
+        problem = "expected null with data.stream: features of a set that large would not fit on the disk"
+        raise _Invalid("data.feature_cache", problem, data.feature_cache.as_posix())
 
 
 def _absolute(path: Path) -> str:
@@ -670,6 +707,8 @@ def require_paths(config: Config, *keys: str) -> None:
     for key in keys:
         if key == "data.sources":
             advice = "put the data there or change the path (demo data: python -m demo.scenes --output data/demo/raw)"
+            if not config.data.sources:
+                raise UserError(f"data.sources: missing, expected {_SOURCES} (data.stream is for train.py alone)")
             for index, source in enumerate(config.data.sources):
                 for path in source.annotations:
                     _require(f"{key}.{index}.annotations", path, os.path.isfile, f"an annotations file; {advice}")

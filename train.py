@@ -11,8 +11,10 @@ Checkpoints go to <train.output>/<train.run>/checkpoint-<step>.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import platform
 import sys
@@ -27,6 +29,7 @@ from transformers import TrainingArguments, set_seed
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
+from dataset.stream import StreamedDataset, find_shards
 from dataset.trees import plan_batches
 from files import remove_folder
 from model import sharded
@@ -44,6 +47,7 @@ from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
 from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
 from model.ranks import only_first_speaks, rank
+from model.streamed import StreamedTrainer
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
 
@@ -55,7 +59,8 @@ def main() -> int:
     only_first_speaks()
     try:
         config = load_config(args.config, args.overrides)
-        require_paths(config, "data.image_map", "data.annotations")
+        if config.data.stream is None:
+            require_paths(config, "data.image_map", "data.annotations")
         if args.dry_run:
             with tempfile.TemporaryDirectory() as aside:  # the Trainer makes its output folder at once
                 dry_run(build_trainer(config, Path(aside), announce=print_estimate))
@@ -126,13 +131,15 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     checkpointing = arguments.pop("gradient_checkpointing", False)
     tokenizer = load_tokenizer(config.language.path)
     processor = load_image_processor(config.vision.path, config.vision.image_size)
-    dataset = ImageCaptionDataset(config, tokenizer, processor, "train")
+    read = ImageCaptionDataset if config.data.stream is None else StreamedDataset
+    dataset = read(config, tokenizer, processor, "train")
     held_out = None
     if arguments.get("eval_strategy", "no") != "no":
-        held_out = ImageCaptionDataset(config, tokenizer, processor, "held_out")
+        held_out = read(config, tokenizer, processor, "held_out")
     training_arguments = make_arguments(arguments, run, dtype)
+    known = known_part(dataset)
     if announce and not fsdp:  # the estimate is of one process that holds all
-        announce(config, dataset, dtype)
+        announce(config, known, dtype)
     set_seed(training_arguments.seed)
     if config.language.load_in_4bit:
         require_bitsandbytes("language.load_in_4bit = true", "language.load_in_4bit=false", training_arguments.use_cpu)
@@ -145,11 +152,17 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if config.data.feature_cache is not None:
         keep_features(model, config, training_arguments, [dataset] if held_out is None else [dataset, held_out])
     facts = describe_run(config, model, training_arguments.seed)
-    trainer = MultiModalTrainer(model, config, dataset, held_out, facts, args=training_arguments)
+    trainer_class = MultiModalTrainer if config.data.stream is None else StreamedTrainer
+    trainer = trainer_class(model, config, dataset, held_out, facts, args=training_arguments)
     if training_arguments.process_index:
         set_seed(training_arguments.seed + training_arguments.process_index)  # else all processes drop out alike
-    print_start(trainer, config)
+    print_start(trainer, config, known)
     return trainer
+
+
+def known_part(dataset: ImageCaptionDataset | StreamedDataset) -> ImageCaptionDataset:
+    """What is known of the training data before it is trained on: all of it, or a stream's beginning."""
+    return dataset.first_window() if isinstance(dataset, StreamedDataset) else dataset
 
 
 def keep_features(
@@ -232,15 +245,23 @@ def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
         "base_models": {
             key: {"path": path, "sha256": hash_model(path, key)} for key, path in base_models(config).items()
         },
-        "data": {"sha256": hash_files([config.data.image_map, config.data.annotations])},
+        "data": {"sha256": hash_data(config)},
         "seed": seed,
         "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
         "trainable": trainable,
     }
 
 
-def print_start(trainer: MultiModalTrainer, config: Config) -> None:
-    args, dataset = trainer.args, trainer.train_dataset
+def hash_data(config: Config) -> str:
+    """Of the two files; of shards their names and sizes, as reading them would take hours."""
+    if config.data.stream is None:
+        return hash_files([config.data.image_map, config.data.annotations])
+    shards = find_shards(config.data.stream, "data.stream")
+    return hashlib.sha256(json.dumps([(path.name, path.stat().st_size) for path in shards]).encode()).hexdigest()
+
+
+def print_start(trainer: MultiModalTrainer, config: Config, dataset: ImageCaptionDataset) -> None:
+    args = trainer.args
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
     for part, (trainable, total) in trainer.model.trainable_counts().items():
         print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
@@ -253,8 +274,12 @@ def print_start(trainer: MultiModalTrainer, config: Config) -> None:
     tokens = sum(dataset.lengths)
     room = sum(len(batch) * max(dataset.lengths[i] for i in batch) for batch in batches)
     mean = tokens / len(dataset)
+    if isinstance(trainer.train_dataset, StreamedDataset):
+        print(f"stream    {trainer.train_dataset}; of the first window:")
     print(f"data      {len(dataset.conversations):,} conversations in {len(dataset):,} samples of {mean:.0f} tokens")
-    if trainer.eval_dataset is not None:
+    if isinstance(trainer.eval_dataset, StreamedDataset):
+        print(f"held out  {trainer.eval_dataset}")
+    elif trainer.eval_dataset is not None:
         print(f"held out  {len(trainer.eval_dataset.conversations):,} conversations")
     padding = 1 - tokens / max(1, room)
     print(f"batch     {rows:.1f} samples a step, about {rows * mean:,.0f} tokens, {padding:.1%} padding", flush=True)
@@ -297,7 +322,7 @@ def print_estimate(config: Config, dataset: ImageCaptionDataset, dtype: torch.dt
 
 def dry_run(trainer: MultiModalTrainer) -> None:
     """One optimiser step on the longest batch, then the time of typical ones."""
-    dataset, args = trainer.train_dataset, trainer.args
+    dataset, args = known_part(trainer.train_dataset), trainer.args
     batches = trainer.plan(dataset, args.per_device_train_batch_size)
     batches.sort(key=lambda batch: len(batch) * dataset.lengths[batch[-1]])  # a batch's last sample is its longest
     longest, typical = batches[-1], batches[len(batches) // 2]
@@ -308,11 +333,11 @@ def dry_run(trainer: MultiModalTrainer) -> None:
         trainer.model.to(args.device)
     if args.device.type == "cuda":
         print(f"loaded    {torch.cuda.memory_allocated() / 2**30:.2f} GiB of weights on the GPU, measured")
-    one_step(trainer, longest)
+    one_step(trainer, dataset, longest)
     memory = peak_memory()
     begin = time.perf_counter()
     for _ in range(3):
-        one_step(trainer, typical)
+        one_step(trainer, dataset, typical)
     seconds = (time.perf_counter() - begin) / 3
     per_epoch = -(-len(batches) // (args.gradient_accumulation_steps * args.world_size))
     steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
@@ -323,9 +348,9 @@ def dry_run(trainer: MultiModalTrainer) -> None:
     print(f"time      {seconds:.2f} s for a typical batch; {steps:,} steps take about {total / 60:,.1f} minutes")
 
 
-def one_step(trainer: MultiModalTrainer, indices: list[int]) -> None:
+def one_step(trainer: MultiModalTrainer, dataset: ImageCaptionDataset, indices: list[int]) -> None:
     model = trainer.model.train()
-    inputs = {k: v.to(trainer.args.device) for k, v in samples_of_batch(trainer.train_dataset, indices).items()}
+    inputs = {k: v.to(trainer.args.device) for k, v in samples_of_batch(dataset, indices).items()}
     with trainer.compute_loss_context_manager():
         loss = model(**inputs).loss
     loss.backward()

@@ -7,6 +7,7 @@ is wrong with one becomes an :class:`ImageError` with a one-line reason, and the
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -40,9 +41,10 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is the reason, in one line, without the file's name."""
 
 
-def load_image(path: str | os.PathLike[str], max_pixels: int = 50_000_000) -> Image.Image:
+def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_000) -> Image.Image:
     """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
 
+    ``path`` may also be the file's content.
     ``max_pixels`` is width times height; above Pillow's own ``MAX_IMAGE_PIXELS`` that one holds. A JPEG is decoded at
     its full size: JPEG's smaller scales are faster from 768 px on, but move ``pixel_values`` by up to 40 of 255 levels
     (``python -m benchmarks.loader``), where the encoder's own processor rounds by half a level.
@@ -50,7 +52,9 @@ def load_image(path: str | os.PathLike[str], max_pixels: int = 50_000_000) -> Im
     Raises:
         ImageError: missing, too large, or not decodable to the last row.
     """
-    if not os.path.isfile(path):  # opening a pipe would wait forever
+    if isinstance(path, bytes):
+        path = io.BytesIO(path)
+    elif not os.path.isfile(path):  # opening a pipe would wait forever
         raise ImageError("not a file" if os.path.exists(path) else "missing")
     try:
         with warnings.catch_warnings():

@@ -40,6 +40,7 @@ from settings import Config, UserError, add_config_arguments, load_config, requi
 logger = logging.getLogger(__name__)
 
 PADDING = -1  # the segment of padding: neither root nor branch
+Given = tuple[dict[int, str | bytes], list[tuple[str, dict]]]  # images (paths, or files' contents) and conversations
 
 
 class ImageCaptionDataset(Dataset):
@@ -59,7 +60,10 @@ class ImageCaptionDataset(Dataset):
     - ``skipped``: one line for each conversation that could not be used
     """
 
-    def __init__(self, config: Config, tokenizer, image_processor, split: str = "train") -> None:
+    def __init__(
+        self, config: Config, tokenizer, image_processor, split: str = "train", given: Given | None = None
+    ) -> None:
+        """``given`` is read instead of the two files."""
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.system, self.thinking = config.language.system, config.language.thinking
         self.max_length = config.language.max_length  # in tokens, visual ones included
@@ -68,12 +72,14 @@ class ImageCaptionDataset(Dataset):
         self.seed = config.data.seed
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
         self.features: Callable[[str], torch.Tensor] | None = None  # of a path, instead of pixels, if set
-        self.paths, self.conversations = read_conversations(config.data.image_map, config.data.annotations, split)
-        if not self.conversations:
+        self.paths, self.conversations = given or read_conversations(
+            config.data.image_map, config.data.annotations, split
+        )
+        if not self.conversations and given is None:
             raise UserError(f"data.annotations: {config.data.annotations} holds no {split} conversation")
         self.trees: list[list[int]] = []  # numbers of conversations
         self.lengths: list[int] = []  # tokens of each tree at most, visual ones included; 0 if it cannot be used
-        self._plan(config.data.message_trees, config.data.progress)
+        self._plan(config.data.message_trees, config.data.progress and given is None)
 
     def __len__(self) -> int:
         return len(self.trees)
@@ -122,7 +128,7 @@ class ImageCaptionDataset(Dataset):
             "id": ", ".join(names),
         }
 
-    def _pixels(self, path: str) -> torch.Tensor:
+    def _pixels(self, path: str | bytes) -> torch.Tensor:
         if self.features is not None:
             return self.features(path)
         return prepare_image(load_image(path, self.max_pixels), self.image_processor)
@@ -181,7 +187,7 @@ class ImageCaptionDataset(Dataset):
         return max(answers, key=lambda answer: len(encode_text(self.tokenizer, answer))) if answers[1:] else answers[0]
 
 
-def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[dict[int, str], list[tuple[str, dict]]]:
+def read_conversations(image_map: Path, annotations: Path, split: str) -> Given:
     """Read ``process_image.py``'s two files: image paths by id, and the (name, conversation) pairs of one split.
 
     Each conversation gets an ``images`` list of ids, empty for a text-only one. Its name is "<image id>/<number>".
@@ -192,7 +198,7 @@ def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[
     try:
         paths = {int(entry["ID"]): str(entry["path"]) for entry in _read_object(image_map).values()}
         conversations = [
-            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **_checked(conversation)})
+            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation)})
             for key, group in _read_object(annotations).items()
             for number, conversation in enumerate(group)
             if conversation["split"] == split
@@ -219,7 +225,7 @@ def _read_object(path: Path) -> dict:
     return content
 
 
-def _checked(conversation: dict) -> dict:
+def checked(conversation: dict) -> dict:
     """A conversation as :mod:`process_image` writes it; what follows relies on these types."""
     texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
     lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
@@ -301,6 +307,15 @@ def show_sample(dataset: ImageCaptionDataset, index: int, color: bool) -> str:
     return "".join(pieces)
 
 
+def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageCaptionDataset:
+    """A split, or of a stream its first window."""
+    if config.data.stream is None:
+        return ImageCaptionDataset(config, tokenizer, image_processor, split)
+    from dataset.stream import StreamedDataset  # which is made of this module's class
+
+    return StreamedDataset(config, tokenizer, image_processor, split).first_window()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Print one training sample as the model will see it: learnt tokens are green.",
@@ -312,10 +327,11 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         config = load_config(args.config, args.overrides)
-        require_paths(config, "data.image_map", "data.annotations")
+        if config.data.stream is None:
+            require_paths(config, "data.image_map", "data.annotations")
         tokenizer = load_tokenizer(config.language.path)
         processor = load_image_processor(config.vision.path, config.vision.image_size)
-        dataset = ImageCaptionDataset(config, tokenizer, processor, args.split)
+        dataset = open_split(config, tokenizer, processor, args.split)
         if not 0 <= args.index < len(dataset):
             raise UserError(f"--index {args.index}: the {args.split} split has samples 0 to {len(dataset) - 1}")
         text = show_sample(dataset, args.index, color=sys.stdout.isatty())

@@ -21,6 +21,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -259,11 +260,11 @@ class MultiModalTrainer(Trainer):
         loader = self.get_eval_dataloader(eval_dataset)
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)  # of the loss and of labels
-        for batch, real in zip(loader, loader.batch_sampler.turns, strict=True):
+        for batch, real in self._counted(loader):
             if self.is_in_train and self._all_stop():
                 raise _EvaluationCut
             inputs = self._prepare_inputs(batch)
-            labels = int((inputs["labels"][:, 1:] != -100).sum()) if real is not None else 0
+            labels = int((inputs["labels"][:, 1:] != -100).sum()) if real else 0
             with self.compute_loss_context_manager():
                 loss = self.model(**inputs).loss.double().cpu()
             sums += torch.stack([loss * labels, torch.tensor(labels, dtype=torch.float64)]) if labels else 0.0
@@ -277,6 +278,10 @@ class MultiModalTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _counted(self, loader: DataLoader) -> Iterator[tuple[dict, bool]]:
+        """The batches of an evaluation, each with whether it is real."""
+        return zip(loader, (turn is not None for turn in loader.batch_sampler.turns), strict=True)
 
     def _all_stop(self) -> bool:
         """Whether a signal came to any process. All ask at the same place, so all get the same answer."""
@@ -353,10 +358,8 @@ class MultiModalTrainer(Trainer):
         if state.best_global_step and (best == folder or best.exists()):
             state.best_model_checkpoint = str(best)
         state.save_to_json(aside / "trainer_state.json")
-        epoch, taken = self.sampler.position
         progress = {
-            "epoch": epoch,
-            "batches": taken,
+            **self._position(),
             "losses": [one["loss"] for one in everyone],  # of each process since the last log
             "last_logged": self._globalstep_last_logged,
             "skipped_samples": self.skipped_samples,
@@ -367,6 +370,11 @@ class MultiModalTrainer(Trainer):
         write_json(aside / "progress.json", progress)
         seal(aside, folder, {**self.facts, "step": state.global_step, "epoch": state.epoch})
 
+    def _position(self) -> dict:
+        """The place in the data, as it is written into a checkpoint."""
+        epoch, taken = self.sampler.position
+        return {"epoch": epoch, "batches": taken}
+
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint is not None:
             folder = Path(resume_from_checkpoint)
@@ -374,6 +382,11 @@ class MultiModalTrainer(Trainer):
             check_bases(folder, read_manifest(folder), bases)
             self.progress = read_progress(folder)
             self._saved_step = self.progress["step"]
+            if ("stream" in self.progress) != (self.run_config.data.stream is not None):
+                before = "with" if "stream" in self.progress else "without"
+                raise UserError(
+                    f"--resume: {resume_from_checkpoint} was trained {before} data.stream; set it as it was"
+                )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def set_initial_training_values(self, args, dataloader: DataLoader):

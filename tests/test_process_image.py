@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 import process_image
+from dataset.records import place_images
 from process_image import (
     RecordError,
     by_share,
@@ -25,7 +26,6 @@ from process_image import (
     image_groups,
     image_names,
     main,
-    place_images,
     process_ali,
     process_coco,
     read_json,

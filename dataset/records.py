@@ -1,0 +1,116 @@
+"""What a raw record says: captions or LLaVA's messages, as turns with a placeholder for each image.
+
+``process_image.py`` reads records from JSON files, :mod:`dataset.stream` from shards; both read them here.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from dataset.prompt import IMAGE_TOKEN, neutralise
+
+PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
+CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+KINDS = {  # what JSON gives, in words
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, UTF-8 cannot hold it
+
+
+class RecordError(ValueError):
+    """Why a record cannot be used, in one line."""
+
+
+def caption_or_turns(record: dict, images: int, rng: random.Random, keep_all_captions: bool) -> list[dict]:
+    """The turns, [{"q", "a"}], of a record that holds captions, or messages as LLaVA has them.
+
+    Captions are text or a list under ``caption`` or ``conversations``. ``rng`` draws one of them, unless all are kept
+    as references, and one of two Chinese questions that is put before it.
+
+    Raises:
+        RecordError: neither is there, or it cannot be used.
+    """
+    given = record.get("caption")
+    given = record.get("conversations") if given is None else given
+    if isinstance(given, list) and any(isinstance(item, dict) for item in given):
+        return turns_of(given, images)
+    captions = answers_of(given, "the caption")
+    if images != 1:
+        raise RecordError(f"a caption belongs to one image, this one has {images}")
+    question = CAPTION_QUESTIONS[rng.random() < 0.5]
+    return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
+
+
+def turns_of(messages: object, images: int) -> list[dict]:
+    """The turns, [{"q", "a"}], of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
+
+    A question without an answer and an answer without a question are dropped.
+
+    Raises:
+        RecordError: no turn is left, or a message that is not one.
+    """
+    if not isinstance(messages, list):
+        raise RecordError("conversations is not a list of messages")
+    questions: list[str] = []
+    answers: list[list[str]] = []
+    asked = None
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("from") not in tuple(ROLES):
+            raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
+        if ROLES[message["from"]] == "human":
+            asked = message.get("value")
+            if not isinstance(asked, str):
+                raise RecordError(f"message {number} is a question that is not text")
+        elif asked is not None:
+            questions.append(asked)
+            answers.append(answers_of(message.get("value"), f"message {number}"))
+            asked = None
+    if not questions:
+        raise RecordError("has no question with an answer")
+    placed = place_images(questions, images)
+    if "" in placed:
+        raise RecordError(f"question {placed.index('')} is empty")
+    return [{"q": q, "a": a} for q, a in zip(placed, answers, strict=True)]
+
+
+def place_images(questions: Sequence[str], images: int) -> list[str]:
+    """Put ``<|extra_0|>`` where ``<image>`` stands, for as many images as there are, and defuse everything else.
+
+    A surplus ``<image>`` is only text. Images that have no place get one in front of the first question.
+    """
+    left, placed = images, []
+    for question in questions:
+        first, *others = question.split(PLACEHOLDER)
+        text = clean(first)
+        for other in others:
+            text += (IMAGE_TOKEN if left > 0 else neutralise(PLACEHOLDER)) + clean(other)
+            left -= 1
+        placed.append(text.strip())
+    if left > 0:
+        placed[0] = f"{IMAGE_TOKEN * left}\n{placed[0]}".strip()
+    return placed
+
+
+def answers_of(value: object, what: str) -> list[str]:
+    """One answer or a list of them, cleaned, without the empty ones."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise RecordError(f"{what} is neither text nor a list of texts")
+    kept = [text for text in (clean(text).strip() for text in given) if text]
+    if not kept:
+        raise RecordError(f"{what} is empty")
+    return kept
+
+
+def clean(text: str) -> str:
+    return neutralise(SURROGATE.sub("\ufffd", text))
