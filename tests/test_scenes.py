@@ -239,8 +239,9 @@ def test_the_answers_on_file_are_those_of_the_scene_in_the_picture(tmp_path, mon
             assert answer["value"] == caption(scene, "en")
         right = answers(scene, "zh" if name.startswith("ali") else "en")
         for record in group:
-            question, answer = (message["value"].removeprefix("<image>\n") for message in record["conversations"])
-            assert right[question][1] == answer, (name, question)
+            texts = [message["value"].removeprefix("<image>\n") for message in record["conversations"]]
+            for question, answer in zip(texts[::2], texts[1::2], strict=True):
+                assert right[question][1] == answer, (name, question)
 
 
 def test_records_are_in_the_form_of_their_source(raw):
@@ -251,13 +252,15 @@ def test_records_are_in_the_form_of_their_source(raw):
         else:
             assert set(described) == {"id", "image", "conversations"}
         keys = {"id", "image", "conversations"} if name.startswith("coco") else {"url", "image_id", "conversations"}
-        assert len(group) == 8 and all(set(record) == keys for record in group)
+        assert all(set(record) == keys for record in group)
+        # Five conversations: most questions have no answers before them that could give theirs away.
+        assert [len(record["conversations"]) for record in group] == [6, 4, 2, 2, 2]
         questions = set()
-        for record in group:  # a conversation each: no question can be answered from another's answer
-            question, answer = record["conversations"]
-            assert (question["from"], answer["from"]) == ("human", "gpt")
-            assert question["value"].startswith("<image>\n") == name.startswith("coco")
-            questions.add(question["value"].removeprefix("<image>\n"))
+        for messages in (record["conversations"] for record in group):
+            assert [message["from"] for message in messages] == ["human", "gpt"] * (len(messages) // 2)
+            pictures = [message["value"].startswith("<image>\n") for message in messages]
+            assert pictures == [name.startswith("coco")] + [False] * (len(messages) - 1)
+            questions |= {message["value"].removeprefix("<image>\n") for message in messages[::2]}
         assert len(questions) == 8
         chinese = [bool(re.search("[\u4e00-\u9fff]", question)) for question in questions]
         assert set(chinese) == {name.startswith("ali")}
