@@ -334,12 +334,14 @@ def check_advice(message: str, key: str, name: str) -> None:
     assert message.endswith(f"then set {key}={folder}")
 
 
-@pytest.mark.parametrize("silence", ["refused", "never answers"])
+@pytest.mark.parametrize("silence", ["refused", "never answers", "its name is looked up for ever"])
 def test_a_model_that_is_not_here_and_cannot_be_fetched_is_one_line_within_seconds(empty_cache, monkeypatch, silence):
     server = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
     port = server.getsockname()[1]
     if silence == "refused":
         server.close()
+    elif silence == "its name is looked up for ever":
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(5) or [])
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(hub, "PATIENCE", 1.0)
     begin = time.monotonic()
