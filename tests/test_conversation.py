@@ -71,6 +71,15 @@ def test_answers_on_a_shared_prefix_equal_those_without_it(assistant):
     assert sum(seen) == 2 + 4  # one per picture shown, not one per question
 
 
+def test_one_row_of_logits_is_computed_for_each_new_token(assistant):
+    never_ends(assistant)
+    rows: list[int] = []
+    language_of(assistant.model).lm_head.register_forward_hook(lambda m, a, output: rows.append(output.shape[1]))
+    assistant.answer(requests(), max_new_tokens=3)
+    list(assistant.stream(requests()[0], max_new_tokens=3))
+    assert rows == [1, 1, 1, 1] * 2  # one for the picture, whose logits nobody reads, and three tokens
+
+
 def test_the_picture_changes_what_is_computed(assistant):
     prompt = torch.tensor([assistant._prompt(Request([Turn(IMAGE_TOKEN)], [picture("red")]))])
     caches = [
@@ -119,6 +128,7 @@ def test_another_picture_or_an_edited_history_is_computed_anew(asking):
     red, blue = picture("red"), picture("blue")
     list(assistant.stream(Request([Turn(question_with_images("What is it?", 1))], [red])))
     for turns, image in (
+        ([Turn(question_with_images("What is it?", 1))], red),  # the same once more: one token is left to compute
         ([Turn(question_with_images("What is it?", 1))], blue),
         ([Turn(question_with_images("What was that?", 1), "a star"), Turn("sure?")], blue),
         ([Turn("before the picture", "yes"), Turn(question_with_images("and now?", 1))], blue),

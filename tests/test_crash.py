@@ -201,6 +201,23 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(tra
     assert entries[4]["nonfinite_steps"] == 1 and "nonfinite_steps" not in entries[2]
 
 
+def test_the_loss_of_a_step_whose_gradient_is_not_finite_is_not_in_the_log(trainer, monkeypatch):
+    losses, original = [], type(trainer).compute_loss
+
+    def noted(self, *args, **kwargs):
+        losses.append(original(self, *args, **kwargs))
+        return losses[-1]
+
+    monkeypatch.setattr(type(trainer), "compute_loss", noted)
+    trainer.model.feature_proj[0].weight.register_hook(
+        lambda gradient: gradient * (math.inf if trainer.state.global_step == 2 else 1.0)
+    )
+    trainer.train()
+    entries = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
+    assert 3 not in entries and losses[2].isfinite()
+    assert entries[4] == pytest.approx(losses[3].item(), rel=1e-6)
+
+
 def test_too_many_such_steps_in_a_row_stop_the_run(trainer, monkeypatch):
     poison(trainer, monkeypatch, {2, 4, 5, 6}, float("nan"))
     with pytest.raises(UserError, match=r"^3 steps in a row .*train.max_nonfinite_steps allows 2.* samples \d/0[,;]"):

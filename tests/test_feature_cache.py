@@ -55,7 +55,7 @@ def test_features_are_the_towers_and_are_made_once(open_cache, config, monkeypat
         assert torch.allclose(again(path), open_cache.model.vision(pixels)[0], atol=1e-6)
 
 
-def test_a_changed_picture_or_processor_is_encoded_again(open_cache, config):
+def test_a_changed_picture_processor_or_dtype_is_encoded_again(open_cache, config):
     cache, paths, _ = open_cache()
     cache.fill(paths, progress=False)
     before = cache(paths[0])
@@ -67,6 +67,9 @@ def test_a_changed_picture_or_processor_is_encoded_again(open_cache, config):
     processor.image_mean = [0.1, 0.1, 0.1]
     cache, paths, _ = open_cache(processor)
     assert cache.fill(paths, progress=False) == 6
+    open_cache.model.vision.to(torch.bfloat16)
+    cache, paths, _ = open_cache()
+    assert cache.fill(paths, progress=False) == 6 and cache(paths[0]).dtype == torch.bfloat16
 
 
 def test_a_picture_that_cannot_be_read_is_named_when_its_turn_comes(open_cache):
