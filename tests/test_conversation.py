@@ -80,6 +80,17 @@ def test_one_row_of_logits_is_computed_for_each_new_token(assistant):
     assert rows == [1, 1, 1, 1] * 2  # one for the picture, whose logits nobody reads, and three tokens
 
 
+def test_the_same_question_once_more_leaves_one_token_to_compute(assistant):
+    request = Request([Turn(question_with_images("What is it?", 1))], [picture("red")])
+    prompt, lengths = assistant._prompt(request), []
+    first = "".join(assistant.stream(request))
+    trunk = language_of(assistant.model).model
+    trunk.layers[0].register_forward_hook(lambda m, args, output: lengths.append(args[0].shape[1]))
+    assert "".join(assistant.stream(request)) == first and set(lengths) == {1}
+    ids, cache = assistant._kept[1].ids, assistant._kept[1].cache
+    assert ids[: len(prompt)] == prompt and len(ids) == cache.get_seq_length() == len(prompt) + len(lengths) - 1
+
+
 def test_the_picture_changes_what_is_computed(assistant):
     prompt = torch.tensor([assistant._prompt(Request([Turn(IMAGE_TOKEN)], [picture("red")]))])
     caches = [
@@ -128,7 +139,6 @@ def test_another_picture_or_an_edited_history_is_computed_anew(asking):
     red, blue = picture("red"), picture("blue")
     list(assistant.stream(Request([Turn(question_with_images("What is it?", 1))], [red])))
     for turns, image in (
-        ([Turn(question_with_images("What is it?", 1))], red),  # the same once more: one token is left to compute
         ([Turn(question_with_images("What is it?", 1))], blue),
         ([Turn(question_with_images("What was that?", 1), "a star"), Turn("sure?")], blue),
         ([Turn("before the picture", "yes"), Turn(question_with_images("and now?", 1))], blue),

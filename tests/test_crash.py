@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import latest_checkpoint, newest_undamaged
+from files import write_text
+from model.checkpoint import latest_checkpoint, newest_undamaged, prune
 from settings import UserError
 from tests.runs import assert_same, runs_of
 from train import build_trainer
@@ -93,6 +94,17 @@ def test_nothing_but_whole_checkpoints_is_left_and_the_oldest_are_pruned(finishe
     best = Path(state["best_model_checkpoint"] or "checkpoint-12").name
     second = "checkpoint-10" if best == "checkpoint-12" else best
     assert {path.name for path in folder.iterdir()} == {"checkpoint-12", second}
+
+
+@pytest.mark.parametrize(
+    ("most", "best", "left"),
+    [(3, 2, {2, 6, 8}), (2, 2, {2, 8}), (1, 2, {2, 8}), (1, None, {8}), (2, 8, {6, 8}), (None, 2, {2, 4, 6, 8})],
+)
+def test_the_newest_and_the_best_are_never_pruned(tmp_path, most, best, left):
+    for step in (2, 4, 6, 8):
+        write_text(tmp_path / f"checkpoint-{step}" / "manifest.json", "{}")
+    prune(tmp_path, most, best and str(tmp_path / f"checkpoint-{best}"))
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in left}
 
 
 def test_a_flipped_byte_a_cut_file_or_a_missing_one_is_found_and_the_checkpoint_before_is_used(finished, tmp_path):
