@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,6 +216,30 @@ def test_another_picture_in_the_middle_of_an_answer_begins_anew(open_window, red
     person.wait(0.5)  # what the old answer still had to say has come
     assert window.asking is None and window.conversation.turns == [] and "one" not in seen(window)
     assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path, monkeypatch):
+    handlers, taken = {}, []
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", SimpleNamespace(DND_FILES="DND_Files"))
+    register, bind = lambda canvas, kind: taken.append(kind), lambda canvas, name, do: handlers.update({name: do})
+    monkeypatch.setattr(tkinter.Canvas, "drop_target_register", register, raising=False)
+    monkeypatch.setattr(tkinter.Canvas, "dnd_bind", bind, raising=False)
+    window, person = open_window(can_drop=True)
+    assert taken == ["DND_Files"]
+    spaced = tmp_path / "a b {1}%20.png"
+    picture("blue").save(spaced)
+    for data, file in (
+        (str(red), red),
+        (tkinter._join([str(spaced), str(red)]), spaced),  # several, as Tcl lists them
+        (red.as_uri(), red),
+        (spaced.as_uri(), spaced),
+    ):
+        handlers["<<Drop>>"](SimpleNamespace(data=data))
+        person.until(lambda: window.reading is None)
+        assert window.conversation.paths == [str(file)]
+    handlers["<<Drop>>"](SimpleNamespace(data=""))
+    handlers["<<Drop>>"](SimpleNamespace(data="https://example.org/a.png"))
+    assert "https://example.org/a.png is an address on the web" in seen(window) and window.reading is None
 
 
 def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):

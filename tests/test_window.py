@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import torch
 from conversation import Worker, checkpoints_under, describe_error, first_choice, import_assistant, is_demo
 from dataset.prompt import Request, Turn, question_with_images
 from settings import UserError
+from test_gui import takes_files
 from tests.tiny import REPO, never_ends, picture
 from window.preferences import Preferences, preferences_file, system_language
 from window.texts import TEXTS
@@ -240,8 +242,33 @@ def test_a_copied_file_is_known_by_its_path_or_its_address(tmp_path):
     file = tmp_path / "a picture.png"
     file.write_bytes(b"")
     assert file_in(f" {file}\n") == file_in(file.as_uri()) == file_in(f"copy\n{file.as_uri()}") == str(file)
-    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b"):
+    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b", "file://[1"):
         assert file_in(text) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a path begins with a drive")
+def test_an_address_of_a_file_is_its_path():
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window.app import local_path
+
+    assert local_path("file:///home/a%20b/%E7%BA%A2%2520%23.png") == "/home/a b/红%20#.png"
+    assert local_path("file://localhost/a.png") == "/a.png"
+    assert local_path("/home/a%20b.png") == "/home/a%20b.png"
+
+
+def test_files_can_be_dropped_where_tkinterdnd2_is_installed_for_this_tcl(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
+    assert not takes_files("root")
+    asked = []
+    module = SimpleNamespace(TkinterDnD=SimpleNamespace(require=asked.append))
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", module)
+    assert takes_files("root") and asked == ["root"]
+
+    def made_for_another_tcl(root):
+        raise RuntimeError("Unable to load tkdnd library.")
+
+    module.TkinterDnD.require = made_for_another_tcl
+    assert not takes_files("root")
 
 
 def test_the_clipboard_gives_a_picture_a_file_or_a_reason(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from tkinter import filedialog, ttk
-from urllib.parse import unquote, urlparse
 
 from PIL import Image, ImageGrab, ImageTk
 
@@ -231,9 +230,7 @@ class Window:
             from tkinterdnd2 import DND_FILES
 
             self.pane.canvas.drop_target_register(DND_FILES)
-            self.pane.canvas.dnd_bind(
-                "<<Drop>>", lambda event: self.open_picture(self.root.tk.splitlist(event.data)[0])
-            )
+            self.pane.canvas.dnd_bind("<<Drop>>", self.on_drop)
 
     def _build_right(self) -> None:
         px = self.look.px
@@ -379,6 +376,14 @@ class Window:
             return str(Path(path).resolve()), image, preview_of(image)
 
         self.reading = self.worker.read(read)
+
+    def on_drop(self, event) -> None:
+        """The first of the dropped files, a list of Tcl's; from a browser it may be an address."""
+        dropped = next(iter(self.root.tk.splitlist(event.data)), "")
+        if dropped.startswith(("http://", "https://")):
+            self.say("problem", self.t("no_file_dropped", name=dropped))
+        elif dropped:
+            self.open_picture(local_path(dropped))
 
     def paste_picture(self) -> None:
         """The picture in the clipboard, or the file whose path is in it."""
@@ -755,11 +760,20 @@ def file_in(copied: str) -> str | None:
     """The file that a copied text names, by path or as file://, if there is such a file."""
     lines = copied.strip().splitlines()
     line = next((line for line in lines if line not in ("copy", "cut", "x-special/nautilus-clipboard")), "")
-    path = unquote(urlparse(line).path) if line.startswith("file://") else line
+    path = local_path(line)
     try:
         return path if path and Path(path).is_file() else None
     except (OSError, ValueError):  # no name of a file at all
         return None
+
+
+def local_path(name: str) -> str:
+    """A file's path, which a file manager or a browser may give as file://."""
+    if not name.startswith("file://"):
+        return name
+    from urllib.request import url2pathname  # here: it brings http and ssl, for which the window would wait
+
+    return url2pathname("/" + name.removeprefix("file://").partition("/")[2])  # a host's name comes first, or none
 
 
 def clipboard_picture(t: Callable) -> tuple[str, Image.Image]:
