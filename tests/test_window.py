@@ -124,6 +124,14 @@ def test_reading_a_file_does_not_wait_for_the_model():
     gate.set()
 
 
+def test_who_asks_for_a_file_does_not_wait_for_it():
+    worker, gate = Worker(), threading.Event()
+    job = worker.read(lambda: gate.wait(5))
+    assert worker.events.empty()
+    gate.set()
+    assert events_until(worker, job, ("read", "problem")) == [("read", True)]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -140,6 +148,38 @@ def test_a_full_memory_is_told_apart_and_says_what_to_change(error):
 def test_the_window_opens_before_torch_is_imported():
     code = "import sys; import window.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_what_is_not_tk_knows_nothing_of_tk():
+    code = "import sys; sys.modules['tkinter'] = None; import conversation"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_the_command_line_reaches_the_window(monkeypatch):
+    tk = pytest.importorskip("tkinter", reason="this Python has no Tk")
+    import test_gui
+    import window.app
+
+    made, root = [], SimpleNamespace(mainloop=lambda: made.append("mainloop"))
+    worker = SimpleNamespace(close=lambda timeout: True)
+    monkeypatch.setattr(tk, "Tk", lambda className: root)
+    keep = lambda *arguments, **options: made.append((arguments, options)) or SimpleNamespace(worker=worker)  # noqa: E731
+    monkeypatch.setattr(window.app, "Window", keep)
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
+    monkeypatch.setattr(sys, "argv", "test_gui.py --checkpoint a/run --device cuda:1 b.png".split())
+    assert test_gui.main() == 0
+    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), {"can_drop": False}), "mainloop"]
+
+
+def test_the_scale_is_the_screens_or_the_desktops_and_never_below_one(monkeypatch):
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window.look import screen_scale
+
+    inch = lambda pixels: SimpleNamespace(winfo_fpixels=lambda length: {"1i": pixels}[length])  # noqa: E731
+    monkeypatch.delenv("GDK_SCALE", raising=False)
+    assert [screen_scale(inch(pixels)) for pixels in (192.0, 96.0, 72.0)] == [2.0, 1.0, 1.0]
+    monkeypatch.setenv("GDK_SCALE", "2")
+    assert screen_scale(inch(96.0)) == 2.0
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
