@@ -146,13 +146,14 @@ def test_a_picture_is_opened_by_keys_and_questions_typed_while_the_model_loads_a
     assert window.status[0] == "stage_waiting" and window.loading is not None
     gate.set()
     person.until(lambda: window.asking is None and window.loading is None)
-    assert answers(window) == wanted[:1] and wanted[0] in seen(window)
+    assert wanted[0] and answers(window) == wanted[:1] and wanted[0] in seen(window)
     towers = []
     window.worker.assistant.model.vision.register_forward_hook(lambda *_: towers.append(1))
     person.type("and where?")
     person.press("Return")
     person.until(lambda: window.asking is None)
-    assert answers(window) == wanted and towers == []  # the follow-up did not encode the picture again
+    assert wanted[1] not in ("", wanted[0]) and answers(window) == wanted
+    assert towers == []  # the follow-up did not encode the picture again
 
 
 def test_shift_enter_is_a_new_line_and_enter_without_a_picture_asks_for_one(open_window):
@@ -363,6 +364,71 @@ def test_words_and_answers_can_be_walked_through_with_keys(open_window, red):
     assert window.shown_turn() == 1
 
 
+def test_the_names_of_picture_and_model_keep_to_their_room(open_window, tmp_path):
+    long = tmp_path / ("a picture with a very long name, " * 4 + "its end.png")
+    picture("red").save(long)
+    window, person = open_window(long)
+    loaded(window, person)
+    window.root.geometry("760x480")
+    window.checkpoint = Path("a/run-with-a-very-long-name-of-its-own/checkpoint-1600")
+    window.show_state()
+    person.until(lambda: window.root.winfo_width() == 760)
+    person.wait(0.2)
+    for label, end in ((window.picture_name, "nd.png  ·  30 × 60"), (window.model_button, "0  ▾")):
+        assert "…" in label.cget("text") and label.cget("text").endswith(end)
+        assert label.winfo_reqwidth() <= label.winfo_width()
+    assert window.picture_name.winfo_rootx() > window.switch.winfo_rootx() + window.switch.winfo_reqwidth()
+
+
+def test_on_a_low_screen_the_settings_scroll_to_what_the_keyboard_reaches(open_window, monkeypatch):
+    monkeypatch.setattr(tkinter.Misc, "winfo_screenheight", lambda widget: 700)
+    window, person = open_window(preferences=Preferences(size=200))
+    loaded(window, person)
+    assert window.root.winfo_height() + window.root.winfo_rooty() < 700
+    window.open_settings()
+    dialog = window.root.winfo_children()[-1]
+    person.until(dialog.winfo_viewable)
+    assert dialog.winfo_rooty() + dialog.winfo_height() <= 700
+    tops = []
+    for widget in (dialog.dark_switch, dialog.greedy):
+        widget.focus_force()
+        person.wait(0.1)
+        top = widget.winfo_rooty() - dialog.page.winfo_rooty()
+        assert 0 <= top and top + widget.winfo_height() <= dialog.page.winfo_height()
+        tops.append(dialog.page.yview()[0])
+    assert tops[0] > 0
+
+
+def test_the_end_of_a_long_conversation_is_seen_but_by_who_has_scrolled_up(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    talked(window, person, *["a red circle"] * 20)
+    text, bar = window.transcript.text, window.transcript.bar
+    assert text.dlineinfo("end-1c") is not None and text.dlineinfo("1.0") is None
+    window.root.update()
+    x, y = bar.winfo_rootx() + bar.winfo_width() // 2, bar.winfo_rooty() + bar.winfo_height() // 2
+    assert window.root.winfo_containing(x, y) is bar  # not behind the text
+    window.worker.ask = lambda request, **options: 99
+    for _ in range(3):
+        window.entry.insert("1.0", "And now?")
+        text.yview_moveto(0)
+        window.ask()
+        assert text.dlineinfo("end-1c") is not None
+        window.on_event(99, "piece", "a red circle\n" * 5)
+        assert text.dlineinfo("end-1c") is not None
+        window.on_event(99, "answer", "a red circle\n" * 9)
+        assert text.dlineinfo("end-1c") is not None
+    window.entry.insert("1.0", "And now?")
+    window.ask()
+    text.yview_moveto(0)
+    window.on_event(99, "piece", "a red circle")
+    window.on_event(99, "answer", "a red circle")
+    assert text.yview()[0] == 0
+    talked(window, person, "a red circle")
+    window.root.update()
+    assert not bar.winfo_ismapped()
+
+
 def test_a_map_that_comes_after_its_conversation_is_gone_is_not_shown(open_window, red):
     window, person = open_window(red, preferences=Preferences(look=True))
     loaded(window, person)
@@ -521,6 +587,7 @@ def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_pa
     person.press("Return")
     person.until(lambda: window.asking is None)
     kept = answers(window)
+    assert kept[0]
     monkeypatch.setattr(filedialog, "asksaveasfilename", lambda **options: str(tmp_path / "talk.json"))
     person.press("Control_L", "s")
     saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ def test_worker_loads_says_what_it_does_and_streams_the_answer(checkpoint, assis
     assert [value for kind, value in loading if kind == "stage"] == ["libraries", "weights", "device"]
     answering = events_until(worker, worker.ask(about_red()), ("answer", "problem"))
     (wanted,) = assistant.answer([about_red()])
-    assert answering[-1] == ("answer", wanted)
+    assert wanted and answering[-1] == ("answer", wanted)
     assert "".join(value for kind, value in answering if kind == "piece").strip() == wanted
 
 
