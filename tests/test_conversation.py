@@ -224,6 +224,16 @@ def test_the_placeholder_is_never_generated(assistant):
     assert seen[0].shape == (1, 5) and assistant.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) not in seen[0][0].tolist()
 
 
+def test_sampling_follows_the_temperature_and_is_not_the_default(assistant):
+    request = requests()[0]
+    (greedy,) = assistant.answer([request])
+    torch.manual_seed(0)
+    cold = {assistant.answer([request], do_sample=True, temperature=1e-4)[0] for _ in range(5)}
+    hot = {assistant.answer([request], do_sample=True, temperature=5.0)[0] for _ in range(5)}
+    assert cold == {greedy} and len(hot) == 5
+    assert assistant.answer([request], do_sample=False, temperature=5.0) == [greedy]
+
+
 def test_the_system_prompt_can_be_another_for_one_call(assistant):
     request = requests()[0]
     texts = [assistant.tokenizer.decode(assistant._prompt(request, {"system": s})) for s in ("Be brief.", "")]

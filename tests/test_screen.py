@@ -228,6 +228,19 @@ def test_another_picture_in_the_middle_of_an_answer_begins_anew(open_window, red
     assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
 
 
+def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, blue, monkeypatch):
+    window, person = open_window()
+    (button,) = [w for w in every_widget(window.frame) if w.winfo_class() == "TButton" and "Open" in w.cget("text")]
+    for place, file in ((window.pane.canvas, red), (button, blue)):
+        monkeypatch.setattr(filedialog, "askopenfilename", lambda file=file, **options: str(file))
+        person.click(place)
+        person.until(lambda file=file: window.conversation.paths == [str(file)])
+    monkeypatch.setattr(filedialog, "askopenfilename", lambda **options: str(red))
+    person.click(window.pane.canvas)  # no longer empty
+    person.wait(0.2)
+    assert window.reading is None and window.conversation.paths == [str(blue)]
+
+
 def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path, monkeypatch):
     handlers, taken = {}, []
     monkeypatch.setitem(sys.modules, "tkinterdnd2", SimpleNamespace(DND_FILES="DND_Files"))
