@@ -346,7 +346,7 @@ def test_the_word_under_the_mouse_shows_its_own_map(open_window, red):
     assert whole.shape == (3, 3) and torch.tensor(whole).isnan().nonzero().tolist() == [[0, 0]]
     span = found.words()[-1]
     text, start = window.transcript.text, window.transcript._start_of(0)
-    box = text.bbox(f"{start} + {span[0]} chars")
+    box = text.bbox(f"{start} + {span[1] - 1} chars")  # the last letter: one further is another word, or none
     person.point(text.winfo_rootx() + box[0] + box[2] // 2, text.winfo_rooty() + box[1] + box[3] // 2)
     assert window.span == span and (window.pane.grid_shown[1:] == found.of(span)[1:]).all()
     assert found.text[slice(*span)] in window.map_note.cget("text")
@@ -559,6 +559,10 @@ def test_language_colours_and_size_change_in_the_middle_of_everything(open_windo
     assert window.root.cget("background") == "#1b1d22"
     assert answers(window)[0] in seen(window) and "What?" in seen(window)
     assert window.entry.get("1.0", "end-1c") == "half a ques" and Preferences.load().size == 200
+    window.prefer(language="en")
+    person.until(lambda: window.root.title() == "Ask a picture")
+    window.prefer(dark=False)
+    person.until(lambda: window.root.cget("background") == "#f3f4f6")
 
 
 def test_the_window_begins_as_it_was_left_and_in_the_language_of_the_locale(open_window, monkeypatch):
