@@ -171,7 +171,7 @@ def test_streamed_pieces_are_the_whole_answer(assistant):
 
 
 def test_stop_ends_the_answer_within_a_token(assistant):
-    stop = threading.Event()
+    stop, before = threading.Event(), set(threading.enumerate())
     never_ends(assistant)
     steps = []
     language_of(assistant.model).lm_head.register_forward_hook(lambda *_: steps.append(1))
@@ -181,7 +181,7 @@ def test_stop_ends_the_answer_within_a_token(assistant):
     at_stop = len(steps)
     list(pieces)
     assert len(steps) <= at_stop + 1
-    assert not any(t.name.startswith("Thread-") and t.is_alive() and t.daemon for t in threading.enumerate())
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_in_the_model_reaches_the_reader(assistant):
