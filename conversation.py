@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -106,16 +107,46 @@ class Conversation:
         return json.dumps({"images": self.paths, "about": self.about, "turns": turns}, ensure_ascii=False, indent=2)
 
     def _markdown(self) -> str:
-        lines = [f"![picture](<{path}>)" for path in self.paths]
-        lines += [f"- {key}: {value}" for key, value in self.about.items()]
+        pictures = [
+            f"![picture](<{_address(path)}>)" if Path(path).is_file() else _as_typed(path) for path in self.paths
+        ]
+        about = [f"- {key}: " + _as_typed(str(value)).replace("\n", "\n  ") for key, value in self.about.items()]
+        blocks = ["\n".join(pictures), "\n".join(about)]
         for question, answer in self.answered():
-            lines += ["", *(f"> {line}" for line in question.splitlines()), "", answer]
-        return "\n".join(lines) + "\n"
+            blocks += ["> " + _as_typed(question).replace("\n", "\n> "), _as_markdown(answer)]
+        return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def typed(question: str) -> str:
     """A question without its pictures."""
     return question.replace(IMAGE_TOKEN, "").lstrip("\n")
+
+
+def _address(path: str) -> str:
+    """A file's path for Markdown's ``<...>``, where spaces and brackets may stand but no markup, entity or fragment."""
+    return re.sub(r"[%<>#?&\\\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", Path(path).as_posix())
+
+
+def _as_typed(text: str) -> str:
+    """Markdown that shows plain text to the letter, line by line."""
+    lines = []
+    for line in text.splitlines():
+        line = re.sub(r"[\\`*\[\]<~|$]|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line.strip())
+        lines.append(re.sub(r"^(\d*)([#>+=.)-])", r"\1\\\2", line))  # headings, quotes, lists, underlines
+    return _keep_breaks("\n".join(lines))
+
+
+def _as_markdown(answer: str) -> str:
+    """An answer, which may be Markdown of the model's own and stays so: but for its line breaks, which are kept, for
+    tags, which a page would swallow, and for code that never ends, which would take in what follows."""
+    pieces = re.split(r"(```.*?(?:```|\Z)|`[^`\n]+`)", answer, flags=re.DOTALL)  # prose, code, prose, ...
+    pieces[::2] = [_keep_breaks(re.sub(r"<(?=[a-zA-Z/!?])|^>", r"\\\g<0>", piece, flags=re.M)) for piece in pieces[::2]]
+    return "".join(pieces) + ("\n```" if answer.count("```") % 2 else "")
+
+
+def _keep_breaks(text: str) -> str:
+    """Two spaces at the end of a line keep it apart from the next."""
+    return re.sub(r"(?<=\S)\n(?=\S)", "  \n", text)
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

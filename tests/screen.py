@@ -75,7 +75,11 @@ class Person:
 
     def click(self, widget) -> None:
         self.root.update()
-        self.point(widget.winfo_rootx() + widget.winfo_width() // 2, widget.winfo_rooty() + widget.winfo_height() // 2)
+        x, y = widget.winfo_rootx() + widget.winfo_width() // 2, widget.winfo_rooty() + widget.winfo_height() // 2
+        self.click_at(x, y)
+
+    def click_at(self, x: int, y: int) -> None:
+        self.point(x, y)
         for kind in (X.ButtonPress, X.ButtonRelease):
             xtest.fake_input(self.display, kind, 1)
         self.display.sync()

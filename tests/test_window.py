@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import torch
 from conversation import Worker, checkpoints_under, describe_error, first_choice, import_assistant, is_demo
 from dataset.prompt import Request, Turn, question_with_images
 from settings import UserError
+from test_gui import takes_files
 from tests.tiny import REPO, never_ends, picture
 from window.preferences import Preferences, preferences_file, system_language
 from window.texts import TEXTS
@@ -44,7 +46,7 @@ def test_worker_loads_says_what_it_does_and_streams_the_answer(checkpoint, assis
     assert [value for kind, value in loading if kind == "stage"] == ["libraries", "weights", "device"]
     answering = events_until(worker, worker.ask(about_red()), ("answer", "problem"))
     (wanted,) = assistant.answer([about_red()])
-    assert answering[-1] == ("answer", wanted)
+    assert wanted and answering[-1] == ("answer", wanted)
     assert "".join(value for kind, value in answering if kind == "piece").strip() == wanted
 
 
@@ -122,6 +124,14 @@ def test_reading_a_file_does_not_wait_for_the_model():
     gate.set()
 
 
+def test_who_asks_for_a_file_does_not_wait_for_it():
+    worker, gate = Worker(), threading.Event()
+    job = worker.read(lambda: gate.wait(5))
+    assert worker.events.empty()
+    gate.set()
+    assert events_until(worker, job, ("read", "problem")) == [("read", True)]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -138,6 +148,38 @@ def test_a_full_memory_is_told_apart_and_says_what_to_change(error):
 def test_the_window_opens_before_torch_is_imported():
     code = "import sys; import window.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_what_is_not_tk_knows_nothing_of_tk():
+    code = "import sys; sys.modules['tkinter'] = None; import conversation"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_the_command_line_reaches_the_window(monkeypatch):
+    tk = pytest.importorskip("tkinter", reason="this Python has no Tk")
+    import test_gui
+    import window.app
+
+    made, root = [], SimpleNamespace(mainloop=lambda: made.append("mainloop"))
+    worker = SimpleNamespace(close=lambda timeout: True)
+    monkeypatch.setattr(tk, "Tk", lambda className: root)
+    keep = lambda *arguments, **options: made.append((arguments, options)) or SimpleNamespace(worker=worker)  # noqa: E731
+    monkeypatch.setattr(window.app, "Window", keep)
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
+    monkeypatch.setattr(sys, "argv", "test_gui.py --checkpoint a/run --device cuda:1 b.png".split())
+    assert test_gui.main() == 0
+    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), {"can_drop": False}), "mainloop"]
+
+
+def test_the_scale_is_the_screens_or_the_desktops_and_never_below_one(monkeypatch):
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window.look import screen_scale
+
+    inch = lambda pixels: SimpleNamespace(winfo_fpixels=lambda length: {"1i": pixels}[length])  # noqa: E731
+    monkeypatch.delenv("GDK_SCALE", raising=False)
+    assert [screen_scale(inch(pixels)) for pixels in (192.0, 96.0, 72.0)] == [2.0, 1.0, 1.0]
+    monkeypatch.setenv("GDK_SCALE", "2")
+    assert screen_scale(inch(96.0)) == 2.0
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -240,8 +282,33 @@ def test_a_copied_file_is_known_by_its_path_or_its_address(tmp_path):
     file = tmp_path / "a picture.png"
     file.write_bytes(b"")
     assert file_in(f" {file}\n") == file_in(file.as_uri()) == file_in(f"copy\n{file.as_uri()}") == str(file)
-    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b"):
+    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b", "file://[1"):
         assert file_in(text) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a path begins with a drive")
+def test_an_address_of_a_file_is_its_path():
+    pytest.importorskip("tkinter", reason="this Python has no Tk")
+    from window.app import local_path
+
+    assert local_path("file:///home/a%20b/%E7%BA%A2%2520%23.png") == "/home/a b/红%20#.png"
+    assert local_path("file://localhost/a.png") == "/a.png"
+    assert local_path("/home/a%20b.png") == "/home/a%20b.png"
+
+
+def test_files_can_be_dropped_where_tkinterdnd2_is_installed_for_this_tcl(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
+    assert not takes_files("root")
+    asked = []
+    module = SimpleNamespace(TkinterDnD=SimpleNamespace(require=asked.append))
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", module)
+    assert takes_files("root") and asked == ["root"]
+
+    def made_for_another_tcl(root):
+        raise RuntimeError("Unable to load tkdnd library.")
+
+    module.TkinterDnD.require = made_for_another_tcl
+    assert not takes_files("root")
 
 
 def test_the_clipboard_gives_a_picture_a_file_or_a_reason(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from tkinter import filedialog, ttk
-from urllib.parse import unquote, urlparse
 
 from PIL import Image, ImageGrab, ImageTk
 
@@ -113,7 +112,8 @@ class Window:
 
     def _fit_to_screen(self, width: int, height: int) -> None:
         width = min(width, self.root.winfo_screenwidth())
-        height = min(height, self.root.winfo_screenheight())
+        around = self.look.px(36) + round(64 * screen_scale(self.root))  # the menu; a title and a taskbar
+        height = min(height, self.root.winfo_screenheight() - around)
         self.root.geometry(f"{width}x{height}")
         self.root.minsize(min(width, self.look.px(760)), min(height, self.look.px(480)))
 
@@ -190,6 +190,7 @@ class Window:
         right.grid(row=0, column=1, sticky="ew", padx=(gap, 0))
         self._button(left, "open_picture", self.choose_picture).pack(side="left")
         self.model_button = ttk.Menubutton(right, style="Plain.TMenubutton")
+        self.model_button.bind("<Configure>", self.show_names)
         menu = self.look.menu(self.model_button)
         menu.configure(postcommand=lambda: self.fill_models(menu))
         self.model_button.configure(menu=menu)
@@ -209,7 +210,8 @@ class Window:
         left = ttk.Frame(self.frame)
         left.grid(row=2, column=0, sticky="nsew", padx=(0, px(8)), pady=(px(12), 0))
         self.pane = PicturePane(left, self.look, self.t, self.choose_picture, self.on_patch, self.can_drop)
-        below = ttk.Frame(left)
+        self.below = below = ttk.Frame(left)
+        below.bind("<Configure>", self.show_names)
         self.switch = ttk.Checkbutton(
             below, text=self.t("look"), variable=self.look_on, style="Switch.TCheckbutton", command=self.on_look
         )
@@ -217,6 +219,7 @@ class Window:
         self.picture_name = ttk.Label(below, style="Small.TLabel")
         self.picture_name.pack(side="right")
         note = ttk.Frame(left, height=px(20))
+        note.bind("<Configure>", self.show_legend)
         note.pack(side="bottom", fill="x", pady=(px(4), 0))
         self.map_note = ttk.Label(note, style="Small.TLabel")
         self.map_note.pack(side="left")
@@ -231,9 +234,7 @@ class Window:
             from tkinterdnd2 import DND_FILES
 
             self.pane.canvas.drop_target_register(DND_FILES)
-            self.pane.canvas.dnd_bind(
-                "<<Drop>>", lambda event: self.open_picture(self.root.tk.splitlist(event.data)[0])
-            )
+            self.pane.canvas.dnd_bind("<<Drop>>", self.on_drop)
 
     def _build_right(self) -> None:
         px = self.look.px
@@ -327,7 +328,6 @@ class Window:
             self.status = key, values
         name = name_of(self.checkpoint) if self.checkpoint else ""
         self.status_label.configure(text=self.t(self.status[0], **{"name": name, **self.status[1]}))
-        self.model_button.configure(text=(name or self.t("no_checkpoint")) + "  ▾")
         self.stop_button.state(["disabled" if self.asking is None else "!disabled"])
         if self.loading is not None:
             self.progress.pack(side="right")
@@ -339,8 +339,20 @@ class Window:
             self.demo_note.grid(row=1, column=0, columnspan=2, sticky="ew", pady=(self.look.px(12), 0))
         else:
             self.demo_note.grid_remove()
-        image = self.conversation.images[0] if self.conversation.images else None
-        name = f"{Path(self.conversation.paths[0]).name}  ·  {image.width} × {image.height}" if image else ""
+        self.show_names()
+
+    def show_names(self, event=None) -> None:
+        """The model's and the picture's, in the room there is for them."""
+        look, px = self.look, self.look.px
+        name = name_of(self.checkpoint) if self.checkpoint else self.t("no_checkpoint")
+        room = self.model_button.winfo_width() - px(24)
+        self.model_button.configure(text=look.shortened(name, look.font, room - look.font.measure("  ▾")) + "  ▾")
+        name = ""
+        if self.conversation.images:
+            image = self.conversation.images[0]
+            size = f"  ·  {image.width} × {image.height}"
+            room = self.below.winfo_width() - self.switch.winfo_reqwidth() - px(12) - look.small.measure(size)
+            name = look.shortened(Path(self.conversation.paths[0]).name, look.small, room) + size
         self.picture_name.configure(text=name)
 
     def say(self, kind: str, line: str) -> None:
@@ -379,6 +391,14 @@ class Window:
             return str(Path(path).resolve()), image, preview_of(image)
 
         self.reading = self.worker.read(read)
+
+    def on_drop(self, event) -> None:
+        """The first of the dropped files, a list of Tcl's; from a browser it may be an address."""
+        dropped = next(iter(self.root.tk.splitlist(event.data)), "")
+        if dropped.startswith(("http://", "https://")):
+            self.say("problem", self.t("no_file_dropped", name=dropped))
+        elif dropped:
+            self.open_picture(local_path(dropped))
 
     def paste_picture(self) -> None:
         """The picture in the clipboard, or the file whose path is in it."""
@@ -569,11 +589,19 @@ class Window:
         grid = found.of(span) if found is not None else None
         self.pane.show_map(grid)
         self.map_note.configure(text=self._about_map(found, grid, span))
-        self.legend.pack(side="right") if grid is not None else self.legend.pack_forget()
+        self.show_legend()
         idle = self.asking is None and self.looking is None and self.loading is None
         if self.preferences.look and found is None and turn is not None and idle and self.worker.assistant is not None:
             self.looking_at = turn
             self.looking = self.worker.look(self.conversation.up_to(turn), **self.preferences.overrides())
+
+    def show_legend(self, event=None) -> None:
+        """The colours' scale, beside a map and where the words leave room for it."""
+        room = self.map_note.master.winfo_width() - self.map_note.winfo_reqwidth() - self.look.px(12)
+        if self.pane.grid_shown is not None and room >= self.legend.winfo_reqwidth():
+            self.legend.pack(side="right")
+        else:
+            self.legend.pack_forget()
 
     def _about_map(self, found, grid, span) -> str:
         if grid is None:
@@ -755,11 +783,20 @@ def file_in(copied: str) -> str | None:
     """The file that a copied text names, by path or as file://, if there is such a file."""
     lines = copied.strip().splitlines()
     line = next((line for line in lines if line not in ("copy", "cut", "x-special/nautilus-clipboard")), "")
-    path = unquote(urlparse(line).path) if line.startswith("file://") else line
+    path = local_path(line)
     try:
         return path if path and Path(path).is_file() else None
     except (OSError, ValueError):  # no name of a file at all
         return None
+
+
+def local_path(name: str) -> str:
+    """A file's path, which a file manager or a browser may give as file://."""
+    if not name.startswith("file://"):
+        return name
+    from urllib.request import url2pathname  # here: it brings http and ssl, for which the window would wait
+
+    return url2pathname("/" + name.removeprefix("file://").partition("/")[2])  # a host's name comes first, or none
 
 
 def clipboard_picture(t: Callable) -> tuple[str, Image.Image]:

@@ -34,15 +34,15 @@ class SettingsDialog(tkinter.Toplevel):
         self.title(t("settings_title"))
         self.transient(parent)
         self.resizable(False, False)
-        self.body = ttk.Frame(self, padding=look.px(20))
-        self.body.pack(fill="both", expand=True)
+        self.page = tkinter.Canvas(self, background=look.colors.ground, highlightthickness=0)
+        self.body = ttk.Frame(self.page, padding=(look.px(20), look.px(20), look.px(20), 0))
         self.body.columnconfigure(1, weight=1)
         self._make_variables()
         self._build()
         self.fill(preferences)
+        self._fit_to_screen(parent)
         self.bind("<Escape>", lambda event: self.destroy())
         self.bind("<Return>", self._on_return)
-        self.geometry(f"+{parent.winfo_rootx() + look.px(80)}+{parent.winfo_rooty() + look.px(60)}")
         self.wait_visibility()
         self.grab_set()
         self.greedy.focus_set()
@@ -82,19 +82,53 @@ class SettingsDialog(tkinter.Toplevel):
         self._row(5, "device", self._choice(self.device, self.names.values()))
         self._row(6, "language", self._choice(self.language, LANGUAGES.values()))
         self._row(7, "size", self._choice(self.size, self.sizes.values()))
-        self._row(8, None, ttk.Checkbutton(body, text=t("dark"), variable=self.dark, style="Switch.TCheckbutton"))
-        self.message = ttk.Label(body, style="Small.TLabel", foreground=self.look.colors.on_warning)
-        self.message.grid(row=9, column=0, columnspan=2, sticky="w", pady=(self.look.px(8), 0))
-        self._build_buttons()
+        switch = {"variable": self.dark, "style": "Switch.TCheckbutton"}
+        self.dark_switch = ttk.Checkbutton(body, text=t("dark"), **switch)
+        self._row(8, None, self.dark_switch)
+        self._build_foot()
 
-    def _build_buttons(self) -> None:
-        row, gap = ttk.Frame(self.body), self.look.px(8)
-        row.grid(row=10, column=0, columnspan=2, sticky="ew", pady=(gap, 0))
+    def _build_foot(self) -> None:
+        px, gap = self.look.px, self.look.px(8)
+        foot = ttk.Frame(self, padding=(px(20), gap, px(20), px(20)))
+        foot.pack(side="bottom", fill="x")
+        self.message = ttk.Label(foot, style="Small.TLabel", foreground=self.look.colors.on_warning)
+        self.message.pack(anchor="w")
+        row = ttk.Frame(foot)
+        row.pack(fill="x", pady=(gap, 0))
         reset = lambda: self.fill(Preferences(look=self.preferences.look))  # noqa: E731
         ttk.Button(row, text=self.t("defaults"), command=reset).pack(side="left")
         ttk.Button(row, text=self.t("ok"), style="Accent.TButton", command=self.accept).pack(side="right")
         cancel = ttk.Button(row, text=self.t("cancel"), command=self.destroy)
         cancel.pack(side="right", padx=gap)
+
+    def _fit_to_screen(self, parent) -> None:
+        """Beside the window's corner, and on a low screen (200 % on a laptop) the page above the buttons scrolls."""
+        px = self.look.px
+        self.update_idletasks()
+        width, whole = self.body.winfo_reqwidth(), self.body.winfo_reqheight()
+        room = self.winfo_screenheight() - px(50)  # a title and a taskbar
+        height = min(whole, room - self.winfo_reqheight())  # of which there is only the foot so far
+        self.page.create_window(0, 0, window=self.body, anchor="nw", width=width)
+        self.page.configure(width=width, height=height, scrollregion=(0, 0, width, whole))
+        if height < whole:
+            options = {"orient": "vertical", "takefocus": False, "style": "Page.Vertical.TScrollbar"}
+            bar = ttk.Scrollbar(self, command=self.page.yview, **options)
+            self.page.configure(yscrollcommand=bar.set)
+            bar.pack(side="right", fill="y")
+            self.bind("<FocusIn>", self._show_focused)
+        self.page.pack(fill="both", expand=True)
+        self.update_idletasks()
+        left = min(parent.winfo_rootx() + px(80), self.winfo_screenwidth() - self.winfo_reqwidth())
+        top = min(parent.winfo_rooty() + px(60), room - self.winfo_reqheight())
+        self.geometry(f"+{max(0, left)}+{max(0, top)}")
+
+    def _show_focused(self, event) -> None:
+        """Scroll to what the keyboard has reached."""
+        if event.widget.master is self.body:
+            top, whole = event.widget.winfo_y(), self.body.winfo_reqheight()
+            first, last = (whole * share for share in self.page.yview())
+            if top < first or top + event.widget.winfo_height() > last:
+                self.page.yview_moveto((top - self.look.px(20)) / whole)
 
     def _row(self, number: int, key: str | None, widget) -> None:
         gap = self.look.px(4)

@@ -112,6 +112,16 @@ class Look:
         """Pixels of a screen of 96 to the inch, on this one."""
         return max(1, round(pixels * self.scale))
 
+    @staticmethod
+    def shortened(text: str, face: font.Font, room: int) -> str:
+        """``text`` in at most ``room`` pixels, its middle left out where it is longer: the end tells files apart."""
+        short = text
+        for kept in range(len(text) - 1, -1, -1):
+            if face.measure(short) <= room:
+                break
+            short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+        return short
+
     # ------------------------------------------------------------------------------------------ ttk
 
     def _make_theme(self) -> None:
@@ -170,13 +180,16 @@ class Look:
         style.layout("Box.TFrame", [("Box.field", {"sticky": "nsew"})])
         style.configure("Small.TLabel", foreground=c.muted, font=self.small)
         style.configure("Demo.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
-        style.configure("TProgressbar", background=c.accent, troughcolor=c.line, thickness=px(4))
+        style.configure("TProgressbar", background=c.accent, lightcolor=c.accent, darkcolor=c.accent)
+        style.configure("TProgressbar", troughcolor=c.line, bordercolor=c.line, thickness=px(6))
         style.configure("TMenubutton", arrowcolor=c.text)
         style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
         thumb = ("Vertical.Bar.thumb", {"sticky": "nsew"})
         style.layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
         style.configure("Vertical.TScrollbar", troughcolor=c.surface, bordercolor=c.surface)
         style.configure("Vertical.TScrollbar", lightcolor=c.surface, darkcolor=c.surface)
+        style.configure("Page.Vertical.TScrollbar", troughcolor=c.ground, bordercolor=c.ground)
+        style.configure("Page.Vertical.TScrollbar", lightcolor=c.ground, darkcolor=c.ground)
         fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.line, "insertcolor": c.text}
         for name in ("TEntry", "TSpinbox", "TCombobox"):
             style.configure(name, padding=px(5), arrowcolor=c.text, lightcolor=c.surface, darkcolor=c.surface, **fields)

@@ -15,8 +15,8 @@ class Transcript:
         self.pointed, self.clicked = pointed, clicked
         self.empty = True
         px, colors = look.px, look.colors
-        bar = ttk.Scrollbar(parent, orient="vertical", takefocus=False)
         self.text = look.text_box(parent, state="disabled", padx=px(16), pady=px(10), spacing2=px(3), cursor="arrow")
+        self.bar = bar = ttk.Scrollbar(parent, orient="vertical", takefocus=False)  # after the text: it lies above
 
         def scrolled(first: str, behind: str) -> None:  # the bar is there when there is something to scroll
             bar.set(first, behind)
@@ -49,6 +49,7 @@ class Transcript:
 
     def question(self, question: str) -> None:
         self._write(f"{question}\n", "question")
+        self.text.see("end")  # who asks wants to see the answer, wherever the view was
 
     def begin_answer(self, turn: int) -> None:
         """Pieces that come now belong to this turn's answer."""
@@ -112,16 +113,16 @@ class Transcript:
             self.clicked(turn)
 
     def _write(self, words: str, tags) -> None:
-        at_end = self.text.yview()[1] > 0.999  # who has scrolled up to read stays there
         if self.empty:
             self._edit(lambda: self.text.delete("1.0", "end"))
             self.empty = False
             self.text.mark_set("answer", "end-1c")
         self._edit(lambda: self.text.insert("end-1c", words, tags))
-        if at_end:
-            self.text.see("end")
 
     def _edit(self, change: Callable) -> None:
+        at_end = self.text.dlineinfo("end-1c") is not None  # the last line is seen; who has scrolled up stays there
         self.text.configure(state="normal")
         change()
         self.text.configure(state="disabled")
+        if at_end:
+            self.text.see("end")
