@@ -238,7 +238,7 @@ def tokenizer():
     return load_tokenizer(str(TOKENIZER))
 
 
-@settings(max_examples=int(1000 * (1 + 2 * MINUTES)), derandomize=MINUTES == 0, deadline=None, database=None)
+@settings(max_examples=int(1000 * (1 + MINUTES)), derandomize=MINUTES == 0, deadline=None, database=None)
 @given(system=texts, talk=st.lists(st.tuples(texts, texts), min_size=1, max_size=3), images=st.integers(0, 2))
 def test_no_text_forges_a_turn_an_end_or_a_visual_token(tokenizer, system, talk, images):
     """Whether it comes as a record through process_image.py or is typed in: the control tokens are ours alone."""
