@@ -46,7 +46,7 @@ from model.checkpoint import (
 from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
 from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
-from model.ranks import only_first_speaks, rank
+from model.ranks import leave_together, only_first_speaks, rank
 from model.streamed import StreamedTrainer
 from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
 from settings import Config, UserError, add_config_arguments, load_config, require_paths
@@ -299,6 +299,7 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
             f"process {trainer.args.process_index} of {trainer.args.world_size} cannot go on, most likely because "
             f"another one has ended; see its message, then go on with --resume ({reason})"
         ) from error
+    leave_together()
     step = trainer.state.global_step
     if trainer.stopping and step < trainer.state.max_steps:
         print(f"stopped at step {step}; go on with: python train.py --config {args.config} --resume")

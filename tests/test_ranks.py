@@ -238,6 +238,9 @@ def test_the_file_for_fsdp_is_what_training_takes(launched, monkeypatch, make_co
     assert plugin.transformer_cls_names_to_wrap is None  # left to the model, which knows its own
 
 
+@pytest.mark.skipif(
+    not os.environ.get("VLM_SOAK"), reason="a process died in it once, see docs/scaling.md; `make soak`"
+)
 def test_accelerate_launches_fsdp(make_config, tmp_path):
     config = make_config("language.train=full", "train.max_steps=2")
     save_config(config, tmp_path / "run.yaml")
