@@ -544,6 +544,8 @@ def evaluate(args: argparse.Namespace) -> int:
     torch.manual_seed(config.data.seed)  # only sampled decoding draws from it
     pictures = Pictures(config.data.max_pixels)
     complete = ask_everything(assistant, questions, generate, pictures, probes=not args.no_probes)
+    if complete:  # else some may have been stopped on their way here
+        ranks.leave_together()
     if complete and all(q.prediction is None for q in questions):
         raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
     if ranks.rank():

@@ -291,6 +291,7 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
         print(f"resuming from {latest}", flush=True)
     try:
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+        leave_together()
     except RuntimeError as error:
         if trainer.args.world_size == 1:
             raise
@@ -299,7 +300,6 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
             f"process {trainer.args.process_index} of {trainer.args.world_size} cannot go on, most likely because "
             f"another one has ended; see its message, then go on with --resume ({reason})"
         ) from error
-    leave_together()
     step = trainer.state.global_step
     if trainer.stopping and step < trainer.state.max_steps:
         print(f"stopped at step {step}; go on with: python train.py --config {args.config} --resume")
