@@ -36,7 +36,7 @@ from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
 from files import publish_folder, remove_folder, write_json
 from hub import check_hash, model_folder, weight_files, what_is_missing
-from model.model import MMultiModal, build_model
+from model.model import MMultiModal, base_of, build_model
 from model.sharded import like
 from qwen.load import matrices
 from settings import Config, UserError, load_config, save_config
@@ -76,7 +76,7 @@ def save_weights(
         elif how != "frozen":
             (folder / name).mkdir(exist_ok=True)
             save_file(_plain(_under(name, state)), folder / name / "model.safetensors")
-    language = language_of(model)
+    language = base_of(model.language)
     if config.language.train != "full" and (grown := grown_rows(language)):
         (folder / "language").mkdir(exist_ok=True)
         save_file(_plain(grown), folder / "language" / GROWN_FILE)
@@ -149,11 +149,6 @@ def trained_parts(config: Config) -> dict[str, str]:
     return {"vision": config.vision.train, "language": config.language.train}
 
 
-def language_of(model: MMultiModal) -> nn.Module:
-    """The Qwen itself, out of its adapters."""
-    return model.language.get_base_model() if isinstance(model.language, PeftModel) else model.language
-
-
 def grown_rows(language: nn.Module) -> dict[str, torch.Tensor]:
     """Rows that the base model's matrices lack, [n, D] each; none where every token found a spare row."""
     rows = {name: matrix[language.grown_from :] for name, matrix in matrices(language).items()}
@@ -195,7 +190,7 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
             _check_start(part, folder / name / START_FILE)
         elif how != "frozen":
             _fill(part, folder / name / "model.safetensors", wanted=_trained(part, how))
-    if config.language.train != "full" and (grown := grown_rows(language_of(model))):
+    if config.language.train != "full" and (grown := grown_rows(base_of(model.language))):
         file = folder / "language" / GROWN_FILE
         state = read_tensors(file)
         _require_same(file, state, grown)
@@ -268,7 +263,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: to
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     model = build_model(config, tokenizer, dtype, device)
     load_weights(model, config, folder)
-    language_of(model).generation_config = GenerationConfig.from_pretrained(folder)
+    base_of(model.language).generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
 
 

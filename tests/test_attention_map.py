@@ -11,7 +11,7 @@ from transformers import StaticCache
 
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, encode_text, question_with_images, token_id
 from model.attention_map import AttentionMap, on_grid, token_spans
-from model.checkpoint import language_of
+from model.model import base_of
 from settings import UserError
 from tests.test_conversation import count_pictures, reference_answers
 from tests.tiny import picture
@@ -40,7 +40,7 @@ def attention_by_hand(assistant, request: Request) -> torch.Tensor:
     ids = torch.tensor([prompt + answer])
     seen: list[torch.Tensor] = []
     hooks = []
-    for layer in language_of(assistant.model).model.layers:
+    for layer in base_of(assistant.model.language).model.layers:
         for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
             hooks.append(part.register_forward_hook(lambda module, args, output: seen.append(output[0])))
     with torch.no_grad():

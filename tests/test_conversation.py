@@ -23,7 +23,7 @@ from dataset.image import prepare_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with_images
 from model import answering
 from model.answering import prefill
-from model.checkpoint import language_of
+from model.model import base_of
 from settings import UserError
 from tests.tiny import REPO, never_ends, picture
 
@@ -82,7 +82,7 @@ def test_answers_on_a_shared_prefix_equal_those_without_it(assistant):
 def test_one_row_of_logits_is_computed_for_each_new_token(assistant):
     never_ends(assistant)
     rows: list[int] = []
-    language_of(assistant.model).lm_head.register_forward_hook(lambda m, a, output: rows.append(output.shape[1]))
+    base_of(assistant.model.language).lm_head.register_forward_hook(lambda m, a, output: rows.append(output.shape[1]))
     assistant.answer(requests(), max_new_tokens=3)
     list(assistant.stream(requests()[0], max_new_tokens=3))
     assert rows == [1, 1, 1, 1] * 2  # one for the picture, whose logits nobody reads, and three tokens
@@ -92,7 +92,7 @@ def test_the_same_question_once_more_leaves_one_token_to_compute(assistant):
     request = Request([Turn(question_with_images("What is it?", 1))], [picture("red")])
     prompt, lengths = assistant._prompt(request), []
     first = "".join(assistant.stream(request))
-    trunk = language_of(assistant.model).model
+    trunk = base_of(assistant.model.language).model
     trunk.layers[0].register_forward_hook(lambda m, args, output: lengths.append(args[0].shape[1]))
     assert "".join(assistant.stream(request)) == first and set(lengths) == {1}
     ids, cache = assistant._kept[1].ids, assistant._kept[1].cache
@@ -135,7 +135,7 @@ def test_a_follow_up_question_computes_neither_the_picture_nor_the_history_again
     follow_up = Request([history, Turn("and where?")], [image])
     (wanted,) = reference_answers(assistant, [follow_up], max_new_tokens=8)
     seen, computed = count_pictures(assistant), []
-    trunk = language_of(assistant.model).model
+    trunk = base_of(assistant.model.language).model
     trunk.layers[0].register_forward_hook(lambda m, args, output: computed.append(args[0].shape[1]))
     assert "".join(assistant.stream(follow_up, max_new_tokens=8)).strip() == wanted
     assert seen == [] and sum(computed) < len(assistant._prompt(follow_up)) - 8
@@ -184,7 +184,7 @@ def test_stop_ends_the_answer_within_a_token(assistant):
     stop, before = threading.Event(), set(threading.enumerate())
     never_ends(assistant)
     steps = []
-    language_of(assistant.model).lm_head.register_forward_hook(lambda *_: steps.append(1))
+    base_of(assistant.model.language).lm_head.register_forward_hook(lambda *_: steps.append(1))
     pieces = assistant.stream(requests()[0], stop, max_new_tokens=3000)
     next(pieces)
     stop.set()
@@ -224,9 +224,9 @@ def test_a_long_conversation_forgets_its_oldest_turns_and_keeps_the_picture(assi
 
 
 def test_the_placeholder_is_never_generated(assistant):
-    head = language_of(assistant.model).lm_head.weight
+    head = base_of(assistant.model.language).lm_head.weight
     with torch.no_grad():
-        head[language_of(assistant.model).image_token_id] = head.abs().max() * 100 * torch.ones(32)
+        head[base_of(assistant.model.language).image_token_id] = head.abs().max() * 100 * torch.ones(32)
     seen = []
     decode = assistant.tokenizer.batch_decode
     assistant.tokenizer.batch_decode = lambda ids, **options: [seen.append(ids), *decode(ids, **options)][1:]
