@@ -340,6 +340,7 @@ def dry_run(trainer: MultiModalTrainer) -> None:
     for _ in range(3):
         one_step(trainer, dataset, typical)
     seconds = (time.perf_counter() - begin) / 3
+    leave_together()
     per_epoch = -(-len(batches) // (args.gradient_accumulation_steps * args.world_size))
     steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
     total = seconds * args.gradient_accumulation_steps * steps

