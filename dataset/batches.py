@@ -7,7 +7,10 @@ epoch is one number, the batches taken so far, which means the same to a run of 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch.utils.data import Sampler
@@ -46,6 +49,11 @@ class EpochBatches(Sampler):
 
     def __len__(self) -> int:
         return -(-len(self.batches) // self.processes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the batches and their order: where it differs, a number of batches taken means other samples."""
+        return hashlib.sha256(json.dumps([self.seed, self.batches]).encode()).hexdigest()
 
     def resume(self, epoch: int, taken: int) -> int:
         """Go on behind the first ``taken`` batches of an epoch; how many of this process's batches are to be skipped.

@@ -373,7 +373,27 @@ class MultiModalTrainer(Trainer):
     def _position(self) -> dict:
         """The place in the data, as it is written into a checkpoint."""
         epoch, taken = self.sampler.position
-        return {"epoch": epoch, "batches": taken}
+        return {"epoch": epoch, "batches": taken, "of": len(self.sampler.batches), "plan": self._plan()}
+
+    def _plan(self) -> list[str]:
+        """What ``batches`` counts: of the data, and of how they are put into batches."""
+        return [self.facts["data"]["sha256"], self.sampler.fingerprint]
+
+    def _find_place(self) -> None:
+        """With other data or other batches than the checkpoint's run had, the place in the epoch is a share of it."""
+        progress, count = self.progress, len(self.sampler.batches)
+        if progress["plan"] == self._plan():
+            return
+        share = progress["batches"] / progress["of"]
+        progress["batches"] = min(count - 1, round(share * count))
+        if self.args.should_log:
+            logger.warning(
+                "--resume: the data, or what puts them into batches (train.per_device_train_batch_size, "
+                "data.tokens_per_batch, a seed), are not those of the checkpoint; going on at %.0f %% of epoch %d, of "
+                "which samples may come twice or not at all",
+                100 * progress["batches"] / count,
+                progress["epoch"] + 1,
+            )
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint is not None:
@@ -394,6 +414,7 @@ class MultiModalTrainer(Trainer):
         an epoch has another number of steps."""
         values = list(super().set_initial_training_values(args, dataloader))
         if self.progress:
+            self._find_place()
             done, epoch, per_epoch = self.progress["step"], self.progress["epoch"], values[1]
             behind = self.sampler.resume(epoch, self.progress["batches"]) // args.gradient_accumulation_steps
             if args.max_steps <= 0:  # as many epochs as asked for, however many steps were done

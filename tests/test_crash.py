@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from files import write_text
 from model.checkpoint import latest_checkpoint, newest_undamaged, prune
 from settings import UserError
-from tests.runs import assert_same, runs_of
+from tests.runs import assert_same, last_state, runs_of
 from train import build_trainer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
@@ -73,6 +74,30 @@ def test_killed_at_random_moments_it_ends_bit_equal(start, dtype):
             assert_same(run, reference)
             broken, run = start(f"broken-{finished}", *overrides)
     assert len(killed) == KILLS // 2
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [("train.per_device_train_batch_size=4", 50), ("data.seed=9", 57), ("half the data", 50), (None, None)],
+)
+def test_with_other_data_or_batches_it_goes_on_at_the_same_share_of_the_epoch_and_says_so(
+    start, tmp_path, change, share
+):
+    """Four of seven batches were taken. That many of fewer, larger ones would be more than the epoch has."""
+    broken, run = start("run")
+    assert broken(kill={"event": "step", "count": 12})["codes"] == [-9]
+    assert json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))["batches"] == 4
+    changed, _ = start("run", *[change] if change and "=" in change else [])
+    if change == "half the data":
+        file = tmp_path / "annotations.json"
+        talks = json.loads(file.read_text(encoding="utf-8"))
+        write_text(file, json.dumps({key: talks[key] for key in talks if key not in ("0", "1", "2")}))
+    result = changed("--resume")
+    assert result["codes"] == [0], result["output"]
+    _, _, rest = last_state(run)
+    assert rest["log"][-1]["epoch"] == 3
+    said = re.findall(r"not those of the checkpoint; going on at (\d+) % of epoch 2", result["output"])
+    assert said == ([str(share)] if share else [])
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
