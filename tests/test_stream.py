@@ -445,13 +445,16 @@ def test_killed_in_either_epoch_it_ends_bit_equal(start):
 
 
 @posix
-def test_two_processes_killed_are_followed_by_one_as_if_nothing_had_happened(start):
-    overrides = ["lora.lora_dropout=0.0", "train.logging_steps=1"]
+@pytest.mark.parametrize(
+    ("overrides", "shared"), [(["lora.lora_dropout=0.0"], []), (["language.train=full"], ["train.fsdp=true"])]
+)
+def test_two_processes_killed_are_followed_by_one_as_if_nothing_had_happened(start, overrides, shared):
+    overrides = ["train.logging_steps=1", *overrides]
     whole, reference = start("whole", "train.gradient_accumulation_steps=2", *overrides)
     two, run = start("two", *overrides)
     assert whole()["codes"] == [0]
-    result = two(ranks=2, kill={"event": "step", "count": 8})
-    assert result["codes"][1] == -9, result["output"]
+    result = two(*shared, ranks=2, kill={"event": "step", "count": 8})
+    assert result["codes"][1] == -9 and ("(FSDP)" in result["output"]) == bool(shared), result["output"]
     result = two("--resume", "train.gradient_accumulation_steps=2")
     assert result["codes"] == [0], result["output"]
     logs = [
