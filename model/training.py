@@ -68,19 +68,25 @@ class Throughput:
     def reset(self) -> None:
         self.begin, self.waiting = time.perf_counter(), 0.0
         self.tokens = self.visual = self.padding = 0
+        self.before = (0, 0)  # real tokens and padding since the last log in the run that this one goes on from
 
     def add(self, counts: dict[str, int]) -> None:
         self.tokens += counts["tokens"]
         self.visual += counts["visual"]
         self.padding += counts["padding"]
 
+    def since_log(self) -> tuple[int, int]:
+        """Real tokens and padding since the last log, whichever run it was in."""
+        return self.before[0] + self.tokens, self.before[1] + self.padding
+
     def report(self) -> dict[str, float]:
         """Real tokens per second (visual and text), and the shares of padding and of waiting; starts anew."""
         seconds = time.perf_counter() - self.begin
+        real, padding = self.since_log()
         numbers = {
             "tokens_per_second": round(self.tokens / seconds),
             "text_tokens_per_second": round((self.tokens - self.visual) / seconds),
-            "padding": round(self.padding / max(1, self.tokens + self.padding), 4),
+            "padding": round(padding / max(1, real + padding), 4),
             "waiting_for_data": round(self.waiting / seconds, 4),
         }
         self.reset()
@@ -323,7 +329,8 @@ class MultiModalTrainer(Trainer):
         if self.state.global_step == self._saved_step:
             return
         run, step = Path(self.args.output_dir), self.state.global_step
-        everyone = gather_object([{"random": _random_state(), "loss": self._tr_loss.item()}])
+        own = {"random": _random_state(), "loss": self._tr_loss.item(), "tokens": self.throughput.since_log()}
+        everyone = gather_object([own])
         weights, moments = self._state()
         problem = None
         if self.args.should_save:
@@ -361,6 +368,7 @@ class MultiModalTrainer(Trainer):
         progress = {
             **self._position(),
             "losses": [one["loss"] for one in everyone],  # of each process since the last log
+            "tokens": [one["tokens"] for one in everyone],
             "last_logged": self._globalstep_last_logged,
             "skipped_samples": self.skipped_samples,
             "nonfinite_steps": self.nonfinite_steps,
@@ -480,8 +488,10 @@ class MultiModalTrainer(Trainer):
     def restore_log(self) -> None:
         """What the stock Trainer starts anew: the loss since the last log and the counts."""
         progress, world = self.progress, self.args.world_size
-        losses = progress["losses"]
-        loss = losses[self.args.process_index] if len(losses) == world else sum(losses) / len(losses)
+        own, losses, tokens = self.args.process_index, progress["losses"], progress["tokens"]
+        loss = losses[own] if len(losses) == world else sum(losses) / len(losses)
+        shares = (sum(counts) // len(tokens) for counts in zip(*tokens, strict=True))
+        self.throughput.before = tuple(tokens[own] if len(tokens) == world else shares)
         self._tr_loss += loss
         self._total_loss_scalar = -loss  # the closing mean is over the steps of this call
         self._globalstep_last_logged = progress["last_logged"]

@@ -76,6 +76,18 @@ def test_killed_at_random_moments_it_ends_bit_equal(start, dtype):
     assert len(killed) == KILLS // 2
 
 
+def test_the_log_of_a_run_killed_between_two_logs_is_that_of_one_that_was_not(start):
+    """Padding too, which the log gives for the batches since the last one."""
+    overrides = ["train.per_device_train_batch_size=2", "train.num_train_epochs=6"]
+    whole, reference = start("whole", *overrides)
+    assert whole()["codes"] == [0]
+    broken, run = start("broken", *overrides)
+    assert broken(kill={"event": "step", "count": 10})["codes"] == [-9]  # in step 5; logged behind 3, saved behind 4
+    assert broken("--resume")["codes"] == [0]
+    assert_same(run, reference)
+    assert len({entry["padding"] for entry in last_state(run)[2]["log"] if "padding" in entry}) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "share"),
     [("train.per_device_train_batch_size=4", 50), ("data.seed=9", 57), ("half the data", 50), (None, None)],
