@@ -226,6 +226,7 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
         "remove_unused_columns": False,  # the collate function needs every field of a sample
         "label_names": ["labels"],
         "average_tokens_across_devices": True,  # one weight per supervised token, whichever process has it
+        "ddp_find_unused_parameters": False,  # there are none (use_all); looking for them waits in every step
         "logging_nan_inf_filter": False,  # it waits for the device at every batch; such steps are dropped as a whole
     }
     if not torch.cuda.is_available():

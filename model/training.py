@@ -104,6 +104,7 @@ class MultiModalTrainer(Trainer):
         self.nonfinite_steps = self.nonfinite_in_a_row = 0
         self.progress: dict = {}  # of the checkpoint a run goes on from
         self._losses: list[torch.Tensor] = []  # of the step's batches so far
+        self._learns_images = False  # from them
         self._ids: list[str] = []
         self._saved_step = -1
         super().__init__(
@@ -169,9 +170,12 @@ class MultiModalTrainer(Trainer):
         real = self.sampler.take(num_batches)
         batches = [{**next(epoch_iterator), "real": counts} for counts in real]
         labels = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches if batch["real"])
-        images = sum(int(batch["images_per_row"].sum()) for batch in batches)
-        count, images = self.accelerator.reduce(torch.tensor([labels, images], device=device), reduction="sum")
-        if self.is_fsdp_enabled and images:  # whose processes add up gradients of the same weights, or wait for ever
+        images = [int(batch["images_per_row"].sum()) for batch in batches]
+        self._learns_images = any(batch["real"] and some for batch, some in zip(batches, images, strict=True))
+        counts = torch.tensor([labels, sum(images)], device=device)
+        count, images = self.accelerator.reduce(counts, reduction="sum")
+        # Several processes wait for ever for a gradient that one does not have; FSDP, for one that any has.
+        if self.args.world_size > 1 and (not self.is_fsdp_enabled or images):
             batches = [{**batch, "use_all": True} for batch in batches]
         self.throughput.waiting += time.perf_counter() - begin
         return batches, count
@@ -210,8 +214,12 @@ class MultiModalTrainer(Trainer):
         finite = torch.stack(self._losses).isfinite().all()
         if self.accelerator.scaler is None:  # which finds the right scale by running into infinity
             finite = finite & torch.as_tensor(grad_norm, device=finite.device).isfinite()
-        flags = torch.stack([~finite, torch.tensor(self.stop_asked, device=finite.device)]).int()
-        nonfinite, self.stopping = (self.accelerator.reduce(flags, reduction="sum") > 0).tolist()
+        flags = torch.stack([~finite, *torch.tensor([self.stop_asked, self._learns_images], device=finite.device)])
+        flags = self.accelerator.reduce(flags.int(), reduction="sum") > 0
+        nonfinite, self.stopping, learns_images = flags.tolist()
+        if not learns_images:  # a process alone has no gradients here now; those of zero would still let weights decay
+            for parameter in (*self.model.feature_proj.parameters(), *self.model.vision.parameters()):
+                parameter.grad = None
         if nonfinite:
             self._drop_step(model)
         else:

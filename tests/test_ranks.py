@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
-from safetensors.torch import load_file
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from dataset.batches import EpochBatches, share_out
@@ -22,7 +21,7 @@ from model import sharded
 from model.checkpoint import newest_undamaged
 from settings import save_config
 from tests.forked import REPO, forks, free_port
-from tests.runs import assert_same, conversations, losses, runs_of, state_of
+from tests.runs import assert_same, conversations, last_state, losses, runs_of, state_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -126,21 +125,31 @@ def start(make_config, tmp_path):
     return runs_of(make_config, tmp_path, OPTIONS)
 
 
+TEXT = [
+    {"source": "test", "language": "en", "split": "train", "turns": [{"q": f"Is {n} even?", "a": ["yes", "no"]}]}
+    for n in range(7)
+]
+
+
 @posix
-def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
-    """7 batches: the last step of an epoch has one for two processes. 1e-6 on losses of about 7."""
+@pytest.mark.parametrize("text", [[], TEXT])
+def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(make_config, tmp_path, text):
+    """7 batches, or 14: the last step of an epoch has one for two processes, or steps have an image in one of them
+    only, or in none. 1e-6 on losses of about 7."""
+    start = runs_of(make_config, tmp_path, OPTIONS, {"text": text} if text else {})
     one, alone = start("one", "train.gradient_accumulation_steps=2")
     two, shared = start("two", "train.gradient_accumulation_steps=1")
     for run, ranks in ((one, 1), (two, 2)):
         result = run(ranks=ranks)
-        assert result["codes"] == [0] * ranks, result["output"]
-    wanted, found = losses(state_of(alone, 12)), losses(state_of(shared, 12))
-    assert wanted.keys() == found.keys() and len(wanted) == 28
+        assert result["codes"] == [0] * ranks and "find_unused_parameters" not in result["output"], result["output"]
+    (name, theirs, wanted), (same, ours, found) = last_state(alone), last_state(shared)
+    assert name == same == ("checkpoint-21" if text else "checkpoint-12")
+    wanted, found = (losses({"log_history": rest["log"]}) for rest in (wanted, found))
+    assert wanted.keys() == found.keys() and len(wanted) == (49 if text else 28)
     for key, value in wanted.items():
         assert found[key] == pytest.approx(value, rel=1e-6 if key[1] != "grad_norm" else 1e-4), key
-    ours, theirs = (load_file(run / "checkpoint-12" / "projector.safetensors") for run in (shared, alone))
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)  # float32 through Adam's division
+    for name in (name for name in theirs if name.startswith(("projector", "optimizer"))):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)  # float32 through Adam's division
 
 
 @posix
