@@ -520,7 +520,7 @@ _RANGES = {
         **dict.fromkeys(("warmup_steps", "weight_decay", "max_grad_norm", "dataloader_num_workers"), _NOT_NEGATIVE),
         **dict.fromkeys(("seed", "data_seed"), _SEED),
         "max_steps": (lambda v: v >= 1 or v == -1, "a whole number, 1 or more, or -1 to go by num_train_epochs"),
-        "label_smoothing_factor": _SHARE,
+        **dict.fromkeys(("adam_beta1", "adam_beta2"), _SHARE),
     },
     "lora": {"r": _ONE_OR_MORE, "lora_alpha": _ONE_OR_MORE, "lora_dropout": _SHARE},
 }
@@ -544,11 +544,38 @@ _MANAGED = {
     },
 }
 
+# What the stock Trainer does with these, ours does in its own way or not at all; most had no effect, some broke it.
+_MANAGED["train"] |= {
+    name: f"not set here, {reason}"
+    for reason, names in {
+        "every supervised token counts the same": "average_tokens_across_devices",
+        "the loss is the cross entropy of the answers": "label_smoothing_factor neftune_noise_alpha",
+        "evaluation computes as training does": "bf16_full_eval fp16_full_eval",
+        "the best checkpoint has the lowest held-out loss": "metric_for_best_model greater_is_better",
+        "see train.max_nonfinite_steps": "logging_nan_inf_filter",
+        "batches are of like length and hold every sample": "train_sampling_strategy length_column_name "
+        "dataloader_drop_last",
+        "workers start and hand over as torch has it": "dataloader_multiprocessing_context dataloader_in_order",
+        "the message about a batch that does not fit says what to lower": "auto_find_batch_size",
+        "write train.gradient_checkpointing": "activation_checkpointing activation_checkpointing_kwargs "
+        "gradient_checkpointing_kwargs",
+        "it knows only transformers' own models": "use_liger_kernel liger_kernel_config",
+        "all that is trained is used in every step": "ddp_find_unused_parameters",
+        "see train.fsdp": "deepspeed",
+        "--resume goes on at the exact sample": "ignore_data_skip",
+        "SIGTERM saves anyway": "enable_jit_checkpoint",
+        "the first process writes for all": "save_on_each_node",
+        "nothing is uploaded; a checkpoint is a plain folder": "push_to_hub hub_model_id hub_strategy hub_private_repo "
+        "hub_always_push hub_revision",
+    }.items()
+    for name in names.split()
+}
+
 # Names that older versions or other projects use: what to write instead.
 _RENAMED = {
     "train.warmup_ratio": "train.warmup_steps (below 1 it is a share of all steps)",
     "train.evaluation_strategy": "train.eval_strategy",
-    "train.group_by_length": "train.train_sampling_strategy (group_by_length)",
+    "train.group_by_length": "data.tokens_per_batch (batches are of like length anyway)",
     "train.logging_dir": "train.run (for TensorBoard set the TENSORBOARD_LOGGING_DIR environment variable)",
     "train.overwrite_output_dir": "train.run (give every run its own name)",
     "train.save_safetensors": "train.save_steps (checkpoints are always safetensors)",

@@ -229,6 +229,8 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
         "ddp_find_unused_parameters": False,  # there are none (use_all); looking for them waits in every step
         "logging_nan_inf_filter": False,  # it waits for the device at every batch; such steps are dropped as a whole
     }
+    for name in {"adam_beta1", "adam_beta2"} & arguments.keys():
+        fixed[name] = float(arguments[name])  # 0 is a whole number in YAML, and torch wants two of one type
     if not torch.cuda.is_available():
         fixed["dataloader_pin_memory"] = False  # pinning is for copies to a GPU; without one torch warns
     try:

@@ -189,7 +189,7 @@ class MultiModalTrainer(Trainer):
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as error:
-            if not out_of_memory(error) or self.args.auto_find_batch_size:
+            if not out_of_memory(error):
                 raise
             latest = latest_checkpoint(Path(self.args.output_dir))
             stands = f"{latest} stands, go on with --resume" if latest else "there is no checkpoint yet"
@@ -316,9 +316,21 @@ class MultiModalTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW (or what ``train.optim`` names): decay on matrices only, the projector at its own learning rate."""
         if self.optimizer is None:
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = cls(self.parameter_groups(), **options)
+            try:
+                cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                self.optimizer = cls(self.parameter_groups(), **options)
+            except (ImportError, ValueError, TypeError) as error:
+                raise UserError(f"train.optim = {self.args.optim.value}: {' '.join(str(error).split())}") from error
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except (ValueError, TypeError) as error:
+            kind, options = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs or {}
+            raise UserError(
+                f"train.lr_scheduler_type = {kind} with lr_scheduler_kwargs = {options}: {error}"
+            ) from error
 
     def parameter_groups(self) -> list[dict]:
         rates = {"projector": self.run_config.projector.learning_rate or self.args.learning_rate}

@@ -147,6 +147,28 @@ def test_projector_has_its_own_learning_rate_and_vectors_no_decay(make_config):
     assert groups == {(0.01, 0.1): 28, (0.5, 0.1): 2, (0.5, 0.0): 2}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.optim=schedule_free_adamw"], "train.optim = schedule_free_adamw: .*pip install"),
+        (["train.adam_epsilon=-1"], "train.optim = adamw_torch: Invalid epsilon value"),
+        (["train.lr_scheduler_type=cosine_with_min_lr"], "train.lr_scheduler_type = cosine_with_min_lr with .*min_lr"),
+        (["train.lr_scheduler_kwargs={speed: 2}"], r"= linear with lr_scheduler_kwargs = {'speed': 2}: .*speed"),
+    ],
+)
+def test_an_optimiser_or_a_schedule_that_cannot_be_made_is_one_line(make_config, overrides, words):
+    config = make_config("train.optim=adamw_torch", *overrides)
+    trainer = build_trainer(config, Path(config.train.output) / "a")
+    with pytest.raises(UserError, match=words):
+        trainer.create_optimizer_and_scheduler(10)
+
+
+def test_a_beta_of_zero_is_a_number(make_config):
+    config = make_config("train.adam_beta1=0")
+    optimizer = build_trainer(config, Path(config.train.output) / "a").create_optimizer()
+    assert optimizer.defaults["betas"] == (0.0, 0.999)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(make_config, number):
