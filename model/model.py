@@ -159,7 +159,9 @@ class MMultiModal(nn.Module):
         """
         for name in ("vision", "language"):
             part = getattr(self, name)
-            if isinstance(part, PeftModel) and all(p.dtype == torch.float32 for p in part.parameters()):
+            if not isinstance(part, PeftModel) or part.peft_config["default"].lora_bias:  # a bias has no place to go
+                continue
+            if all(p.dtype == torch.float32 for p in part.parameters()):
                 setattr(self, name, part.merge_and_unload())
 
     @property
@@ -255,6 +257,15 @@ def add_lora(part: nn.Module, lora: dict) -> PeftModel:
     if not LORA_STARTS.fullmatch(start):
         names = "true, false, gaussian, orthogonal, olora, pissa or pissa_niter_16"
         raise UserError(f"lora.init_lora_weights = {start}: it needs data before training; use {names}")
+    if lora.get("layer_replication"):
+        raise UserError(
+            "lora.layer_replication: it makes another model of the base, which is not supported; leave it out"
+        )
+    if lora.get("modules_to_save") and lora["target_modules"] == "all-linear":
+        raise UserError(
+            "lora.modules_to_save: with target_modules = all-linear these would get adapters besides; name the modules "
+            "that are to get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
+        )
     takes = _TAKES_FROM_BASE.match(start)
     try:
         with torch.random.fork_rng(enabled=bool(takes)):
@@ -298,7 +309,7 @@ def assert_trainable(model: MMultiModal, config: Config) -> None:
         layers = set(lora_layers(getattr(model, part)))
         if setting != "lora":
             wanted_layers: set[str] = set()
-        elif config.lora["target_modules"] == "all-linear":
+        elif config.lora["target_modules"] == "all-linear" and not config.lora.get("exclude_modules"):
             wanted_layers = linear_layers(getattr(model, part).get_base_model())
         else:
             continue

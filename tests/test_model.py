@@ -149,12 +149,26 @@ def test_adapters_are_folded_into_fp32_weights_and_logits_stay(make_config, over
     torch.testing.assert_close(merged, adapted, rtol=0, atol=2e-5)
 
 
-def test_adapters_stay_beside_bf16_weights(make_config):
-    config = make_config()
-    model = build_model(config, load_tokenizer(config.language.path), torch.bfloat16)
+@pytest.mark.parametrize(("overrides", "dtype"), [([], torch.bfloat16), (["lora.lora_bias=true"], torch.float32)])
+def test_adapters_stay_where_the_weights_cannot_take_them_in(make_config, overrides, dtype):
+    config = make_config(*overrides)
+    model = build_model(config, load_tokenizer(config.language.path), dtype)
     before = [name for name, _ in model.named_parameters()]
     model.merge_adapters()
     assert [name for name, _ in model.named_parameters()] == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lora.layer_replication=[[0,2],[1,2]]", "lora.layer_replication: .*leave it out"),
+        ("lora.modules_to_save=[lm_head]", "lora.modules_to_save: .*name the modules"),
+        ("lora.target_modules=[nothing]", "lora: Target modules .*nothing"),
+    ],
+)
+def test_adapters_that_cannot_be_are_one_line(make_config, override, words):
+    with pytest.raises(UserError, match=words):
+        build(make_config(override))
 
 
 def test_gradient_checkpointing_changes_no_gradient(built):
@@ -201,7 +215,17 @@ def test_a_base_model_that_lacks_a_tensor_is_refused(make_config, tmp_path, qwen
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["language.train=full"], ["vision.train=lora"], ["vision.train=full", "language.train=frozen"]]
+    "overrides",
+    [
+        [],
+        ["language.train=full"],
+        ["vision.train=lora"],
+        ["vision.train=full", "language.train=frozen"],
+        ["lora.exclude_modules=[q_proj]"],
+        ["lora.target_modules=[q_proj]", "lora.modules_to_save=[lm_head]"],
+        ["lora.bias=all"],
+        ["lora.lora_bias=true"],
+    ],
 )
 def test_a_checkpoint_alone_restores_every_trained_weight(make_config, tmp_path, overrides):
     config = make_config(*overrides)
