@@ -59,6 +59,8 @@ def main() -> int:
     only_first_speaks()
     try:
         config = load_config(args.config, args.overrides)
+        if rank():
+            config.data.progress = False  # one bar is enough
         if config.data.stream is None:
             require_paths(config, "data.image_map", "data.annotations")
         if args.dry_run:
@@ -232,6 +234,7 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
     for name in {"adam_beta1", "adam_beta2"} & arguments.keys():
         fixed[name] = float(arguments[name])  # 0 is a whole number in YAML, and torch wants two of one type
     if not torch.cuda.is_available():
+        fixed["use_cpu"] = True  # else several processes without a GPU would not find each other, and each train alone
         fixed["dataloader_pin_memory"] = False  # pinning is for copies to a GPU; without one torch warns
     try:
         return TrainingArguments(**{**arguments, **fixed})

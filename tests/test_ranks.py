@@ -153,6 +153,17 @@ def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(make_co
 
 
 @posix
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_without_a_gpu_processes_find_each_other_unasked(start):
+    """Left alone, accelerate lets each train by itself there, and write over the other's checkpoints."""
+    run, folder = start("two", "train.use_cpu=false", "data.progress=true")
+    result = run(ranks=2)
+    assert result["codes"] == [0, 0] and "batch     2.0 samples a step" in result["output"], result["output"]
+    assert len(json.loads((folder / "checkpoint-12" / "progress.json").read_text(encoding="utf-8"))["losses"]) == 2
+    assert result["stderr"].count("measuring conversations:   0%") == 2  # the first process: training, held out
+
+
+@posix
 def test_two_processes_killed_in_the_second_epoch_go_on_to_the_bit(start):
     overrides = ["lora.lora_dropout=0.2", "train.logging_steps=2"]
     whole, reference = start("whole", *overrides)
