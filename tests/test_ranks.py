@@ -132,11 +132,11 @@ TEXT = [
 
 
 @posix
-@pytest.mark.parametrize("text", [[], TEXT])
-def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(make_config, tmp_path, text):
+@pytest.mark.parametrize(("text", "tower"), [([], "frozen"), (TEXT, "frozen"), (TEXT, "full")])
+def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(make_config, tmp_path, text, tower):
     """7 batches, or 14: the last step of an epoch has one for two processes, or steps have an image in one of them
     only, or in none. 1e-6 on losses of about 7."""
-    start = runs_of(make_config, tmp_path, OPTIONS, {"text": text} if text else {})
+    start = runs_of(make_config, tmp_path, [*OPTIONS, f"vision.train={tower}"], {"text": text} if text else {})
     one, alone = start("one", "train.gradient_accumulation_steps=2")
     two, shared = start("two", "train.gradient_accumulation_steps=1")
     for run, ranks in ((one, 1), (two, 2)):
