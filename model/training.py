@@ -206,8 +206,8 @@ class MultiModalTrainer(Trainer):
         return loss if self._real else loss * 0.0  # every process needs a backward pass, this one teaches nothing
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """The gradient's norm. Called once a step, in front of the optimiser: here a step is dropped, here all
-        processes agree to stop, and here is the step's only wait for the device."""
+        """The gradient's norm. Called once a step, in front of the optimiser: here a step is dropped, here what it does
+        not teach is left alone, here all processes agree to stop, and here is the step's only wait for the device."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if self.is_fsdp_enabled:
             grad_norm = grad_norm.full_tensor()
