@@ -34,11 +34,11 @@ test: install-dev
 	$(BIN)/python -m pytest
 
 soak: install-dev
-	VLM_KILLS=200 $(BIN)/python -m pytest tests/test_crash.py -k random_moments
+	VLM_KILLS=200 $(BIN)/python -m pytest tests/training/test_crash.py -k random_moments
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
-	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_ranks.py -k launcher
-	VLM_SOAK=1 $(BIN)/python -m pytest tests/test_compile.py
-	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/test_qwen1.py -k whole_demo
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_distributed.py -k launcher
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py
+	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/qwen/test_qwen1.py -k whole_demo
 
 # Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
 screenshots: install-dev

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from conversation import Conversation
+from answering.assistant import Assistant
+from answering.conversation import Conversation
+from common.errors import UserError
 from dataset.image import ImageError, load_image
 from dataset.prompt import Request
-from model.assistant import Assistant
 from model.model import quiet_libraries
-from settings import UserError
 
 
 def main() -> int:

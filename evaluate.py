@@ -33,15 +33,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import metrics
+from answering.assistant import Assistant
+from common.errors import UserError
+from common.files import write_json
 from dataset.image import ImageError, load_image
 from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, images_first, question_with_images
-from files import write_json
-from model import ranks
-from model.assistant import Assistant
+from evaluation import scores as metrics
 from model.model import quiet_libraries
-from settings import Config, Generate, UserError, load_config, require_paths
+from settings import Config, Generate, load_config, require_paths
+from training import distributed as ranks
 
 HISTORY = "none: each turn is asked on its own, with the pictures its conversation has shown so far"
 # What the model's accuracy is held against: attribute of Question, heading, and how the verdict names it.

@@ -33,10 +33,11 @@ from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
 
+from common.errors import UserError
+from common.files import write_together
 from dataset.image import ImageError, load_image
 from dataset.records import KINDS, SURROGATE, RecordError, caption_or_turns, turns_of
-from files import write_together
-from settings import Config, Data, Source, UserError, add_config_arguments, load_config, require_paths
+from settings import Config, Data, Source, add_config_arguments, load_config, require_paths
 
 TEXT_ONLY = "text"  # the key of conversations without an image
 

@@ -2,7 +2,7 @@
 
     python test_gui.py [--checkpoint checkpoints/demo] [picture]
 
-The window is in window/; what it asks and how is in conversation.py, which knows nothing of Tk.
+The window is in window/; what it asks and how is in answering/conversation.py, which knows nothing of Tk.
 """
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments, set_seed
 
+from common.errors import UserError
+from common.files import remove_folder
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import load_tokenizer
-from dataset.stream import StreamedDataset, find_shards
+from dataset.streaming import StreamedDataset, find_shards
 from dataset.trees import plan_batches
-from files import remove_folder
-from model import sharded
 from model.checkpoint import (
     base_models,
     checkpoints,
@@ -46,10 +46,11 @@ from model.checkpoint import (
 from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
 from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
-from model.ranks import leave_together, only_first_speaks, rank
-from model.streamed import StreamedTrainer
-from model.training import MultiModalTrainer, StopOnSignal, samples_of_batch
-from settings import Config, UserError, add_config_arguments, load_config, require_paths
+from settings import Config, add_config_arguments, load_config, require_paths
+from training import fsdp as sharded
+from training.distributed import leave_together, only_first_speaks, rank
+from training.streamed import StreamedTrainer
+from training.trainer import MultiModalTrainer, StopOnSignal, samples_of_batch
 
 
 def main() -> int:

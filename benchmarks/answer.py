@@ -15,6 +15,7 @@ import time
 
 import torch
 
+from answering.prefix_cache import Kept, generate_keeping
 from benchmarks.common import (
     PRESETS,
     build_to_answer,
@@ -25,7 +26,6 @@ from benchmarks.common import (
     rows_of_one_image,
     synchronise,
 )
-from model.answering import Kept, generate_keeping
 
 NEW = 20  # tokens of an answer
 

@@ -13,6 +13,7 @@ import statistics
 
 import torch
 
+from answering.prefix_cache import generate_on_prefixes
 from benchmarks.common import (
     PRESETS,
     build_to_answer,
@@ -23,7 +24,6 @@ from benchmarks.common import (
     ratio,
     rows_of_one_image,
 )
-from model.answering import generate_on_prefixes
 
 NEW = 8
 

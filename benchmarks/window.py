@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.screen import virtual_screen
+from tests.helpers.screen import virtual_screen
 from window.app import Window
 from window.preferences import Preferences
 

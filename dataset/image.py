@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
-from hub import model_folder
-from settings import UserError
+from common.errors import UserError
+from common.hub import model_folder
 
 if TYPE_CHECKING:  # the processes that only check images need neither
     import torch

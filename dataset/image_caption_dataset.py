@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from common.errors import UserError
 from dataset.image import ImageError, load_image, load_image_processor, prepare_image
 from dataset.prompt import (
     IGNORE_INDEX,
@@ -35,7 +36,7 @@ from dataset.prompt import (
     token_id,
 )
 from dataset.trees import grow_tree, root_length, split_into_trees
-from settings import Config, UserError, add_config_arguments, load_config, require_paths
+from settings import Config, add_config_arguments, load_config, require_paths
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +312,7 @@ def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageC
     """A split, or of a stream its first window."""
     if config.data.stream is None:
         return ImageCaptionDataset(config, tokenizer, image_processor, split)
-    from dataset.stream import StreamedDataset  # which is made of this module's class
+    from dataset.streaming import StreamedDataset  # which is made of this module's class
 
     return StreamedDataset(config, tokenizer, image_processor, split).first_window()
 

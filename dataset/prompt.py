@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub import model_folder
-from settings import UserError
+from common.errors import UserError
+from common.hub import model_folder
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,7 +19,7 @@ from PIL import Image, ImageGrab
 
 from dataset.prompt import neutralise
 from model.checkpoint import choices_of
-from tests.screen import virtual_screen
+from tests.helpers.screen import virtual_screen
 from window.app import Window
 from window.preferences import Preferences
 

@@ -32,14 +32,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig
 
+from common.errors import UserError
+from common.files import publish_folder, remove_folder, write_json
+from common.hub import check_hash, model_folder, weight_files, what_is_missing
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
-from files import publish_folder, remove_folder, write_json
-from hub import check_hash, model_folder, weight_files, what_is_missing
 from model.model import MMultiModal, base_of, build_model
-from model.sharded import like
 from qwen.load import matrices
-from settings import Config, UserError, load_config, save_config
+from settings import Config, load_config, save_config
+from training.fsdp import like
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.errors import UserError
+from common.files import publish_file
 from dataset.image import ImageError, load_image, prepare_image
-from files import publish_file
 from model.checkpoint import hash_model, sha256
-from settings import UserError
 
 SHARD = 512  # images: 0.9 GB of so400m features
 

@@ -1,8 +1,8 @@
 """How much memory a training run will take, from configs alone, before any weight is read.
 
 Weights, gradients and optimiser states are counted exactly, on a model without data. Activations are a rule of thumb,
-calibrated against what autograd really keeps (``tests/test_memory.py``); CUDA's own context and fragmentation, about a
-GiB together, come on top.
+calibrated against what autograd really keeps (``tests/model/test_memory.py``); CUDA's own context and fragmentation,
+about a GiB together, come on top.
 """
 
 from __future__ import annotations

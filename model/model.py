@@ -14,8 +14,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from common.errors import UserError
 from qwen.load import load_language
-from settings import Config, UserError
+from settings import Config
 from visual.load import load_vision
 
 PARTS = ("vision", "projector", "language")

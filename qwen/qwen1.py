@@ -14,8 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
+from common.errors import UserError
 from qwen.Mqwen import ImageInputMixin
-from settings import UserError
 
 
 class MQwenForCausalLM(ImageInputMixin, Qwen2ForCausalLM):

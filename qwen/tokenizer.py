@@ -11,7 +11,7 @@ from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from settings import UserError
+from common.errors import UserError
 
 VOCABULARY = "qwen.tiktoken"
 # Its special tokens take the ids behind the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).

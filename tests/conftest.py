@@ -11,13 +11,13 @@ import torch
 import yaml
 from PIL import Image
 
+from answering.assistant import Assistant
 from dataset.image import load_image_processor
 from dataset.prompt import load_tokenizer
-from model.assistant import Assistant
 from model.checkpoint import save_weights, write_manifest
 from model.model import build_model
 from settings import Config, load_config
-from tests.tiny import save_qwen, save_siglip
+from tests.helpers.tiny import save_qwen, save_siglip
 from train import describe_run
 
 REPO = Path(__file__).resolve().parent.parent

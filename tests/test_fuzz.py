@@ -22,14 +22,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, neutralise, token_id
 from model.checkpoint import write_manifest
 from process_image import process_coco
-from settings import UserError
-from tests import readers
-from tests.readers import CONTROL
-from tests.tiny import REPO, TOKENIZER
+from tests.helpers import readers
+from tests.helpers.readers import CONTROL
+from tests.helpers.tiny import REPO, TOKENIZER
 
 MINUTES = float(os.environ.get("VLM_FUZZ_MINUTES", "0"))
 LONGEST = 5.0  # seconds of processor time for one case
@@ -217,7 +217,7 @@ def test_bytes_that_reach_new_code(reader, tmp_path):
     pytest.importorskip("atheris", reason="atheris, the coverage-guided fuzzer, is not installed")
     runs = 500 if reader in ("config", "manifest") else 5000  # those two import transformers or torch, and are slower
     budget = f"-max_total_time={int(6 * MINUTES)}" if MINUTES else f"-runs={runs}"
-    command = [sys.executable, "-m", "tests.guided", reader, "-seed=1", budget, f"-artifact_prefix={tmp_path}/"]
+    command = [sys.executable, "-m", "tests.helpers.guided", reader, "-seed=1", budget, f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=60 * MINUTES + 120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Done \d+ (runs )?in", done.stderr), done.stderr[-500:]

@@ -13,7 +13,7 @@ import sys
 import pytest
 import yaml
 
-from tests.tiny import REPO, save_qwen, save_siglip
+from tests.helpers.tiny import REPO, save_qwen, save_siglip
 
 
 def run(*arguments: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hub import load_strictly, model_folder, read_config
-from settings import UserError, Vision, visual_token_count
+from common.errors import UserError
+from common.hub import load_strictly, model_folder, read_config
+from settings import Vision, visual_token_count
 from visual.CLIP_VIT import ClipViT
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
 

@@ -15,9 +15,18 @@ from tkinter import filedialog, ttk
 
 from PIL import Image, ImageGrab, ImageTk
 
-from conversation import Conversation, Problem, Worker, checkpoints_under, describe_error, first_choice, is_demo, typed
+from answering.conversation import (
+    Conversation,
+    Problem,
+    Worker,
+    checkpoints_under,
+    describe_error,
+    first_choice,
+    is_demo,
+    typed,
+)
+from common.errors import UserError
 from dataset.image import ImageError, load_image
-from settings import UserError
 from window.dialog import SettingsDialog
 from window.look import Look, screen_scale
 from window.picture import PicturePane, heat_ramp, preview_of

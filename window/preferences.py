@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from files import write_text
+from common.files import write_text
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 SIZES = (0, 100, 125, 150, 200)  # percent; 0: what the screen says

@@ -1,0 +1,134 @@
+"""Where the model looks: against attention worked out by hand, on the grid, by word, and leaving no trace."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import StaticCache
+
+from answering.attention_map import AttentionMap, on_grid, token_spans
+from common.errors import UserError
+from dataset.prompt import IMAGE_TOKEN, Request, Turn, encode_text, question_with_images, token_id
+from model.model import base_of
+from tests.answering.test_conversation import count_pictures, reference_answers
+from tests.helpers.tiny import picture
+
+ANSWER = "a red circle, 红色"
+
+
+def answered(answer: str | None = ANSWER) -> Request:
+    return Request([Turn(question_with_images("What is it?", 1), answer)], [picture("red")])
+
+
+def rotated(states: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of [H, T, 8] by its formula: pairs (i, i + 4) turned by t / 10000^(i / 4)."""
+    half = states.shape[-1] // 2
+    angle = torch.arange(states.shape[1])[:, None] * 10000.0 ** (-torch.arange(half) / half)  # [T, 4]
+    first, second = states[..., :half], states[..., half:]
+    turned = first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()
+    return torch.cat(turned, -1)
+
+
+def attention_by_hand(assistant, request: Request) -> torch.Tensor:
+    """[A, V] from the queries and keys of each layer, the whole conversation computed at once."""
+    (turn,) = request.turns
+    prompt = assistant._prompt(Request([Turn(turn.question)], request.images))
+    answer = list(encode_text(assistant.tokenizer, turn.answer))
+    ids = torch.tensor([prompt + answer])
+    seen: list[torch.Tensor] = []
+    hooks = []
+    for layer in base_of(assistant.model.language).model.layers:
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            hooks.append(part.register_forward_hook(lambda module, args, output: seen.append(output[0])))
+    with torch.no_grad():
+        pixels = assistant._pixels(request.images)
+        assistant.model(input_ids=ids, pixel_values=pixels, images_per_row=torch.tensor([1]))
+    for hook in hooks:
+        hook.remove()
+    visual = [i for i, token in enumerate(prompt) if token == token_id(assistant.tokenizer, IMAGE_TOKEN)]
+    layers = []
+    for q, k in zip(seen[::2], seen[1::2], strict=True):  # [T, 4 * 8] and [T, 2 * 8]: each key serves two queries
+        queries = rotated(q.unflatten(1, (4, 8)).transpose(0, 1))  # [4, T, 8]
+        keys = rotated(k.unflatten(1, (2, 8)).transpose(0, 1)).repeat_interleave(2, 0)
+        scores = queries @ keys.transpose(1, 2) / math.sqrt(8)
+        scores = scores.masked_fill(torch.ones(scores.shape[1:]).triu(1).bool(), float("-inf"))
+        layers.append(scores.softmax(-1).mean(0)[len(prompt) - 1 : -1, visual])  # what chose each token
+    return torch.stack(layers).mean(0)
+
+
+def test_the_map_is_the_mean_attention_of_what_chose_each_token(assistant):
+    request = answered()
+    wanted = attention_by_hand(assistant, request)  # [A, 8]
+    found = assistant.where_it_looks(request)
+    assert found.weights.shape == (len(encode_text(assistant.tokenizer, ANSWER)), 3, 3)
+    np.testing.assert_allclose(found.weights.reshape(-1, 9)[:, 1:], wanted, atol=1e-6)
+    assert np.isnan(found.weights[:, 0, 0]).all() and wanted.std() > 1e-3  # not all alike
+    assert ((wanted.sum(1) > 0) & (wanted.sum(1) < 1)).all()
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_map_is_the_same_with_and_without_what_was_kept(assistant, static, monkeypatch):
+    monkeypatch.setattr(type(assistant), "compiles", static)
+    fresh = assistant.where_it_looks(answered())
+    list(assistant.stream(answered(None), max_new_tokens=5))
+    kept = answered()
+    kept.images = assistant._kept[0]
+    seen = count_pictures(assistant)
+    again = assistant.where_it_looks(kept)
+    assert seen == []  # the picture was not encoded again
+    np.testing.assert_allclose(again.weights, fresh.weights, atol=1e-6)
+    assert isinstance(assistant._kept[1].cache, StaticCache) == static
+
+
+def test_looking_changes_nothing_about_the_answers_that_follow(assistant):
+    request = answered()
+    follow_up = Request([*request.turns, Turn("and where?")], request.images)
+    (wanted,) = reference_answers(assistant, [follow_up])
+    assistant.where_it_looks(request)
+    assert assistant.model.language.config._attn_implementation == "sdpa"
+    seen = count_pictures(assistant)
+    assert "".join(assistant.stream(follow_up)).strip() == wanted and seen == []
+
+
+def test_another_picture_gives_another_map(assistant):
+    red, blue = answered(), answered()
+    blue.images = [picture("blue")]
+    maps = [assistant.where_it_looks(request).weights for request in (red, blue)]
+    assert np.nanmax(abs(maps[0] - maps[1])) > 1e-3
+
+
+def test_only_a_finished_answer_about_one_picture_has_a_map(assistant):
+    two = Request([Turn(question_with_images("a", 2), "b")], [picture("red"), picture("blue")])
+    for request in (answered(None), answered(""), two):
+        with pytest.raises(UserError, match="one picture"):
+            assistant.where_it_looks(request)
+
+
+def test_the_grid_is_in_reading_order_with_the_dropped_patch_at_the_top_left():
+    weights = torch.arange(1, 9.0)[None]
+    assert on_grid(weights)[0][1:].tolist() == [[3, 4, 5], [6, 7, 8]]
+    assert on_grid(weights)[0][0, 1:].tolist() == [1, 2] and np.isnan(on_grid(weights)[0, 0, 0])
+    assert on_grid(torch.arange(9.0)[None])[0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_a_word_is_the_mean_of_the_tokens_it_touches():
+    maps = np.array([1.0, 3.0, 10.0], dtype=np.float32)[:, None, None] * np.ones((3, 2, 2), dtype=np.float32)
+    found = AttentionMap("ab cd红", [(0, 1), (1, 5), (5, 6)], maps)
+    assert found.words() == [(0, 2), (3, 5), (5, 6)]
+    assert [found.of(word)[0, 0] for word in found.words()] == [2.0, 3.0, 10.0]
+    assert found.of()[0, 0] == pytest.approx(14 / 3)
+
+
+def test_tokens_have_their_place_in_the_text_even_within_a_character(assistant):
+    text = "star 五角星 🟣 ok"
+    ids = list(encode_text(assistant.tokenizer, text))
+    spans = token_spans(assistant.tokenizer, ids)
+    assert spans[0][0] == 0 and spans[-1][1] == len(text)
+    assert all(one[1] == other[0] for one, other in zip(spans, spans[1:], strict=False))
+    whole = [(assistant.tokenizer.decode([token]), span) for token, span in zip(ids, spans, strict=True)]
+    whole = [(piece, span) for piece, span in whole if "\ufffd" not in piece]  # tokens of whole characters
+    assert len(whole) > 5 and all(text[slice(*span)] == piece for piece, span in whole)
+    assert len(ids) > len(set(spans))  # the circle takes several tokens, which share its place

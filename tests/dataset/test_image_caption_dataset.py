@@ -1,0 +1,163 @@
+"""From the two JSON files to a batch."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from common.errors import UserError
+from dataset.batches import EpochBatches
+from dataset.image import load_image_processor
+from dataset.image_caption_dataset import ImageCaptionDataset, collate, show_sample
+from dataset.prompt import IGNORE_INDEX, IMAGE_TOKEN, load_tokenizer, token_id
+
+
+@pytest.fixture
+def open_dataset(make_config):
+    def build(*overrides: str, split: str = "train", **data) -> ImageCaptionDataset:
+        config = make_config(*overrides, **data)
+        processor = load_image_processor(config.vision.path)
+        return ImageCaptionDataset(config, load_tokenizer(config.language.path), processor, split)
+
+    return build
+
+
+def conversation(*turns: tuple[str, str], split: str = "train", **extra) -> dict:
+    listed = [{"q": q, "a": [a]} for q, a in turns]
+    return {"source": "test", "language": "en", "split": split, "turns": listed, **extra}
+
+
+def test_placeholder_is_expanded_and_pixels_are_the_encoders(open_dataset):
+    sample = open_dataset()[0]
+    image = token_id(load_tokenizer("demo/backbones/qwen"), IMAGE_TOKEN)
+    assert sample["input_ids"].count(image) == 8
+    assert [p.shape for p in sample["pixel_values"]] == [(3, 42, 42)] and sample["pixel_values"][
+        0
+    ].dtype == torch.float32
+    red, green, blue = (sample["pixel_values"][0][c].unique().item() for c in range(3))  # a plain picture
+    assert (red, green, blue) == pytest.approx((0 / 127.5 - 1, 90 / 127.5 - 1, 255 / 127.5 - 1), abs=1e-5)
+
+
+def test_splits_share_no_conversation(open_dataset):
+    train, held_out = open_dataset(), open_dataset(split="held_out")
+    assert (len(train), len(held_out)) == (5, 1)
+    assert {name for name, _ in train.conversations}.isdisjoint(name for name, _ in held_out.conversations)
+
+
+def test_reference_answer_is_drawn_per_epoch_and_repeats_with_the_seed(open_dataset):
+    dataset = open_dataset()
+
+    def answers(dataset, epoch):
+        ids = [dataset[epoch * len(dataset) + i] for i in range(len(dataset))]
+        return ["red" in dataset.tokenizer.decode(s["input_ids"]) for s in ids]
+
+    epochs = [answers(dataset, epoch) for epoch in range(6)]
+    assert len(set(map(tuple, epochs))) > 1 and {True, False} == {a for e in epochs for a in e}
+    assert epochs == [answers(open_dataset(), epoch) for epoch in range(6)]
+    assert epochs != [answers(open_dataset("data.seed=1"), epoch) for epoch in range(6)]
+
+
+def test_collate_pads_right_by_position_and_masks_padding(open_dataset):
+    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))]}, pictures=2)
+    samples = [dataset[0], dataset[1]]
+    batch = collate(samples, pad_token_id=dataset.tokenizer.eos_token_id)  # a pad id that also stands in the text
+    lengths = [len(s["input_ids"]) for s in samples]
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, max(lengths)) and lengths[0] > lengths[1]
+    for row, sample in enumerate(samples):
+        length = lengths[row]
+        assert batch["input_ids"][row, :length].tolist() == sample["input_ids"]
+        assert batch["labels"][row].tolist() == sample["labels"] + [IGNORE_INDEX] * (max(lengths) - length)
+        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (max(lengths) - length)
+
+
+def test_text_only_one_image_and_several_images_share_a_batch(open_dataset):
+    several = conversation((f"{IMAGE_TOKEN} or {IMAGE_TOKEN}?", "red"), images=[1, 0])
+    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))], "1": [several]}, pictures=3)
+    batch = collate([dataset[i] for i in range(3)], pad_token_id=0)
+    assert batch["images_per_row"].tolist() == [1, 2, 0]
+    assert batch["pixel_values"].shape == (2, 3, 42, 42)  # image 0 is there once: first in row 0, second in row 1
+    assert batch["image_index"].tolist() == [0, 1, 0]
+    image = token_id(dataset.tokenizer, IMAGE_TOKEN)
+    assert (batch["input_ids"] == image).sum(1).tolist() == [8, 16, 0]
+
+
+def test_a_batch_of_text_alone_has_no_pixels(open_dataset):
+    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))]}, pictures=1)
+    batch = collate([dataset[0]], pad_token_id=0)
+    assert "pixel_values" not in batch and batch["images_per_row"].tolist() == [0]
+
+
+def test_a_bad_image_is_replaced_and_named(open_dataset, tmp_path):
+    dataset = open_dataset()
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    sample = dataset[1]
+    assert sample["id"] == "2/0" and len(sample["skipped"]) == 1 and sample["skipped"][0].startswith("1/0: ")
+    assert collate([dataset[0], sample], 0)["skipped"] == sample["skipped"]
+
+
+def test_only_bad_images_end_in_an_error(open_dataset, tmp_path):
+    dataset = open_dataset()
+    for file in tmp_path.glob("*.png"):
+        file.unlink()
+    with pytest.raises(UserError, match="5 samples in a row cannot be used"):
+        dataset[0]
+
+
+def test_too_long_loses_oldest_turns_else_is_skipped_never_left_without_a_label(open_dataset):
+    long = conversation((f"{IMAGE_TOKEN}\n" + "word " * 300, "red"), ("and now?", "blue"))
+    hopeless = conversation((f"{IMAGE_TOKEN}\n" + "word " * 300, "red"))
+    dataset = open_dataset("language.max_length=120", conversations={"0": [long], "1": [hopeless]})
+    sample = dataset[0]
+    text = dataset.tokenizer.decode(sample["input_ids"])
+    assert len(sample["input_ids"]) <= 120 and "word" not in text and "and now?" in text
+    assert text.count(IMAGE_TOKEN) == 8 and any(label != IGNORE_INDEX for label in sample["labels"])
+    assert dataset[1]["id"] == "2/0" and "1/0: too long" in dataset[1]["skipped"][0]
+    assert dataset.lengths[0] == len(sample["input_ids"]) and dataset.lengths[1] == 0
+
+
+def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
+    with pytest.raises(UserError, match="1 images that .* lacks .*run process_image.py again"):
+        open_dataset(conversations={"77": [conversation(("x", "y"))]})
+
+
+def test_workers_give_what_the_main_process_gives(open_dataset):
+    dataset = open_dataset()
+    batches = EpochBatches([[0, 3], [1, 4], [2]], dataset.lengths, seed=3)
+    options = {"collate_fn": partial(collate, pad_token_id=0), "batch_sampler": batches}
+    pickle.dumps(options["collate_fn"])  # what spawn needs on Windows and macOS
+    alone, workers = (list(DataLoader(dataset, num_workers=n, **options)) for n in (0, 2))
+    for one, other in zip(alone, workers, strict=True):
+        assert one["ids"] == other["ids"] and torch.equal(one["input_ids"], other["input_ids"])
+        assert torch.equal(one["pixel_values"], other["pixel_values"])
+
+
+def test_every_epoch_sees_every_batch_once_in_its_own_order():
+    planned = [[2 * i, 2 * i + 1] for i in range(25)]
+    batches = EpochBatches(planned, [1] * 50, seed=0)
+    first = list(batches)
+    batches.set_epoch(3)
+    fourth = list(batches)
+    assert sorted(first) == planned and sorted(fourth) == [[150 + i for i in batch] for batch in planned]
+    assert [[i - 150 for i in batch] for batch in fourth] != first
+    again = EpochBatches(planned, [1] * 50, seed=0)
+    again.set_epoch(3)
+    assert list(again) == fourth and list(EpochBatches(planned, [1] * 50, seed=None)) == planned
+
+
+def test_shown_sample_marks_what_is_learnt(open_dataset):
+    dataset = open_dataset()
+    text = show_sample(dataset, 0, color=False)
+    assert f"user\n{IMAGE_TOKEN} x 8\nWhat color" in text
+    assert "[0<|im_end|>]" in text and ("[red<|im_end|>]" in text or "[blue<|im_end|>]" in text)
+    assert "\033[32m0<|im_end|>\033[0m" in show_sample(dataset, 0, color=True)
+
+
+def test_data_order_follows_the_annotation_file(open_dataset, tmp_path):
+    dataset = open_dataset()
+    annotations = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
+    assert [name for name, _ in dataset.conversations] == [f"{key}/0" for key in annotations][:5]

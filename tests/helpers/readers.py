@@ -1,0 +1,94 @@
+"""What must hold when a reader is given any bytes at all.
+
+tests/test_fuzz.py feeds them with seeded mutations, tests/helpers/guided.py with what a coverage-guided fuzzer finds.
+Each writes the bytes where its reader looks, and lets through no error but the reader's own, in one line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from common.errors import UserError
+from dataset.image import ImageError, load_image
+from dataset.prompt import IMAGE_TOKEN
+from process_image import process_ali, process_coco, read_json
+from settings import Config, load_config
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", IMAGE_TOKEN, "<image>")
+
+
+def annotations(folder: Path, content: bytes) -> list[dict]:
+    """Raw annotations, taken for either format: the conversations that were kept."""
+    file, paths, kept = folder / "a.json", {"a.jpg": Path("a.jpg")}, []
+    file.write_bytes(content)
+    try:
+        records = read_json(file)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return kept
+    for process in (process_ali, process_coco):
+        rejected: list = []
+        images, annotations = process(records, paths, images_per_conversation=2, rejected=rejected)
+        json.dumps([images, annotations], ensure_ascii=False).encode("utf-8")
+        assert all("\n" not in reason and len(reason) < 300 for _, reason in rejected)
+        for conversation in (c for group in annotations.values() for c in group):
+            kept.append(conversation)
+            shown = len(conversation.get("images", images and [0]))
+            texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
+            assert sum(text.count(IMAGE_TOKEN) for text in texts) in (0, shown)
+            assert not any(token in text for text in texts for token in CONTROL if token != IMAGE_TOKEN)
+    return kept
+
+
+def config(folder: Path, content: bytes) -> bool:
+    """``config.yaml``: whether it was taken."""
+    file = folder / "a.yaml"
+    file.write_bytes(content)
+    try:
+        assert isinstance(load_config(file, check_models=False), Config)
+        return True
+    except UserError as error:
+        assert "\n" not in str(error)
+        return False
+
+
+def manifest(folder: Path, content: bytes) -> dict | None:
+    """The manifest of the checkpoint ``folder``: what it says, None where it or a file of the checkpoint is damaged."""
+    from model.checkpoint import check_files, read_manifest  # torch, which the other readers do without
+
+    (folder / "manifest.json").write_bytes(content)
+    try:
+        found = read_manifest(folder)
+        check_files(folder, found)
+        return found
+    except UserError as error:
+        assert "\n" not in str(error)
+        return None
+
+
+def image(folder: Path, content: bytes) -> bool:
+    """An image file: whether it was opened."""
+    file = folder / "a.png"
+    file.write_bytes(content)
+    try:
+        opened = load_image(file, max_pixels=1_000_000)
+        assert opened.mode == "RGB" and 0 < opened.width * opened.height <= 1_000_000
+        return True
+    except ImageError as error:
+        assert "\n" not in str(error) and str(folder) not in str(error)
+        return False
+
+
+def image_files() -> list[bytes]:
+    """A small picture in each format that Pillow writes and reads."""
+    picture = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    files = []
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "WEBP", "JPEG2000", "AVIF"):
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        files.append(stream.getvalue())
+    return files

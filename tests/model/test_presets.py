@@ -1,0 +1,116 @@
+"""The presets in configs/: each can be built from a shrunken copy, and fits the card that it is for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.prompt import IMAGE_TOKEN, load_tokenizer, token_id
+from model.memory import Batch, estimate
+from model.model import build_model
+from settings import load_config
+from tests.helpers.qwen1 import save_as_qwen1
+from tests.helpers.tiny import REPO, save_qwen, save_qwen3, save_siglip
+
+TOKENS = {"qwen": 151851, "qwen2": 151666, "qwen3": 151670}  # of the tokenizers, with the placeholder
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+# As published; what a model without weights needs.
+PUBLISHED = {
+    "Qwen/Qwen2.5-0.5B-Instruct": {
+        **QWEN2,
+        **{"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+        **{"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    },
+    "Qwen/Qwen2.5-7B-Instruct": {
+        **QWEN2,
+        **{"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
+        **{"num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    },
+    "Qwen/Qwen-1_8B-Chat": {
+        **{"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "layer_norm_epsilon": 1e-6, "no_bias": True},
+        **{"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 24, "num_attention_heads": 16},
+        **{"kv_channels": 128, "rotary_emb_base": 10000, "seq_length": 8192, "vocab_size": 151936},
+    },
+    "Qwen/Qwen3-1.7B": {
+        **{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6, "head_dim": 128},
+        **{"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+        **{"num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": True},
+    },
+    "google/siglip-so400m-patch14-384": {
+        **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "hidden_size": 1152},
+        **{"intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
+    },
+}
+CARDS = {  # GB of the card that a preset is for
+    "qwen2.5-0.5b-8gb": 8,
+    "qwen2.5-7b-qlora-24gb": 24,
+    "qwen-1_8b-chat": 24,
+    "qwen3-1.7b": 24,
+    "qwen2.5-7b-80gb": 80,
+}
+
+
+@pytest.fixture(scope="module")
+def shrunken(tmp_path_factory):
+    """Small models of the presets' architectures, by hub name."""
+    base = tmp_path_factory.mktemp("shrunken")
+    return {
+        "Qwen/Qwen2.5-0.5B-Instruct": save_qwen(base / "0.5b", tie_word_embeddings=True),
+        "Qwen/Qwen2.5-7B-Instruct": save_qwen(base / "7b"),
+        "Qwen/Qwen-1_8B-Chat": save_as_qwen1(save_qwen(base / "source", num_key_value_heads=4), base / "qwen1"),
+        "Qwen/Qwen3-1.7B": save_qwen3(base / "qwen3", tie_word_embeddings=True),
+        "google/siglip-so400m-patch14-384": save_siglip(base / "siglip", image_size=384),
+    }
+
+
+def preset(name: str, *overrides: str):
+    return load_config(REPO / "configs" / f"{name}.yaml", overrides)
+
+
+def test_there_is_a_preset_for_each_card():
+    assert {file.stem for file in (REPO / "configs").glob("*.yaml")} == CARDS.keys()
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken, name):
+    published = preset(name)
+    paths = [f"{part}.path={shrunken[getattr(published, part).path]}" for part in ("vision", "language")]
+    config = preset(name, *paths)
+    tokenizer = load_tokenizer(config.language.path)
+    model = build_model(config, tokenizer).train()
+    ids = torch.tensor([[5, *[token_id(tokenizer, IMAGE_TOKEN)] * 728, 6, 7]])
+    labels = torch.tensor([[-100] * 730 + [7]])
+    pixels = torch.zeros(1, 3, 384, 384)
+    model(input_ids=ids, labels=labels, pixel_values=pixels, images_per_row=torch.tensor([1])).loss.backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    assert len(trained) == 4 + 2 * 7 * 2  # the projector, and A and B of seven linear layers in two blocks
+    assert config.lora["target_modules"] == "all-linear"
+
+
+def needed(name: str, folder: Path) -> float:
+    """Estimated GB (1e9 bytes) of a preset at its longest batch, with a quarter of the text learnt from."""
+    config = preset(name)
+    for part in (config.vision, config.language):
+        content = PUBLISHED[part.path]
+        to = folder / part.path.replace("/", "-")
+        to.mkdir(exist_ok=True)
+        (to / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        part.path = str(to)
+        kind = content["model_type"]
+    rows, length = config.train.arguments["per_device_train_batch_size"], config.language.max_length
+    labels = rows * (length - config.vision.image_context_length) // 4
+    return estimate(config, TOKENS[kind], Batch(rows, length, rows, labels), torch.bfloat16).total / 1e9
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_preset_fits_its_card_and_the_readmes_say_how_much_it_takes(name, tmp_path):
+    found = needed(name, tmp_path)
+    print(f"{name}: {found:.1f} GB, estimated")
+    assert found < CARDS[name] - 1.5  # CUDA's context, fragmentation, and a screen
+    for readme in ("README.md", "README.zh-CN.md"):
+        row = re.search(rf"\| `configs/{name}.yaml` \|.*", (REPO / readme).read_text(encoding="utf-8"))[0]
+        assert re.search(rf"\| {CARDS[name]} GB \| {found:.1f}( \(estimate\)|（估计）) \|", row), row

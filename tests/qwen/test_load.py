@@ -1,0 +1,418 @@
+"""Loading language models: every family exactly, and one line that names what is wrong where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from answering.assistant import Assistant
+from common import hub
+from common.errors import UserError
+from dataset.image import load_image_processor
+from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, skip_thoughts, without_thoughts
+from model.checkpoint import hash_model, load_checkpoint, save_weights, sha256, write_manifest
+from model.model import build_model
+from qwen.load import load_language
+from tests.helpers.qwen1 import save_as_qwen1, write_shards
+from tests.helpers.tiny import REPO, save_qwen, save_qwen3
+from train import build_trainer, describe_run
+
+FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3", "qwen3-tied"]
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """A tiny model of each family, in the format its makers publish."""
+    base = tmp_path_factory.mktemp("families")
+    return {
+        "qwen1": save_as_qwen1(save_qwen(base / "source", num_key_value_heads=4), base / "qwen1"),
+        "qwen2": save_qwen(base / "qwen2"),
+        "qwen2-tied": save_qwen(base / "qwen2-tied", tie_word_embeddings=True),
+        "qwen3": save_qwen3(base / "qwen3"),
+        "qwen3-tied": save_qwen3(base / "qwen3-tied", tie_word_embeddings=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def loaded(families):
+    """(model, tokenizer) by family."""
+    tokenizers = {name: load_tokenizer(str(folder)) for name, folder in families.items()}
+    models = {name: load_language(str(families[name]), t, torch.float32).eval() for name, t in tokenizers.items()}
+    return {name: (models[name], tokenizers[name]) for name in families}
+
+
+def damaged(folder, to, change) -> str:
+    """A copy of a model whose state dict went through ``change``."""
+    shutil.copytree(folder, to)
+    state = load_file(to / "model.safetensors")
+    change(state)
+    save_file(state, to / "model.safetensors", metadata={"format": "pt"})
+    return str(to)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_without_images_each_family_is_its_original(families, loaded, name):
+    model, _ = loaded[name]
+    if name == "qwen1":  # the Qwen2 it was written from, its special tokens' rows in Qwen-1's order
+        original = AutoModelForCausalLM.from_pretrained(families["qwen1"].parent / "source", dtype=torch.float32)
+        ids = torch.randint(0, 549, (2, 30), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(model(ids).logits[..., :549], original(ids).logits[..., :549])
+        return
+    original = AutoModelForCausalLM.from_pretrained(families[name], dtype=torch.float32)
+    ids = torch.randint(0, 768, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(ids).logits, original(ids).logits)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_images_take_the_places_of_the_placeholder(loaded, name):
+    model, tokenizer = loaded[name]
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    assert model.image_token_id == image and image < 768
+    ids = torch.tensor([[5, image, image, 6]])
+    features = torch.randn(1, 2, 32)
+    embeds = model.get_input_embeddings()(ids)
+    embeds[0, 1:3] = features[0]
+    assert torch.equal(model(ids, images=[features]).logits, model(inputs_embeds=embeds).logits)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_generation_stops_at_the_end_of_an_answer_and_of_a_text(loaded, name):
+    model, tokenizer = loaded[name]
+    for token in ("<|im_end|>", "<|endoftext|>"):
+        stop = tokenizer.convert_tokens_to_ids(token)
+        with torch.no_grad():
+            head = model.get_output_embeddings().weight
+            before = head.clone()
+            state = model.model(torch.tensor([[7, 8]])).last_hidden_state[0, -1]
+            head[stop] = state * 100
+        out = model.generate(torch.tensor([[7, 8]]), max_new_tokens=5, do_sample=False)
+        with torch.no_grad():
+            head.copy_(before)
+        assert out.tolist() == [[7, 8, stop]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_placeholder_has_a_spare_row_and_the_matrix_keeps_its_size(loaded, name):
+    model, tokenizer = loaded[name]
+    assert model.get_input_embeddings().num_embeddings == 768 == model.config.vocab_size
+    assert len(tokenizer) == {"qwen1": 757, "qwen3": 555, "qwen3-tied": 555}.get(name, 553)
+    assert tokenizer.chat_template
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_where_there_is_no_spare_row_the_matrix_grows_and_the_checkpoint_holds_the_rows(make_config, tmp_path, tied):
+    base = save_qwen(tmp_path / "full", vocab_size=552, tie_word_embeddings=tied)
+    config = make_config(f"language.path={base}")
+    tokenizer = load_tokenizer(str(base))
+    model = build_model(config, tokenizer)
+    language = model.language.get_base_model()
+    rows = language.get_input_embeddings().weight
+    assert rows.shape[0] == 553 == language.config.vocab_size and tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == 552
+    assert (language.get_output_embeddings().weight is rows) == tied
+    original = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(rows[:552], original)
+    torch.testing.assert_close(rows[552], original.mean(0))
+    with torch.no_grad():
+        rows[552] += 1.0  # as if another version had started it elsewhere
+    folder = tmp_path / "checkpoint-1"
+    save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
+    write_manifest(folder, describe_run(config, model, 0))
+    names = {"embed_tokens"} if tied else {"embed_tokens", "lm_head"}
+    assert load_file(folder / "language" / "grown.safetensors").keys() == names
+    restored, *_ = load_checkpoint(folder)
+    assert torch.equal(restored.language.get_base_model().get_input_embeddings().weight, rows)
+
+
+def test_the_checkpoints_generation_config_says_where_answers_end(checkpoint):
+    written = GenerationConfig.from_pretrained(checkpoint)
+    model, tokenizer, *_ = load_checkpoint(checkpoint)
+    stops = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
+    assert written.eos_token_id == stops == model.language.get_base_model().generation_config.eos_token_id
+    assert written.pad_token_id == tokenizer.pad_token_id
+
+
+# ---------------------------------------------------------------------------------------------- templates
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_prompt_is_the_models_own_template(loaded, name):
+    """And thinking is off."""
+    _, tokenizer = loaded[name]
+    messages = [{"role": "system", "content": "You help."}, {"role": "user", "content": "What is it?"}]
+    options = {"enable_thinking": False} if name.startswith("qwen3") else {}
+    wanted = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
+    ids, _ = build_prompt(tokenizer, [Turn("What is it?")], system="You help.")
+    assert tokenizer.decode(ids) == wanted
+    assert ("<think>\n\n</think>\n\n" in wanted) == name.startswith("qwen3")
+
+
+def test_empty_thoughts_are_part_of_every_turn_and_never_learnt(loaded):
+    _, tokenizer = loaded["qwen3"]
+    turns = [Turn("one?", "1"), Turn("two?", "2")]
+    ids, labels = build_prompt(tokenizer, turns)
+    assert tokenizer.decode(ids).count("assistant\n<think>\n\n</think>\n\n") == 2
+    assert tokenizer.decode([label for label in labels if label != -100]) == "1<|im_end|>2<|im_end|>"
+    assert tokenizer.convert_tokens_to_ids("<think>") in ids  # as the token, not spelled out
+    thinking, _ = build_prompt(tokenizer, turns, thinking=True)
+    assert "<think>" not in tokenizer.decode(thinking)
+
+
+def test_thinking_is_one_setting_and_what_was_thought_is_not_the_answer(make_config, families):
+    config = make_config(f"language.path={families['qwen3']}", "language.thinking=true")
+    tokenizer = load_tokenizer(config.language.path)
+    assistant = Assistant(build_model(config, tokenizer), tokenizer, load_image_processor(config.vision.path), config)
+    from dataset.prompt import Request
+
+    prompt = assistant._prompt(Request([Turn("a?", "<think>\nhm\n</think>\n\nyes"), Turn("b?")]))
+    assert tokenizer.decode(prompt).count("think") == 0 and "yes<|im_end|>" in tokenizer.decode(prompt)
+    assert without_thoughts("<think>\nhm\n</think>\n\nyes").strip() == "yes"
+    assert without_thoughts("<think>\nstill at it") == "" and without_thoughts("yes") == "yes"
+
+    def think(images, prompt, options) -> None:
+        for piece in ("<think>\n", "hm", "\n</think>\n\ny", "es"):
+            options["streamer"].on_finalized_text(piece)
+        options["streamer"].on_finalized_text("", stream_end=True)
+
+    assistant._generate_keeping = think
+    assert [piece.strip() for piece in assistant.stream(Request([Turn("a?")]))] == ["y", "es", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
+)
+def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            pieces = [text[:first], text[first:second], text[second:]]
+            assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
+    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be
+
+
+def test_a_base_model_without_a_template_gets_chatml(families):
+    assert AutoTokenizer.from_pretrained(families["qwen2"]).chat_template is None
+    assert load_tokenizer(str(families["qwen2"])).chat_template == CHATML
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("qwen1", "transformer.h.1.attn.c_attn.bias"),
+        ("qwen2", "model.norm.weight"),
+        ("qwen3-tied", "model.norm.weight"),
+    ],
+)
+def test_a_missing_a_surplus_and_a_misshapen_tensor_are_named(families, loaded, tmp_path, name, tensor):
+    tokenizer = loaded[name][1]
+    lacking = damaged(families[name], tmp_path / "lacking", lambda state: state.pop(tensor))
+    seen = "model.layers.1.self_attn.k_proj.bias" if name == "qwen1" else tensor
+    with pytest.raises(UserError, match=f"language.path: .* lacks [13] tensors, {seen} first"):
+        load_language(lacking, tokenizer, torch.float32)
+    more = damaged(families[name], tmp_path / "more", lambda state: state.update({"model.layers.9.x": torch.ones(1)}))
+    with pytest.raises(UserError, match="has surplus 1 tensors, model.layers.9.x first"):
+        load_language(more, tokenizer, torch.float32)
+    misshapen = damaged(families[name], tmp_path / "odd", lambda state: state.update({tensor: torch.ones(5)}))
+    with pytest.raises(UserError, match="language.path: "):
+        load_language(misshapen, tokenizer, torch.float32)
+
+
+def test_half_a_download_names_the_file(families, loaded, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(families["qwen2"], folder)
+    write_shards(load_file(folder / "model.safetensors"), folder, shards=3)
+    (folder / "model.safetensors").unlink()
+    load_language(str(folder), loaded["qwen2"][1], torch.float32)
+    shard = folder / "model-00002-of-00003.safetensors"
+    content = shard.read_bytes()
+
+    def error() -> str:
+        with pytest.raises(UserError) as caught:
+            load_language(str(folder), loaded["qwen2"][1], torch.float32)
+        return str(caught.value)
+
+    shard.write_bytes(content[:-1000])
+    assert f"{shard} is {len(content) - 1000:,} bytes long where its header says {len(content):,}" in error()
+    shard.write_bytes(content[:100])
+    assert f"{shard} has a damaged header" in error()
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git-lfs pointer" in error()
+    shard.unlink()
+    assert "lacks 1 of 3 weight files, model-00002-of-00003.safetensors first" in error()
+
+
+def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(make_config, families, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(families["qwen2-tied"], base)
+    state = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    write_shards(state, base, shards=3)
+    config = make_config(f"language.path={base}", "train.max_steps=2")
+    trainer = build_trainer(config, tmp_path / "run")
+    trainer.train()
+    folder = tmp_path / "run" / "checkpoint-2"
+    load_checkpoint(folder)
+    shard = base / "model-00002-of-00003.safetensors"
+    shard.rename(tmp_path / "aside")
+    with pytest.raises(UserError, match="language.path: .* lacks 1 of 3 weight files, .*; download the rest"):
+        load_checkpoint(folder)
+    (tmp_path / "aside").rename(shard)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=f"language.path = {base}: no such folder, and {folder} was trained from it; put"
+    ):
+        load_checkpoint(folder)
+    state["model.norm.weight"] += 0.5  # another model of the same sizes
+    write_shards(state, tmp_path / "moved", shards=3)
+    (tmp_path / "moved").rename(base)
+    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
+        load_checkpoint(folder)
+    again = build_trainer(config, tmp_path / "run")
+    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
+        again.train(resume_from_checkpoint=str(folder))
+
+
+def test_weights_in_pickles_alone_are_refused_unread(families, loaded, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(families["qwen2"], folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="only pytorch_model.bin, and no pickle is read"):
+        load_language(str(folder), loaded["qwen2"][1], torch.float32)
+
+
+def test_an_unknown_kind_of_model_is_named_with_the_known_ones(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="is a 'llama' model; expected one of: qwen .Qwen-1., qwen2, qwen3"):
+        load_language(str(tmp_path), None, torch.float32)
+
+
+def test_a_file_that_is_not_what_the_hub_noted_is_refused(families, tmp_path):
+    """``hf download --local-dir`` keeps each file's hash."""
+    folder = tmp_path / "model"
+    shutil.copytree(families["qwen2"], folder)
+    notes = folder / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    noted = sha256(folder / "model.safetensors")
+    (notes / "model.safetensors.metadata").write_text(f"commit\n{noted}\n1700000000.0\n")
+    hash_model(str(folder), "language.path")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="model.safetensors has SHA-256 .* where the hub says"):
+        hash_model(str(folder), "language.path")
+
+
+# ---------------------------------------------------------------------------------------------- the hub
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "cache"
+
+
+def check_advice(message: str, key: str, name: str) -> None:
+    folder = f"models/{name.split('/')[1]}"
+    assert message.startswith(f"{key} = {name}: ") and "\n" not in message
+    assert f"`hf download {name} --local-dir {folder}`" in message
+    assert f"`modelscope download --model {name} --local_dir {folder}`" in message
+    assert message.endswith(f"then set {key}={folder}")
+
+
+@pytest.mark.parametrize("silence", ["refused", "never answers", "its name is looked up for ever"])
+def test_a_model_that_is_not_here_and_cannot_be_fetched_is_one_line_within_seconds(empty_cache, monkeypatch, silence):
+    server = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    port = server.getsockname()[1]
+    if silence == "refused":
+        server.close()
+    elif silence == "its name is looked up for ever":
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(5) or [])
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    begin = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")
+    server.close()
+    assert time.monotonic() - begin < 3.0
+    check_advice(str(caught.value), "language.path", "Qwen/Qwen2.5-0.5B-Instruct")
+    assert f"not in the hub's cache, and http://127.0.0.1:{port} cannot be reached" in str(caught.value)
+
+
+def test_offline_is_taken_at_its_word(empty_cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        load_image_processor("google/siglip-so400m-patch14-384")
+    check_advice(str(caught.value), "vision.path", "google/siglip-so400m-patch14-384")
+    assert "HF_HUB_OFFLINE is set" in str(caught.value)
+
+
+def test_the_base_of_a_checkpoint_has_no_key_to_set_but_a_place(empty_cache, families, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        hash_model("Qwen/Tiny", "language.path", tmp_path / "checkpoint-1")
+    advice = "run `hf download Qwen/Tiny --local-dir Qwen/Tiny` or `modelscope download --model Qwen/Tiny"
+    assert advice in str(caught.value) and "set language.path" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)  # and then it is found there
+    shutil.copytree(families["qwen2"], tmp_path / "Qwen" / "Tiny")
+    assert hash_model("Qwen/Tiny", "language.path") == hash_model(str(families["qwen2"]), "language.path")
+
+
+def test_a_cached_model_is_used_offline_and_half_of_one_is_named(empty_cache, families, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = empty_cache / "models--Qwen--Tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(families["qwen2"], snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    load_language("Qwen/Tiny", load_tokenizer("Qwen/Tiny"), torch.float32)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("Qwen/Tiny")
+    assert "half a download in the hub's cache: " in str(caught.value)
+    assert "holds no safetensors" in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- python -m qwen.load
+
+
+def test_a_folder_is_described_without_loading_it(families):
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen.load", str(families["qwen1"])], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(None, 1) for line in done.stdout.strip().splitlines())
+    assert lines["family"] == "Qwen-1, QWenLMHeadModel"
+    model = load_language(str(families["qwen1"]), load_tokenizer(str(families["qwen1"])), torch.float32)
+    assert lines["size"] == f"{sum(p.numel() for p in model.parameters()):,} parameters stored as F32"
+    assert "757 tokens" in lines["tokenizer"] and "<|im_end|> 551" in lines["tokenizer"]
+    assert lines["image"] == "<|extra_0|> is 552, within the matrix of 768 rows"
+    assert "in bf16" in lines["memory"] and "in 4 bits" in lines["memory"]
+
+
+def test_what_cannot_be_described_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen.load", "no/such/folder"], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr == (
+        "error: no/such/folder: no such folder, and no hub name such as Qwen/Qwen3-1.7B\n"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    done = subprocess.run([sys.executable, "-m", "qwen.load", str(tmp_path)], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == (
+        f"error: {tmp_path} holds no safetensors; is the download complete?\n"
+    )

@@ -1,0 +1,57 @@
+"""What torch compiles gives what it gives uncompiled. Inductor's C++ stands in for its CUDA kernels: the graphs, and
+what would break or multiply them, are the same. Compiling takes a minute, so `make soak` runs this.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+from answering.assistant import Assistant
+from dataset.prompt import Request, Turn, question_with_images
+from tests.helpers.tiny import never_ends, picture
+from train import build_trainer
+
+pytestmark = [
+    pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="compiling takes a minute; `make soak` does it"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+def test_compiled_decoding_gives_the_same_answers_from_one_graph(assistant, monkeypatch):
+    never_ends(assistant)
+    requests = [
+        Request([Turn(question_with_images(question, 1))], [image])
+        for image in (picture("red"), picture("blue"))
+        for question in ("What color is it?", "图中有什么？", "And what else?")
+    ]
+    plain = ["".join(assistant.stream(request, max_new_tokens=12)) for request in requests]
+    monkeypatch.setattr(Assistant, "compiles", True)
+    everywhere = CompileConfig(fullgraph=False, mode="default")
+    everywhere._compile_all_devices = True  # transformers compiles for CUDA only, unless its own tests ask
+    assistant.model.language.generation_config.compile_config = everywhere
+    assert ["".join(assistant.stream(request, max_new_tokens=12)) for request in requests] == plain
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_compiled_step_has_the_losses_of_a_plain_one(make_config, tmp_path):
+    losses = []
+    for compiled in ("false", "true"):
+        options = ("lora.lora_dropout=0.0", "train.max_steps=6", "train.save_steps=100")
+        config = make_config(*options, f"train.torch_compile={compiled}", pictures=9)
+        trainer = build_trainer(config, tmp_path / compiled)
+        trainer.train()
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-4)

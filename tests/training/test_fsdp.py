@@ -1,0 +1,142 @@
+"""FSDP: processes that hold shares of the model learn what one process learns, and any number goes on from there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.errors import UserError
+from model.checkpoint import load_checkpoint
+from tests.helpers.runs import assert_same, last_state, losses, runs_of
+from tests.helpers.tiny import save_qwen3
+from train import build_trainer
+from training import fsdp as sharded
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
+
+OPTIONS = [
+    "language.train=full",
+    "train.max_steps=-1",
+    "train.num_train_epochs=2",
+    "train.per_device_train_batch_size=1",
+    "train.save_steps=3",
+    "train.eval_strategy=steps",
+    "train.eval_steps=3",
+    "train.load_best_model_at_end=true",
+    "data.progress=false",
+]
+TEXT = [
+    {"source": "test", "language": "en", "split": "train", "turns": [{"q": f"Is {n} even?", "a": ["yes", "no"]}]}
+    for n in range(3)
+]
+
+
+@pytest.fixture
+def start(make_config, tmp_path):
+    return runs_of(make_config, tmp_path, OPTIONS)
+
+
+def assert_close(run: Path, reference: Path, rel: float) -> None:
+    """The log to ``rel`` (gradient norms to 100 times that), weights and moments to what Adam makes of it."""
+    (_, found, rest), (_, wanted, wanted_rest) = last_state(run), last_state(reference)
+    curve, expected = (losses({"log_history": one["log"]}) for one in (rest, wanted_rest))
+    assert curve.keys() == expected.keys() and curve
+    for key, value in expected.items():
+        assert curve[key] == pytest.approx(value, rel=rel * (100 if key[1] == "grad_norm" else 1)), key
+    for name in (name for name in wanted if not name.startswith("random")):
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_learn_what_one_with_twice_the_accumulation_learns(start):
+    one, alone = start("one", "train.gradient_accumulation_steps=2")
+    two, shared = start("two", "train.fsdp=true")
+    whole = one()
+    assert whole["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    parts = re.findall(r"of +([\d,]+) parameters trained", whole["output"])
+    (shares,) = re.findall(r"sharded +([\d,]+) of ([\d,]+) parameters", result["output"])
+    own, total = (int(number.replace(",", "")) for number in shares)
+    assert total == sum(int(number.replace(",", "")) for number in parts) and 0.5 <= own / total < 0.51
+    assert_close(shared, alone, rel=1e-6)
+
+
+def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batches_without_an_image(
+    make_config, tmp_path
+):
+    qwen = save_qwen3(tmp_path / "qwen3", tie_word_embeddings=True)
+    more = [f"language.path={qwen}", "vision.train=full", "train.gradient_checkpointing=true"]
+    start = runs_of(make_config, tmp_path, [*OPTIONS, *more], {"text": TEXT})
+    one, alone = start("one", "train.gradient_accumulation_steps=4")
+    two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")
+    assert one()["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    assert_close(shared, alone, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("language.train=lora", "language.train is lora, which needs no shards"),
+        ("vision.train=lora", "vision.train is lora, which needs no shards"),
+        ("train.optim=paged_adamw_8bit", "use adamw_torch"),
+        ("train.torch_compile=true", "train.torch_compile does not go with FSDP"),
+        ("train.fsdp_config={version: 1}", "fsdp_version is 1, and only 2 can be used"),
+        ("train.fsdp_config={activation_checkpointing: true}", "only false can be used"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(make_config, monkeypatch, override, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=message):
+        build_trainer(make_config("language.train=full", override), Path("never"))
+
+
+def test_one_process_has_nobody_to_share_with(make_config):
+    with pytest.raises(UserError, match="one process alone; start several"):
+        build_trainer(make_config("language.train=full", "train.fsdp=true"), Path("never"))
+
+
+def test_bf16_rounds_neither_the_loss_nor_the_sum_of_gradients():
+    accelerator = SimpleNamespace(state=SimpleNamespace())
+    sharded.prepare(accelerator, SimpleNamespace(bf16=True, fsdp_plugin_args={"fsdp_version": 2}))
+    policy = accelerator.state.fsdp_plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
+
+
+def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start):
+    """Two are killed in the second epoch and go on to the bit; one alone goes on to 1e-5, and three end it."""
+    two, reference = start("two", "train.fsdp=true")
+    assert two(ranks=2)["codes"] == [0, 0]
+    broken, run = start("broken", "train.fsdp=true")
+    result = broken(ranks=2, kill={"event": "step", "count": 8})
+    assert result["codes"][1] == -9 and result["codes"][0] == 2, result["output"]
+    assert "another one has ended; see its message, then go on with --resume" in result["output"]
+    assert result["seconds"] < 60 and "Traceback" not in result["output"]
+    shutil.copytree(run, run.with_name("three"))
+    shutil.copytree(run, run.with_name("alone"))
+    assert broken("--resume", ranks=2)["codes"] == [0, 0]
+    assert_same(run, reference)
+
+    alone, run = start("alone", "train.gradient_accumulation_steps=2")
+    result = alone("--resume")
+    assert result["codes"] == [0] and "resuming from" in result["output"], result["output"]
+    assert_close(run, reference, rel=1e-5)
+
+    three, run = start("three", "train.fsdp=true")
+    result = three("--resume", ranks=3)
+    assert result["codes"] == [0, 0, 0] and "resuming from" in result["output"], result["output"]
+    assert last_state(run)[0] == "checkpoint-7"  # 6, and one for the 3 batches of 7 that are left
+
+    saved = load_file(reference / "checkpoint-8" / "language" / "model.safetensors")
+    model = load_checkpoint(reference / "checkpoint-8")[0]
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.language.state_dict().items())

@@ -1,0 +1,228 @@
+"""train.py as people run it: a run, a resumed run, an interrupted run, a dry run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from common.errors import UserError
+from settings import save_config
+from tests.helpers.forked import forks
+from tests.helpers.tiny import REPO
+from train import build_trainer
+from training.trainer import Throughput
+
+
+def run_train(config, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    file = Path(config.train.output).parent / "config.yaml"
+    save_config(config, file)
+    result = forks().run("--config", str(file), *arguments, log=file.with_suffix(".log"))
+    done = subprocess.CompletedProcess(arguments, result["codes"][0], result["stdout"], result["stderr"])
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = ("projector.safetensors", "language/adapter_model.safetensors", "optimizer.safetensors")
+    return {f"{file}:{name}": t for file in files for name, t in load_file(folder / file).items()}
+
+
+def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(make_config, tmp_path):
+    """Into the second epoch, with accumulation and drawn answers; LoRA dropout exercises the random state."""
+    options = ["train.max_steps=6", "train.gradient_accumulation_steps=2", "lora.lora_dropout=0.2"]
+    config = make_config(*options, "train.per_device_train_batch_size=1", "train.save_steps=4")
+    run = Path(config.train.output) / "test"
+    run_train(config)
+    whole = weights(run / "checkpoint-6")
+    assert any(t.abs().max() > 0 for name, t in whole.items() if "lora_B" in name)
+    for file in (run / "checkpoint-6").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    done = run_train(config, "--resume")
+    assert f"resuming from {run / 'checkpoint-4'}" in done.stdout
+    resumed = weights(run / "checkpoint-6")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_start_says_what_is_trained_and_a_second_start_refuses_to_overwrite(make_config):
+    config = make_config("train.max_steps=1")
+    done = run_train(config)
+    assert "no CUDA GPU was found" in done.stdout or "use_cpu is set" in done.stdout
+    assert "vision                0 of" in done.stdout and "parameters trained (lora)" in done.stdout
+    assert "about" in done.stdout and "tokens" in done.stdout
+    again = run_train(config, check=False)
+    assert again.returncode == 2 and "already holds checkpoint-1; go on with --resume" in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1
+    run_train(config, "--overwrite")
+
+
+def test_checkpoint_folder_is_complete_and_free_of_pickle(make_config):
+    config = make_config("train.max_steps=1")
+    run_train(config)
+    folder = Path(config.train.output) / "test" / "checkpoint-1"
+    suffixes = {p.suffix for p in folder.rglob("*") if p.is_file()}
+    assert suffixes <= {".safetensors", ".json", ".yaml", ".jinja"}
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["step"] == 1 and manifest["seed"] == 42
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["train"]["max_steps"] == 1 and saved["lora"]["r"] == 4
+
+
+def test_held_out_loss_is_the_mean_over_tokens_and_the_best_checkpoint_is_kept(make_config, capsys):
+    options = ["train.eval_strategy=steps", "train.eval_steps=2", "train.load_best_model_at_end=true"]
+    config = make_config(*options, "train.save_total_limit=1", "train.learning_rate=0.5", "train.max_steps=6")
+    run = Path(config.train.output) / "test"
+    run_train(config)
+    last = max(run.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    assert set(losses) == {2, 4, 6}
+    best = min(losses, key=losses.get)
+    assert state["best_global_step"] == best and (run / f"checkpoint-{best}" / "manifest.json").is_file()
+
+
+def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
+    """Two micro-batches of one give the gradient of one batch of two, though their labels differ in number."""
+    config = make_config()
+    trainer = build_trainer(config, Path(config.train.output) / "a")
+    batches = [trainer.data_collator([trainer.train_dataset[i]]) for i in (0, 1)]
+    batches[0]["labels"][0, :-6] = -100  # one sample with few labels
+    together = trainer.data_collator([trainer.train_dataset[i] for i in (0, 1)])
+    together["labels"][0, : batches[0]["labels"].shape[1] - 6] = -100
+    count = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    assert count == trainer._get_num_items_in_batch([together], torch.device("cpu"))
+
+    def gradients(parts):
+        trainer.model.zero_grad()
+        trainer.current_gradient_accumulation_steps = len(parts)
+        for part in parts:
+            trainer.training_step(trainer.model, dict(part), count)
+        return [p.grad.clone() for p in trainer.model.parameters() if p.requires_grad]
+
+    trainer.create_optimizer()
+    for one, other in zip(gradients(batches), gradients([together]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # float32; 2e-6 seen
+
+
+def test_the_log_counts_real_tokens_and_padding(make_config):
+    config = make_config("train.max_steps=2", "train.logging_steps=2")
+    run_train(config)
+    state = json.loads((Path(config.train.output) / "test" / "checkpoint-2" / "trainer_state.json").read_text())
+    (entry,) = [entry for entry in state["log_history"] if "loss" in entry]
+    assert entry["tokens_per_second"] > entry["text_tokens_per_second"] > 0
+    assert entry["padding"] == 0.0 and 0 < entry["waiting_for_data"] < 1  # all samples are equally long
+
+
+def test_throughput_adds_up_and_starts_anew():
+    meter = Throughput()
+    meter.add({"tokens": 90, "visual": 80, "padding": 10})
+    meter.begin -= 10.0
+    meter.waiting = 2.0
+    report = meter.report()
+    assert report["tokens_per_second"] == pytest.approx(9, abs=1) and report["text_tokens_per_second"] == 1
+    assert report["padding"] == 0.1 and report["waiting_for_data"] == pytest.approx(0.2, abs=0.01)
+    assert (meter.tokens, meter.visual, meter.padding, meter.waiting) == (0, 0, 0, 0.0)
+
+
+def test_projector_has_its_own_learning_rate_and_vectors_no_decay(make_config):
+    config = make_config("projector.learning_rate=0.5", "train.weight_decay=0.1")
+    trainer = build_trainer(config, Path(config.train.output) / "a")
+    groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in trainer.parameter_groups()}
+    assert groups == {(0.01, 0.1): 28, (0.5, 0.1): 2, (0.5, 0.0): 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.optim=schedule_free_adamw"], "train.optim = schedule_free_adamw: .*pip install"),
+        (["train.adam_epsilon=-1"], "train.optim = adamw_torch: Invalid epsilon value"),
+        (["train.lr_scheduler_type=cosine_with_min_lr"], "train.lr_scheduler_type = cosine_with_min_lr with .*min_lr"),
+        (["train.lr_scheduler_kwargs={speed: 2}"], r"= linear with lr_scheduler_kwargs = {'speed': 2}: .*speed"),
+    ],
+)
+def test_an_optimiser_or_a_schedule_that_cannot_be_made_is_one_line(make_config, overrides, words):
+    config = make_config("train.optim=adamw_torch", *overrides)
+    trainer = build_trainer(config, Path(config.train.output) / "a")
+    with pytest.raises(UserError, match=words):
+        trainer.create_optimizer_and_scheduler(10)
+
+
+def test_a_beta_of_zero_is_a_number(make_config):
+    config = make_config("train.adam_beta1=0")
+    optimizer = build_trainer(config, Path(config.train.output) / "a").create_optimizer()
+    assert optimizer.defaults["betas"] == (0.0, 0.999)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(make_config, number):
+    config = make_config("train.max_steps=100000", "train.save_steps=100000", "train.logging_steps=1")
+    file = Path(config.train.output).parent / "config.yaml"
+    save_config(config, file)
+    command = [sys.executable, "-u", "train.py", "--config", str(file), "train.disable_tqdm=true"]
+    process = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "'loss'" in line:
+                break
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    output = "".join(lines) + rest
+    assert process.returncode == 0, output
+    assert "stopped at step" in rest and "--resume" in rest
+    (folder,) = (Path(config.train.output) / "test").glob("checkpoint-*")
+    assert (folder / "manifest.json").is_file()
+
+
+def test_dry_run_measures_the_longest_batch_and_writes_nothing(make_config):
+    config = make_config("train.gradient_checkpointing=true")
+    begin = time.time()
+    done = run_train(config, "--dry-run")
+    assert "tokens: forward, backward and step fit" in done.stdout
+    assert "GiB at the peak" in done.stdout and "4 steps take about" in done.stdout
+    assert not Path(config.train.output).exists() and time.time() - begin < 120
+
+
+def test_a_missing_data_file_is_one_line_that_says_what_to_run(make_config, tmp_path):
+    config = make_config()
+    (tmp_path / "annotations.json").unlink()
+    done = run_train(config, check=False)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "data.annotations" in done.stderr and "process_image.py" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_tensorboard_that_is_not_installed_is_one_line(make_config):
+    config = make_config("train.report_to=tensorboard")
+    with pytest.raises(UserError, match="train.report_to = tensorboard: .* pip install tensorboard"):
+        build_trainer(config, Path(config.train.output) / "a")
+
+
+def test_building_twice_from_one_seed_gives_the_same_model(make_config):
+    config = make_config()
+    first, second = (build_trainer(config, Path(config.train.output) / n).model for n in "ab")
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,161 @@
+"""Vision towers: SigLIP and CLIP of every size, at their own resolution and layer or at others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionModel, SiglipVisionModel
+
+from common.errors import UserError
+from dataset.image import load_image_processor, prepare_image
+from model.checkpoint import load_checkpoint, save_weights, write_manifest
+from model.model import build_model
+from settings import Vision, load_config, save_config
+from tests.helpers.tiny import save_clip, save_siglip
+from train import describe_run
+from visual.load import load_vision
+
+CLASSES = {"siglip": SiglipVisionModel, "clip": CLIPVisionModel}
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """Folders by kind; "... both" holds the text tower too."""
+    base = tmp_path_factory.mktemp("towers")
+    return {
+        "siglip": save_siglip(base / "siglip"),
+        "siglip both": save_siglip(base / "siglip2", two_towers=True),
+        "clip": save_clip(base / "clip"),
+        "clip both": save_clip(base / "clip2", two_towers=True),
+    }
+
+
+def load(folder, tokens: int, **settings):
+    return load_vision(Vision(path=str(folder), image_context_length=tokens, **settings)).eval()
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip both", "clip", "clip both"])
+@pytest.mark.parametrize("layer", [-1, -2])
+@torch.no_grad()
+def test_a_hidden_state_is_transformers_own(towers, name, layer):
+    kind = name.split()[0]
+    tokens = {"siglip": 8, "clip": 9}[kind]
+    tower = load(towers[name], tokens, layer=layer)
+    reference = CLASSES[kind].from_pretrained(towers[name]).eval()
+    pixels = torch.randn(2, 3, 42, 42)
+    wanted = reference(pixels, output_hidden_states=True)
+    state = wanted.last_hidden_state if layer == -1 else wanted.hidden_states[layer]
+    assert torch.equal(tower(pixels), state)
+    # Nothing is kept for nobody.
+    assert len(tower.encoder.layers) == {"siglip": 2, "clip": 3}[kind] + 1 + layer
+    assert not any(key.startswith("head") for key in tower.state_dict())
+    assert ("post_layernorm.weight" in tower.state_dict()) == (kind == "siglip" and layer == -1)
+
+
+@torch.no_grad()
+def test_llavas_view_of_clip_is_the_layer_before_the_last_without_cls(make_config, towers):
+    config = make_config(f"vision.path={towers['clip']}", "vision.image_context_length=9", "vision.layer=-2")
+    from dataset.prompt import load_tokenizer
+
+    model = build_model(config, load_tokenizer(config.language.path))
+    pixels = torch.randn(1, 3, 42, 42)
+    reference = CLIPVisionModel.from_pretrained(towers["clip"]).eval()
+    patches = reference(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    assert patches.shape == (1, 9, 16)
+    assert torch.equal(model.encode_images(pixels), model.feature_proj(patches))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "tokens"),
+    # base, large and so400m as published, 224 to 512 px
+    [(224, 16, 196), (256, 16, 256), (384, 16, 576), (512, 16, 1024), (224, 14, 256), (384, 14, 729)],
+)
+@torch.no_grad()
+def test_every_published_size_gives_its_tokens(tmp_path, size, patch, tokens):
+    folder = save_siglip(tmp_path / "tower", image_size=size, patch_size=patch)
+    assert load(folder, tokens - 1)(torch.zeros(1, 3, size, size)).shape == (1, tokens, 16)
+    with pytest.raises(UserError, match=f"gives {tokens} visual tokens; set vision.image_context_length={tokens}"):
+        load(folder, tokens - 1, drop_first_token=False)
+
+
+@pytest.mark.parametrize("name", ["siglip", "clip"])
+@torch.no_grad()
+def test_another_resolution_has_interpolated_positions(towers, name):
+    tokens = {"siglip": 24, "clip": 25}[name]  # 5 x 5, and CLIP's CLS, without the first
+    tower = load(towers[name], tokens, image_size=70)
+    pixels = torch.randn(1, 3, 70, 70)
+    reference = CLASSES[name].from_pretrained(towers[name]).eval()
+    wanted = reference(pixels, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(tower(pixels), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match=f"set vision.image_context_length={tokens}"):
+        load(towers[name], 8, image_size=70)
+
+
+@pytest.mark.parametrize("name", ["siglip", "clip"])
+def test_the_processor_goes_to_the_same_resolution_and_into_the_checkpoint(make_config, towers, tmp_path, name):
+    from dataset.prompt import load_tokenizer
+
+    tokens = {"siglip": 24, "clip": 25}[name]
+    options = [f"vision.path={towers[name]}", "vision.image_size=70", f"vision.image_context_length={tokens}"]
+    config = make_config(*options, "vision.layer=-2", "vision.train=lora")
+    tokenizer = load_tokenizer(config.language.path)
+    processor = load_image_processor(config.vision.path, config.vision.image_size)
+    model = build_model(config, tokenizer)
+    folder = tmp_path / "checkpoint-1"
+    save_weights(model, tokenizer, processor, config, folder)
+    write_manifest(folder, describe_run(config, model, seed=0))
+    restored, _, again, _ = load_checkpoint(folder)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    pixels = prepare_image(picture, processor)
+    assert pixels.shape == (3, 70, 70) and torch.equal(prepare_image(picture, again), pixels)
+    assert torch.equal(restored.encode_images(pixels[None]), model.encode_images(pixels[None]))
+
+
+def test_clips_processor_crops_the_middle(towers):
+    processor = load_image_processor(str(towers["clip"]))
+    assert type(processor).__name__ == "CLIPImageProcessorPil"
+    wide = Image.new("RGB", (126, 42), "black")
+    wide.paste("white", (42, 0, 84, 42))
+    pixels = prepare_image(wide, processor)
+    assert pixels.shape == (3, 42, 42) and (pixels > 1.5).all()  # white alone, normalised
+
+
+def test_a_layer_that_is_not_there_is_named(towers):
+    with pytest.raises(UserError, match="vision.layer: layer -4 of an encoder of 3 blocks; expected -3 to -1"):
+        load(towers["clip"], 9, layer=-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "tensor"),
+    [("clip", 9, "layers.1.mlp.fc1.bias"), ("siglip both", 8, "layers.1.mlp.fc1.bias"), ("siglip", 8, "head.probe")],
+)
+def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tokens, tensor):
+    """Those of the pooling head too, though it is not kept: half of one is half a download."""
+    state = load_file(towers[name] / "model.safetensors")
+    (tmp_path / "config.json").write_text((towers[name] / "config.json").read_text())
+    key = next(key for key in state if key.endswith(tensor) and not key.startswith("text_model"))
+    taken = state.pop(key)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"vision.path: .* lacks 1 tensors, .*{tensor} first"):
+        load(tmp_path, tokens)
+    surplus = key.replace(tensor, f"more.{tensor}")
+    save_file({**state, key: taken, surplus: taken.clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"vision.path: .* has surplus 1 tensors, .*more.{tensor} first"):
+        load(tmp_path, tokens)
+
+
+def test_another_kind_of_encoder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip2_vision_model", "patch_size": 16}))
+    with pytest.raises(UserError, match="SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type siglip2"):
+        load(tmp_path, 9)
+
+
+def test_resolution_and_layer_are_saved_with_the_run(make_config, towers, tmp_path):
+    config = make_config(f"vision.path={towers['siglip']}", "vision.image_size=70", "vision.image_context_length=24")
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
