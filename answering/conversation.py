@@ -291,7 +291,7 @@ class Worker:
 def import_assistant() -> type[Assistant]:
     """Import torch and transformers without Python's garbage collector. It would go through their 460,000 objects again
     and again while every other thread waits: the window stood still for 300 ms at a time, and now for 100 at most."""
-    first = "model.assistant" not in sys.modules
+    first = "answering.assistant" not in sys.modules
     if first:
         gc.disable()
     try:

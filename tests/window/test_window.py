@@ -192,11 +192,11 @@ def test_the_libraries_are_imported_without_the_garbage_collector(monkeypatch):
     class Watch:
         @staticmethod
         def find_spec(name, path=None, target=None):
-            if name == "model.assistant":
+            if name == "answering.assistant":
                 collecting.append(gc.isenabled())
 
     monkeypatch.setattr(sys, "meta_path", [Watch, *sys.meta_path])
-    monkeypatch.delitem(sys.modules, "model.assistant")
+    monkeypatch.delitem(sys.modules, "answering.assistant")
     import_assistant()
     assert collecting == [False] and gc.isenabled()
     assert gc.get_freeze_count() > 100_000
