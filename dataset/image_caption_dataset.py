@@ -17,6 +17,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
@@ -36,7 +37,9 @@ from dataset.prompt import (
     token_id,
 )
 from dataset.trees import grow_tree, root_length, split_into_trees
-from settings import Config, add_config_arguments, load_config, require_paths
+
+if TYPE_CHECKING:
+    from settings import Config
 
 logger = logging.getLogger(__name__)
 
@@ -318,6 +321,8 @@ def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageC
 
 
 def main() -> None:
+    from settings import add_config_arguments, load_config, require_paths  # pydantic, which benchmarks run without
+
     parser = argparse.ArgumentParser(
         description="Print one training sample as the model will see it: learnt tokens are green.",
         epilog="example: python -m dataset.image_caption_dataset --config demo.yaml --index 3",

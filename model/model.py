@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -16,8 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
 from qwen.load import load_language
-from settings import Config
 from visual.load import load_vision
+
+if TYPE_CHECKING:
+    from settings import Config
 
 PARTS = ("vision", "projector", "language")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config
-from settings import Vision, visual_token_count
 from visual.CLIP_VIT import ClipViT
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
+
+if TYPE_CHECKING:
+    from settings import Vision
 
 TOWERS = {  # by the config's model_type; a folder may hold both towers, or the vision tower alone
     "siglip": SiglipViT,
@@ -64,6 +68,8 @@ def check_token_count(settings: Vision, content: dict) -> None:
     Raises:
         UserError: it is of another kind, or gives not ``vision.image_context_length`` tokens; names the right number.
     """
+    from settings import visual_token_count  # pydantic, which the benchmarks run without
+
     try:
         tokens = visual_token_count(content, settings.drop_first_token, settings.image_size)
     except UserError as error:
