@@ -36,8 +36,8 @@ from tqdm import tqdm
 from answering.assistant import Assistant
 from common.errors import UserError
 from common.files import write_json
+from dataset.conversations import read_conversations
 from dataset.image import ImageError, load_image
-from dataset.image_caption_dataset import read_conversations
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, images_first, question_with_images
 from evaluation import scores as metrics
 from model.model import quiet_libraries

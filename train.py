@@ -28,9 +28,9 @@ from transformers import TrainingArguments, set_seed
 
 from common.errors import UserError
 from common.files import remove_folder
+from dataset.collate import samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.prompt import load_tokenizer
 from dataset.streaming import StreamedDataset, find_shards
 from dataset.trees import plan_batches
 from model.checkpoint import (
@@ -46,11 +46,12 @@ from model.checkpoint import (
 from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
 from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
+from qwen.tokenizer import load_tokenizer
 from settings import Config, add_config_arguments, load_config, require_paths
 from training import fsdp as sharded
 from training.distributed import leave_together, only_first_speaks, rank
 from training.streamed import StreamedTrainer
-from training.trainer import MultiModalTrainer, StopOnSignal, samples_of_batch
+from training.trainer import MultiModalTrainer, StopOnSignal
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from dataset.image_caption_dataset import collate
+from dataset.collate import collate, model_inputs
 from dataset.prompt import IGNORE_INDEX
 from dataset.trees import grow_tree, root_length
 from model.model import MMultiModal
@@ -193,8 +193,7 @@ def batch_of(shape: Shape, rows_per_tree: int, images: int, generator: torch.Gen
         tree = grow_tree(rows, root)
         image = {"pixel_values": [picture], "images": [number], "visual_tokens": visual_tokens(shape)}
         samples.append({**tree, **image, "id": "", "skipped": []})
-    batch = collate(samples, pad_token_id=0)
-    return {key: value for key, value in batch.items() if torch.is_tensor(value)}
+    return model_inputs(collate(samples, pad_token_id=0))
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic

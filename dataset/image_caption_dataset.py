@@ -1,8 +1,4 @@
-"""From the two JSON files to batches: the data side of training.
-
-    python -m dataset.image_caption_dataset --config demo.yaml [--index 3]
-
-prints one sample as the model will see it, with the tokens that are learnt from in green.
+"""Conversations about images as training samples: token ids, labels and pixels.
 
 Every sample is a pure function of (seed, epoch, index): no worker keeps a random state, so a resumed run reads what
 the uninterrupted one would have read.
@@ -10,13 +6,9 @@ the uninterrupted one would have read.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import random
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,27 +16,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
-from dataset.image import ImageError, load_image, load_image_processor, prepare_image
-from dataset.prompt import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN,
-    PromptError,
-    Turn,
-    encode_text,
-    fit_prompt,
-    images_first,
-    load_tokenizer,
-    token_id,
-)
+from dataset.conversations import Given, read_conversations
+from dataset.image import ImageError, load_image, prepare_image
+from dataset.prompt import PromptError, Turn, encode_text, fit_prompt, images_first
 from dataset.trees import grow_tree, root_length, split_into_trees
+from qwen.tokenizer import IMAGE_TOKEN, token_id
 
 if TYPE_CHECKING:
     from settings import Config
 
 logger = logging.getLogger(__name__)
-
-PADDING = -1  # the segment of padding: neither root nor branch
-Given = tuple[dict[int, str | bytes], list[tuple[str, dict]]]  # images (paths, or files' contents) and conversations
 
 
 class ImageCaptionDataset(Dataset):
@@ -189,168 +170,3 @@ class ImageCaptionDataset(Dataset):
 
     def _longest(self, answers: list[str]) -> str:
         return max(answers, key=lambda answer: len(encode_text(self.tokenizer, answer))) if answers[1:] else answers[0]
-
-
-def read_conversations(image_map: Path, annotations: Path, split: str) -> Given:
-    """Read ``process_image.py``'s two files: image paths by id, and the (name, conversation) pairs of one split.
-
-    Each conversation gets an ``images`` list of ids, empty for a text-only one. Its name is "<image id>/<number>".
-
-    Raises:
-        UserError: the files cannot be read, are not what ``process_image.py`` writes, or are of different runs.
-    """
-    try:
-        paths = {int(entry["ID"]): str(entry["path"]) for entry in _read_object(image_map).values()}
-        conversations = [
-            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation)})
-            for key, group in _read_object(annotations).items()
-            for number, conversation in enumerate(group)
-            if conversation["split"] == split
-        ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(
-            f"{image_map} and {annotations} cannot be read as what process_image.py writes ({reason}); run it again"
-        ) from error
-    missing = {i for _, c in conversations for i in c["images"]} - paths.keys()
-    if missing:
-        raise UserError(
-            f"{annotations} names {len(missing)} images that {image_map} lacks (ID {min(missing)} first): "
-            "the two files are of different runs; run process_image.py again"
-        )
-    return paths, conversations
-
-
-def _read_object(path: Path) -> dict:
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
-    if not isinstance(content, dict):
-        raise TypeError(f"{path} holds no object")
-    return content
-
-
-def checked(conversation: dict) -> dict:
-    """A conversation as :mod:`process_image` writes it; what follows relies on these types."""
-    texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
-    lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
-    if not all(isinstance(each, list) and each for each in lists) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("a conversation without turns, or a turn without text")
-    if not all(type(image) is int for image in conversation.get("images", [])):
-        raise TypeError("an image's id that is not a whole number")
-    return conversation
-
-
-def collate(samples: list[dict], pad_token_id: int) -> dict:
-    """Stack samples into a batch, padded on the right by position.
-
-    Returns ``input_ids``, ``attention_mask``, ``labels`` [B, T] int64; ``images_per_row`` [B] int64; ``pixel_values``
-    [K, 3, H, W] float32 for the K images of all rows in order (absent where no row has one; ``image_features``
-    [K, N, D] instead where samples bring those). An image that comes more than once is there once, and
-    ``image_index`` [K] int64 says which one stands at each place. Where a row has several branches, also ``segments``
-    and ``position_ids`` [B, T] int64. For people: ``ids`` and ``skipped``, lists of
-    strings, and ``counts`` of ``tokens``, of the ``visual`` ones among them, and of ``padding``.
-    """
-    longest = max(len(sample["input_ids"]) for sample in samples)
-
-    def padded(key: str, fill: int) -> torch.Tensor:
-        return torch.tensor([sample[key] + [fill] * (longest - len(sample[key])) for sample in samples])
-
-    lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    images = [image for sample in samples for image in sample["images"]]
-    unique = dict(zip(images, (pixels for sample in samples for pixels in sample["pixel_values"]), strict=True))
-    batch = {
-        "input_ids": padded("input_ids", pad_token_id),  # [B, T]
-        # By position, not by id: the padding token may be a token that also ends answers.
-        "attention_mask": (torch.arange(longest)[None, :] < lengths[:, None]).long(),  # [B, T]
-        "labels": padded("labels", IGNORE_INDEX),  # [B, T]
-        "images_per_row": torch.tensor([len(sample["pixel_values"]) for sample in samples]),  # [B]
-        "ids": [sample["id"] for sample in samples],
-        "counts": {
-            "tokens": int(lengths.sum()),
-            "visual": sum(sample["visual_tokens"] for sample in samples),
-            "padding": len(samples) * longest - int(lengths.sum()),
-        },
-        "skipped": [line for sample in samples for line in sample["skipped"]],
-    }
-    if any(sample["segments"][-1] > 1 for sample in samples):
-        batch["segments"] = padded("segments", PADDING)  # [B, T]
-        batch["position_ids"] = padded("position_ids", 0)  # [B, T]
-    if unique:
-        stacked = torch.stack(list(unique.values()))  # [U, 3, H, W], or [U, N, D]
-        batch["pixel_values" if stacked.ndim == 4 else "image_features"] = stacked
-    if len(unique) < len(images):
-        numbers = {image: number for number, image in enumerate(unique)}
-        batch["image_index"] = torch.tensor([numbers[image] for image in images])  # [K]
-    return batch
-
-
-def show_sample(dataset: ImageCaptionDataset, index: int, color: bool) -> str:
-    """One sample as text: runs of visual tokens shortened, supervised tokens in green (or in [brackets])."""
-    sample = dataset[index]
-    green, plain = ("\033[32m", "\033[0m") if color else ("[", "]")
-    tokenizer, pieces, run = dataset.tokenizer, [], []
-
-    def flush(supervised: bool) -> None:
-        if run:
-            text = tokenizer.decode(run)
-            text = text.replace(IMAGE_TOKEN * dataset.image_context_length, f"{IMAGE_TOKEN} x {len(run)}")
-            pieces.append(f"{green}{text}{plain}" if supervised else text)
-            run.clear()
-
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    previous = None
-    for token, label, segment in zip(sample["input_ids"], sample["labels"], sample["segments"], strict=True):
-        kind = (label != IGNORE_INDEX, token == image_id, segment)
-        if kind != previous and previous is not None:
-            flush(previous[0])
-            if segment != previous[2]:
-                pieces.append(f"\n-- branch {segment}:\n")
-        run.append(token)
-        previous = kind
-    flush(previous[0])
-    return "".join(pieces)
-
-
-def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageCaptionDataset:
-    """A split, or of a stream its first window."""
-    if config.data.stream is None:
-        return ImageCaptionDataset(config, tokenizer, image_processor, split)
-    from dataset.streaming import StreamedDataset  # which is made of this module's class
-
-    return StreamedDataset(config, tokenizer, image_processor, split).first_window()
-
-
-def main() -> None:
-    from settings import add_config_arguments, load_config, require_paths  # pydantic, which benchmarks run without
-
-    parser = argparse.ArgumentParser(
-        description="Print one training sample as the model will see it: learnt tokens are green.",
-        epilog="example: python -m dataset.image_caption_dataset --config demo.yaml --index 3",
-    )
-    parser.add_argument("--index", type=int, default=0, help="which sample of the split (default: 0)")
-    parser.add_argument("--split", choices=("train", "held_out"), default="train")
-    add_config_arguments(parser)
-    args = parser.parse_intermixed_args()
-    try:
-        config = load_config(args.config, args.overrides)
-        if config.data.stream is None:
-            require_paths(config, "data.image_map", "data.annotations")
-        tokenizer = load_tokenizer(config.language.path)
-        processor = load_image_processor(config.vision.path, config.vision.image_size)
-        dataset = open_split(config, tokenizer, processor, args.split)
-        if not 0 <= args.index < len(dataset):
-            raise UserError(f"--index {args.index}: the {args.split} split has samples 0 to {len(dataset) - 1}")
-        text = show_sample(dataset, args.index, color=sys.stdout.isatty())
-        sample = dataset[args.index]
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(text)
-    supervised = sum(label != IGNORE_INDEX for label in sample["labels"])
-    visual = sample["visual_tokens"]
-    print(f"-- {sample['id']}: {len(sample['labels'])} tokens, {visual} visual, {supervised} learnt from")
-    for line in sample["skipped"]:
-        print(f"-- stands in for {line}")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,24 +16,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
-from common.hub import model_folder
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, token_id
 
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 IGNORE_INDEX = -100  # what torch's cross entropy skips
 
-# For base models, which come without one. This project builds its prompts below; the template is for other programs
-# that open a checkpoint's tokenizer.
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # how Qwen3 is told, before its answer, not to think first
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
@@ -74,7 +65,7 @@ def question_with_images(text: str, images: int) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def encode_text(tokenizer, text: str) -> tuple[int, ...]:
+def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Ids of plain text. Control tokens spelled out in it stay ordinary characters.
 
     The latest texts are remembered: "user\\n" and its like stand in every turn, and a call costs 0.1 ms.
@@ -83,7 +74,7 @@ def encode_text(tokenizer, text: str) -> tuple[int, ...]:
 
 
 def build_prompt(
-    tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0, thinking: bool = False
+    tokenizer: Tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0, thinking: bool = False
 ) -> tuple[list[int], list[int]]:
     """Build ``input_ids`` and ``labels`` (two lists of equal length) of one conversation.
 
@@ -95,7 +86,8 @@ def build_prompt(
     which that template turns it off, unless ``thinking``. They are unsupervised, and there in training and in use.
 
     Raises:
-        PromptError: no turns, an unanswered turn before the last, or a control token the tokenizer lacks.
+        PromptError: no turns, or an unanswered turn before the last.
+        TokenError: the tokenizer lacks a control token.
     """
     if not turns:
         raise PromptError("a conversation needs at least one turn")
@@ -128,7 +120,7 @@ def build_prompt(
     return input_ids, labels
 
 
-def fit_prompt(tokenizer, turns: list[Turn], *, max_length: int, **options) -> tuple[list[int], list[int]]:
+def fit_prompt(tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, **options) -> tuple[list[int], list[int]]:
     """:func:`build_prompt` within ``max_length`` tokens: the oldest turns go, whole, but never their images.
 
     Raises:
@@ -159,7 +151,7 @@ def images_first(turns: list[Turn]) -> list[Turn]:
     return bare
 
 
-def can_think(tokenizer) -> bool:
+def can_think(tokenizer: Tokenizer) -> bool:
     """Whether the model's own template has a switch for thinking, as Qwen3's has."""
     return "enable_thinking" in str(tokenizer.chat_template)
 
@@ -186,47 +178,3 @@ def skip_thoughts(pieces: Iterable[str]) -> Iterator[str]:
             held = None
     if held is not None:
         yield without_thoughts(held)
-
-
-def token_id(tokenizer, token: str) -> int:
-    """The id of a control token, looked up and never written down: it differs between Qwen families."""
-    found = tokenizer.convert_tokens_to_ids(token)
-    if found is None or tokenizer.convert_ids_to_tokens(found) != token:  # unknown tokens get the id of another
-        raise PromptError(f"the tokenizer has no {token} token; is this a Qwen tokenizer?")
-    return found
-
-
-def load_tokenizer(path: str):
-    """The base model's tokenizer, with ``<|extra_0|>`` added where it is not native (Qwen1.5 and later).
-
-    The new token takes the first id behind the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
-    151,665 tokens in Qwen2.5), so nothing has to grow. A base model without a chat template gets ChatML's.
-
-    Raises:
-        UserError: there is none that can be read, or it lacks ChatML's tokens.
-    """
-    from transformers import AddedToken, AutoTokenizer  # seconds, which processes that only check images need not pay
-
-    folder = Path(model_folder(path, "language.path"))
-    try:
-        if (folder / "qwen.tiktoken").is_file():
-            from qwen.tokenizer import load_qwen1_tokenizer
-
-            tokenizer = load_qwen1_tokenizer(folder)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    try:
-        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
-            token_id(tokenizer, token)
-    except PromptError as error:
-        raise UserError(f"language.path = {path}: {error}") from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = "<|endoftext|>"
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = CHATML
-    return tokenizer

@@ -9,7 +9,8 @@ import random
 import re
 from collections.abc import Sequence
 
-from dataset.prompt import IMAGE_TOKEN, neutralise
+from dataset.prompt import neutralise
+from qwen.tokenizer import IMAGE_TOKEN
 
 PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
 CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")

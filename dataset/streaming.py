@@ -6,7 +6,7 @@
 A record is an image with what is said about it: ``key.jpg`` and ``key.json`` in a tar, a row with an ``image`` and a
 ``conversations`` or ``caption`` column in Parquet. An epoch goes through the shards in an order that depends on the
 seed and the epoch alone. So many records at a time (``data.stream_window``) are a window, which is a small
-:class:`ImageCaptionDataset`: its trees, its batches of like length, their order. A place in the stream is therefore
+:class:`ImageCaptionDataset`: its trees, its batches of like length, their order. A position in the stream is therefore
 where a window began and how many of its batches were taken: a few numbers, the same for any number of processes.
 
 Every process reads and measures all records, 1.2 ms each (with nine conversations), and prepares the images of its own
@@ -32,14 +32,16 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from common.errors import UserError
 from dataset.batches import share_out
-from dataset.image_caption_dataset import ImageCaptionDataset, checked, collate, read_conversations
+from dataset.collate import Position, collate
+from dataset.conversations import checked, read_conversations
+from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.records import KINDS, SURROGATE, RecordError, caption_or_turns
 from dataset.trees import plan_batches
 from settings import SHARDS, Config, add_config_arguments, load_config, require_paths
@@ -206,19 +208,9 @@ def turns_in(part: object, images: int, rng: random.Random, keep_all_captions: b
 # ---------------------------------------------------------------------------------------------- windows
 
 
-class Place(NamedTuple):
-    """Where a stream stands: a window's beginning, and how many of its batches were taken. Plain numbers, for JSON."""
-
-    epoch: int = 0
-    shard: int = 0  # in the epoch's order
-    record: int = 0  # in that shard
-    window: int = 0  # in the epoch
-    batches: int = 0
-
-
 @dataclass
 class Window:
-    start: Place
+    start: Position
     dataset: ImageCaptionDataset
     batches: list[list[int]] = field(default_factory=list)  # in the order in which they are taken
     skipped: list[str] = field(default_factory=list)  # a line for each record that cannot be used
@@ -237,7 +229,7 @@ class StreamedDataset:
         return f"{len(self.shards):,} shards of {self.bytes / 2**30:,.2f} GiB in all"
 
     def fingerprint(self) -> str:
-        """Of everything that says what stands at a :class:`Place`."""
+        """Of everything that says what stands at a :class:`Position`."""
         data, train = self.config.data, self.config.train.arguments
         settings = [data.seed, data.stream_window, data.message_trees, data.images_first, data.tokens_per_batch]
         settings += [data.keep_all_captions, data.images_per_conversation, self.config.language.max_length]
@@ -257,34 +249,34 @@ class StreamedDataset:
         Raises:
             UserError: nothing in it can be used.
         """
-        for window in self.windows(Place(), None):
+        for window in self.windows(Position(), None):
             if window.dataset.conversations:
                 return window.dataset
             raise UserError(f"data.stream: no record can be used; the first: {window.skipped[0]}")
         raise UserError(f"data.stream: {self.shards[0]} and the {len(self.shards) - 1} others hold no record")
 
-    def windows(self, place: Place, seed: int | None) -> Iterator[Window]:
-        """The windows of an epoch from the one that begins at ``place``.
+    def windows(self, position: Position, seed: int | None) -> Iterator[Window]:
+        """The windows of an epoch from the one that begins at ``position``.
 
         The last takes in what would be less than half a window: a sample that cannot be used needs another to stand in.
         """
         size, room = self.config.data.stream_window, self.config.data.stream_window * 3 // 2
-        records = self._records(place, self.order(place.epoch, seed))
+        records = self._records(position, self.order(position.epoch, seed))
         waiting: list[tuple[int, int, str, dict | Exception]] = []
-        number = place.window
+        number = position.window
         while True:
             waiting += islice(records, room - len(waiting))
             if not waiting:
                 return
             taken = waiting[: size if len(waiting) == room else room]
-            yield self._window(Place(place.epoch, *taken[0][:2], number), taken)
+            yield self._window(Position(position.epoch, *taken[0][:2], number), taken)
             del waiting[: len(taken)]
             number += 1
 
-    def _records(self, place: Place, order: list[Path]) -> Iterator[tuple[int, int, str, dict | Exception]]:
-        """(shard, record, name, row) from a place on; where a shard is damaged, what is wrong is its last row."""
-        for shard in range(place.shard, len(order)):
-            path, record = order[shard], place.record if shard == place.shard else 0
+    def _records(self, position: Position, order: list[Path]) -> Iterator[tuple[int, int, str, dict | Exception]]:
+        """(shard, record, name, row) from a position on; where a shard is damaged, what is wrong is its last row."""
+        for shard in range(position.shard, len(order)):
+            path, record = order[shard], position.record if shard == position.shard else 0
             try:
                 for row in read_shard(path, record):
                     yield shard, record, f"{path.name}/{row.get('__key__', record)}", row
@@ -297,7 +289,7 @@ class StreamedDataset:
                     raise UserError(f"data.stream: {path} cannot be read: {reason}") from None
                 yield shard, record, f"{path.name} from record {record} on", error
 
-    def _window(self, start: Place, rows: list[tuple[int, int, str, dict | Exception]]) -> Window:
+    def _window(self, start: Position, rows: list[tuple[int, int, str, dict | Exception]]) -> Window:
         images: dict[int, str | bytes] = {}
         conversations: list[tuple[str, dict]] = []
         skipped: list[str] = []
@@ -342,11 +334,11 @@ class _Planned(NamedTuple):
     window: Window
     number: int  # of the batch in its window
     cost: int  # tokens, padding included
-    behind: Place
+    after: Position
 
 
 class StreamedBatches(IterableDataset):
-    """The batches of one process, collated, each with ``place``, where the stream stands behind its step, and ``real``.
+    """The batches of one process, collated. ``info.position`` is where the stream is after the batch's step.
 
     All processes plan the same endless row of batches, epoch after epoch; each optimiser step takes the next
     ``processes x accumulation`` of them, shared out by cost. So no process ever has a batch less than another.
@@ -370,27 +362,30 @@ class StreamedBatches(IterableDataset):
     ) -> None:
         self.dataset, self.size, self.budget, self.seed = dataset, size, budget, seed
         self.processes, self.rank, self.accumulation = processes, rank, accumulation
-        self.place = Place()
+        self.position = Position()
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         turn = 0
         for step in self._steps():
             share = share_out([planned.cost for planned in step], self.processes, self.accumulation)[self.rank]
-            for place in range(self.accumulation):
+            for number in range(self.accumulation):
                 if turn % workers == mine:  # the DataLoader takes from its workers in turn
-                    real = place < len(share)
-                    yield {**self._load(step[share[place] if real else 0], real), "place": step[-1].behind}
+                    real = number < len(share)
+                    batch = self._load(step[share[number] if real else 0], real)
+                    batch["info"].position = step[-1].after
+                    yield batch
                 turn += 1
 
-    def _load(self, planned: _Planned, real: bool) -> dict:
+    def _load(self, planned: _Planned, real: bool) -> dict[str, Any]:
         window, dataset = planned.window, planned.window.dataset
         first = window.start.epoch * len(dataset)
         samples = [dataset[first + index] for index in window.batches[planned.number]]
-        batch = {**collate(samples, dataset.tokenizer.pad_token_id), "real": real}
+        batch = collate(samples, dataset.tokenizer.pad_token_id)
+        batch["info"].real = real
         if planned.number == 0 and real:  # one process reports what all have seen
-            batch["skipped"] = window.skipped + batch["skipped"]
+            batch["info"].skipped = window.skipped + batch["info"].skipped
         return batch
 
     def _steps(self) -> Iterator[list[_Planned]]:
@@ -399,26 +394,26 @@ class StreamedBatches(IterableDataset):
             yield step
 
     def _batches(self) -> Iterator[_Planned]:
-        place = Place(*self.place)
+        position = Position(*self.position)
         while True:
-            begun, found, skipped = place.shard or place.record, 0, []
-            for window in self.dataset.windows(place, self.seed):
+            begun, found, skipped = position.shard or position.record, 0, []
+            for window in self.dataset.windows(position, self.seed):
                 self._plan(window)
                 window.skipped = skipped + window.skipped
                 skipped = [] if window.batches else window.skipped
                 lengths = window.dataset.lengths
-                for number in range(place.batches, len(window.batches)):
+                for number in range(position.batches, len(window.batches)):
                     batch = window.batches[number]
                     cost = len(batch) * max(lengths[i] for i in batch)
                     yield _Planned(window, number, cost, window.start._replace(batches=number + 1))
-                place = place._replace(batches=0)
+                position = position._replace(batches=0)
                 found += len(window.batches)
             if not found and not begun:
                 reason = f"; the first: {skipped[0]}" if skipped else ""
                 raise UserError(f"data.stream: no record of {len(self.dataset.shards)} shards can be used{reason}")
             if self.seed is None:
                 return
-            place = Place(place.epoch + 1)
+            position = Position(position.epoch + 1)
 
     def _plan(self, window: Window) -> None:
         """Batches of like length, and their order, which is a function of the seed and the window's number alone."""
@@ -441,7 +436,7 @@ class StreamedBatches(IterableDataset):
     @property
     def epochs(self) -> float:
         """How far it has come, in epochs, by shards."""
-        return self.place.epoch + self.place.shard / len(self.dataset.shards)
+        return self.position.epoch + self.position.shard / len(self.dataset.shards)
 
 
 # ---------------------------------------------------------------------------------------------- writing shards

@@ -31,7 +31,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from dataset.image_caption_dataset import collate
+from dataset.collate import collate
 from dataset.prompt import IGNORE_INDEX, Turn, build_prompt, encode_text
 from dataset.trees import grow_tree, root_length
 from demo import scenes

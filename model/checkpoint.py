@@ -36,9 +36,9 @@ from common.errors import UserError
 from common.files import publish_folder, remove_folder, write_json
 from common.hub import check_hash, model_folder, weight_files, what_is_missing
 from dataset.image import load_image_processor
-from dataset.prompt import load_tokenizer
 from model.model import MMultiModal, base_of, build_model
 from qwen.load import matrices
+from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config, save_config
 from training.fsdp import like
 

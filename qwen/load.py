@@ -17,9 +17,9 @@ from transformers import BitsAndBytesConfig, GenerationConfig
 
 from common.errors import UserError
 from common.hub import load_strictly, local_model_folder, model_folder, read_config, read_headers, what_is_missing
-from dataset.prompt import IMAGE_TOKEN, load_tokenizer, token_id
 from qwen.Mqwen import MODEL_CLASSES
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 
 STOPS = ("<|im_end|>", "<|endoftext|>")  # every family ends an answer with the first, and a text with the second
 

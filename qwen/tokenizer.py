@@ -1,73 +1,76 @@
-"""Qwen-1's tokenizer, from its ``qwen.tiktoken``, as a fast tokenizer that gives the same ids."""
+"""The tokenizer of a Qwen: its control tokens, the placeholder of images, and ChatML's template.
+
+Importing this module imports neither torch nor transformers: the processes that only read annotations need the
+placeholder and no more.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from pathlib import Path
-
-from tokenizers import normalizers
-from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
+from typing import Any
 
 from common.errors import UserError
+from common.hub import model_folder
 
-VOCABULARY = "qwen.tiktoken"
-# Its special tokens take the ids behind the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
-# As in its tokenizer: words with the blank or sign before them, digits one by one, signs, line ends, blanks.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
+
+# For base models, which come without one. dataset/prompt.py builds this project's prompts; the template is for other
+# programs that open a checkpoint's tokenizer.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-
-class _Converter(TikTokenConverter):
-    """transformers' converter, with the file read here: tiktoken's reader keeps copies by path that outlive changes."""
-
-    @staticmethod
-    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
-        return read_ranks(Path(tiktoken_url))
+Tokenizer = Any  # transformers' PreTrainedTokenizerFast, which has no types
 
 
-def read_ranks(file: Path) -> dict[bytes, int]:
-    """The vocabulary of a tiktoken file: one token a line, in base64, and its rank, which is its id.
+class TokenError(ValueError):
+    """A control token that a tokenizer lacks."""
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a control token. It is looked up and never written down: it differs between Qwen families.
 
     Raises:
-        UserError: it cannot be read, or ends in the middle.
+        TokenError: the tokenizer lacks it.
     """
-    try:
-        lines = [line.split() for line in file.read_bytes().splitlines() if line]
-        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
-    except (OSError, ValueError, binascii.Error) as error:
-        raise UserError(f"{file} is no tiktoken vocabulary ({error}); download it again") from None
-    if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
-        raise UserError(f"{file} is not whole: {len(ranks):,} tokens whose ranks do not run from 0; download it again")
-    return ranks
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or tokenizer.convert_ids_to_tokens(found) != token:  # unknown tokens get the id of another
+        raise TokenError(f"the tokenizer has no {token} token; is this a Qwen tokenizer?")
+    return found
 
 
-def load_qwen1_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer that gives the ids of Qwen-1's own; about four seconds, and none once it has been saved.
+def load_tokenizer(path: str) -> Tokenizer:
+    """The base model's tokenizer, with ``<|extra_0|>`` added where it is not native (Qwen1.5 and later).
+
+    The new token takes the first id after the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
+    151,665 tokens in Qwen2.5), so nothing has to grow. A base model without a chat template gets ChatML's.
 
     Raises:
-        UserError: ``qwen.tiktoken`` is damaged.
+        UserError: there is no readable tokenizer, or it lacks ChatML's tokens.
     """
-    file = Path(folder) / VOCABULARY
-    fast = _Converter(str(file), pattern=PATTERN, extra_special_tokens=SPECIAL_TOKENS).converted()
-    fast.normalizer = normalizers.NFC()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=SPECIAL_TOKENS[1:],
-        model_max_length=_longest(Path(folder)),
-        clean_up_tokenization_spaces=False,
-    )
+    from transformers import AddedToken, AutoTokenizer  # takes seconds
 
-
-def _longest(folder: Path) -> int:
+    folder = Path(model_folder(path, "language.path"))
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["seq_length"]
-    except (OSError, ValueError, KeyError):
-        return 2048
+        if (folder / "qwen.tiktoken").is_file():
+            from qwen.qwen1_tokenizer import load_qwen1_tokenizer
+
+            tokenizer = load_qwen1_tokenizer(folder)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    try:
+        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
+            token_id(tokenizer, token)
+    except TokenError as error:
+        raise UserError(f"language.path = {path}: {error}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = "<|endoftext|>"
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHATML
+    return tokenizer

@@ -13,9 +13,9 @@ from PIL import Image
 
 from answering.assistant import Assistant
 from dataset.image import load_image_processor
-from dataset.prompt import load_tokenizer
 from model.checkpoint import save_weights, write_manifest
 from model.model import build_model
+from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config
 from tests.helpers.tiny import save_qwen, save_siglip
 from train import describe_run

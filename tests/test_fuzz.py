@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from dataset.image_caption_dataset import read_conversations
-from dataset.prompt import IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, neutralise, token_id
+from dataset.conversations import read_conversations
+from dataset.prompt import Turn, build_prompt, neutralise
 from model.checkpoint import write_manifest
 from process_image import process_coco
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers import readers
 from tests.helpers.readers import CONTROL
 from tests.helpers.tiny import REPO, TOKENIZER

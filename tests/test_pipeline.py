@@ -118,5 +118,5 @@ def test_ask_answers_about_a_photo(pipeline, shared_data):
 
 def test_one_sample_can_be_printed_with_its_728_visual_tokens(pipeline):
     folder, _ = pipeline
-    output = run("-m", "dataset.image_caption_dataset", "--config", folder / "run.yaml", "--index", "1")
+    output = run("-m", "dataset.show", "--config", folder / "run.yaml", "--index", "1")
     assert "<|extra_0|> x 728" in output and "728 visual" in output

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from common.errors import UserError
-from dataset.streaming import Place, StreamedBatches, StreamedDataset
+from dataset.collate import Position
+from dataset.streaming import StreamedBatches, StreamedDataset
 from training.trainer import MultiModalTrainer
 
 
@@ -49,13 +50,12 @@ class StreamedTrainer(MultiModalTrainer):
         except UserError as error:  # of a worker it comes with the worker's traceback in front
             raise UserError(str(error).rpartition("common.errors.UserError: ")[2]) from error
         for batch in batches:
-            self.sampler.place = batch.pop("place")
+            self.sampler.position = batch["info"].position
         return batches, count
 
     def _counted(self, loader: DataLoader) -> Iterator[tuple[dict, bool]]:
         for batch in loader:
-            del batch["place"]
-            yield batch, batch["real"]
+            yield batch, batch["info"].real
 
     def set_initial_training_values(self, args, dataloader: DataLoader):
         return Trainer.set_initial_training_values(self, args, dataloader)
@@ -71,15 +71,15 @@ class StreamedTrainer(MultiModalTrainer):
                     "train.per_device_train_batch_size, a seed, ...), are not those of the checkpoint; "
                     "set them as they were, or start anew with --overwrite"
                 )
-            self.sampler.place = Place(*stream["place"])
+            self.sampler.position = Position(*stream["place"])
         return 0, 0
 
     def _position(self) -> dict:
-        stream = {"place": list(self.sampler.place), "fingerprint": self.train_dataset.fingerprint()}
+        stream = {"place": list(self.sampler.position), "fingerprint": self.train_dataset.fingerprint()}
         return {"stream": stream}
 
     def _save_checkpoint(self, model, trial, evaluate: bool = False) -> None:
-        places = gather_object([self.sampler.place])
+        places = gather_object([self.sampler.position])
         if any(place != places[0] for place in places):
             raise UserError(
                 "the processes have read different records from the shards: some of them see a damaged or another "

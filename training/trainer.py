@@ -36,7 +36,8 @@ from transformers import Trainer, TrainerCallback
 from common.errors import UserError
 from common.files import write_json
 from dataset.batches import EpochBatches
-from dataset.image_caption_dataset import ImageCaptionDataset, collate
+from dataset.collate import Counts, collate, model_inputs
+from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.trees import plan_batches
 from model.checkpoint import (
     aside_folder,
@@ -71,10 +72,10 @@ class Throughput:
         self.tokens = self.visual = self.padding = 0
         self.before = (0, 0)  # real tokens and padding since the last log in the run that this one goes on from
 
-    def add(self, counts: dict[str, int]) -> None:
-        self.tokens += counts["tokens"]
-        self.visual += counts["visual"]
-        self.padding += counts["padding"]
+    def add(self, counts: Counts) -> None:
+        self.tokens += counts.tokens
+        self.visual += counts.visual
+        self.padding += counts.padding
 
     def since_log(self) -> tuple[int, int]:
         """Real tokens and padding since the last log, whichever run it was in."""
@@ -186,7 +187,7 @@ class MultiModalTrainer(Trainer):
         self._real = inputs.pop("real", True)
         rows, tokens = inputs["input_ids"].shape
         images = int(inputs["images_per_row"].sum())
-        self._ids += inputs.get("ids", []) if self._real else []
+        self._ids += inputs["info"].ids if self._real else []
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as error:
@@ -248,16 +249,13 @@ class MultiModalTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Keep what is for people (ids, notes of skipped samples) out of the model's arguments."""
-        skipped = inputs.pop("skipped", [])
-        inputs.pop("ids", None)
-        inputs.pop("real", None)
-        counts = inputs.pop("counts", None)
-        if counts and self.model.training:
-            self.throughput.add(counts)
-        for line in skipped:
+        info = inputs["info"]
+        if self.model.training:
+            self.throughput.add(info.counts)
+        for line in info.skipped:
             self.skipped_samples += 1
             logger.warning("skipped %s (another sample stands in; %d so far)", line, self.skipped_samples)
-        return super()._prepare_inputs(inputs)
+        return super()._prepare_inputs(model_inputs(inputs))
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         if self.skipped_samples:
@@ -607,9 +605,3 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self.trainer.stopping:
             control.should_save = control.should_training_stop = True
-
-
-def samples_of_batch(dataset: ImageCaptionDataset, indices: list[int]) -> dict:
-    """One collated batch of chosen samples, without what is for people."""
-    batch = collate([dataset[i] for i in indices], dataset.tokenizer.pad_token_id)
-    return {key: value for key, value in batch.items() if torch.is_tensor(value)}

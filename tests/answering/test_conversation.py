@@ -23,8 +23,9 @@ from answering.conversation import Conversation
 from answering.prefix_cache import prefill
 from common.errors import UserError
 from dataset.image import prepare_image
-from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with_images
+from dataset.prompt import Request, Turn, neutralise, question_with_images
 from model.model import base_of
+from qwen.tokenizer import IMAGE_TOKEN
 from tests.helpers.tiny import REPO, never_ends, picture
 
 

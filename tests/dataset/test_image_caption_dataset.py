@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from dataset.batches import EpochBatches
+from dataset.collate import collate
 from dataset.image import load_image_processor
-from dataset.image_caption_dataset import ImageCaptionDataset, collate, show_sample
-from dataset.prompt import IGNORE_INDEX, IMAGE_TOKEN, load_tokenizer, token_id
+from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.prompt import IGNORE_INDEX
+from dataset.show import show_sample
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def test_a_bad_image_is_replaced_and_named(open_dataset, tmp_path):
     (tmp_path / "1.png").write_bytes(b"not a picture")
     sample = dataset[1]
     assert sample["id"] == "2/0" and len(sample["skipped"]) == 1 and sample["skipped"][0].startswith("1/0: ")
-    assert collate([dataset[0], sample], 0)["skipped"] == sample["skipped"]
+    assert collate([dataset[0], sample], 0)["info"].skipped == sample["skipped"]
 
 
 def test_only_bad_images_end_in_an_error(open_dataset, tmp_path):
@@ -132,7 +135,7 @@ def test_workers_give_what_the_main_process_gives(open_dataset):
     pickle.dumps(options["collate_fn"])  # what spawn needs on Windows and macOS
     alone, workers = (list(DataLoader(dataset, num_workers=n, **options)) for n in (0, 2))
     for one, other in zip(alone, workers, strict=True):
-        assert one["ids"] == other["ids"] and torch.equal(one["input_ids"], other["input_ids"])
+        assert one["info"].ids == other["info"].ids and torch.equal(one["input_ids"], other["input_ids"])
         assert torch.equal(one["pixel_values"], other["pixel_values"])
 
 

@@ -6,17 +6,8 @@ import random
 
 import pytest
 
-from dataset.prompt import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN,
-    PromptError,
-    Turn,
-    build_prompt,
-    fit_prompt,
-    load_tokenizer,
-    neutralise,
-    token_id,
-)
+from dataset.prompt import IGNORE_INDEX, PromptError, Turn, build_prompt, fit_prompt, neutralise
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers.tiny import TOKENIZER
 
 THREE_TURNS = [

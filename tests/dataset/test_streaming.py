@@ -1,4 +1,4 @@
-"""Shards read as they stand on the disk: the same samples as from the two files, and an exact place in them."""
+"""Shards read as they stand on the disk: the same samples as from the two files, and an exact position in them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from dataset.collate import Position
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.prompt import IMAGE_TOKEN, load_tokenizer
 from dataset.records import RecordError
-from dataset.streaming import Place, StreamedBatches, StreamedDataset, contents, parts_of, turns_in, write_shards
+from dataset.streaming import StreamedBatches, StreamedDataset, contents, parts_of, turns_in, write_shards
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
 from settings import Config, load_config, save_config
 from tests.helpers.forked import forks
 from tests.helpers.runs import assert_same, last_state
@@ -118,7 +119,7 @@ def test_samples_are_those_of_the_two_files(make_stream):
     """Trees, a text without an image, and pictures; in windows of four records from shards of three."""
     config = make_stream(answers=("red",))
     stream, whole = open_stream(config), ImageCaptionDataset(config, *tools(config))
-    windows = list(stream.windows(Place(), None))
+    windows = list(stream.windows(Position(), None))
     assert [len(window.dataset) for window in windows] == [4, 4, 4] and len(whole) == 12
     found = [window.dataset[i] for window in windows for i in range(len(window.dataset))]
     assert max(sample["segments"][-1] for sample in found) == 3  # a record is a message tree
@@ -201,11 +202,13 @@ def test_parquet_gives_the_samples_of_a_tar(make_config, tmp_path):
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "s.parquet", batch_size=2)
     tar = one_pass(stream_of(make_config, only_tar(tmp_path / "tar", records)), size=2)
     parquet = stream_of(make_config, tmp_path / "s.parquet", "data.stream_window=2")
-    assert [len(window.dataset) for window in parquet.windows(Place(record=1), None)] == [2, 2]  # from the second on
+    assert [len(window.dataset) for window in parquet.windows(Position(record=1), None)] == [2, 2]  # from the second on
     parquet = one_pass(stream_of(make_config, tmp_path / "s.parquet"), size=2)
-    assert {name for batch in parquet for name in batch["ids"]} == {f"s.parquet/{i}/0" for i in range(5)}
+    assert {name for batch in parquet for name in batch["info"].ids} == {f"s.parquet/{i}/0" for i in range(5)}
     for one, other in zip(tar, parquet, strict=True):
-        assert [int(name.split("/")[1]) for name in one["ids"]] == [int(name.split("/")[1]) for name in other["ids"]]
+        assert [int(name.split("/")[1]) for name in one["info"].ids] == [
+            int(name.split("/")[1]) for name in other["info"].ids
+        ]
         assert torch.equal(one["input_ids"], other["input_ids"])
         assert torch.equal(one["pixel_values"], other["pixel_values"])
 
@@ -213,7 +216,7 @@ def test_parquet_gives_the_samples_of_a_tar(make_config, tmp_path):
 def test_what_was_held_out_is_not_streamed_for_training(make_config, tmp_path):
     records = [{"png": photo(), "json": [said()[0] | {"split": split}]} for split in ("train", "held_out", "train")]
     batches = one_pass(stream_of(make_config, only_tar(tmp_path / "tar", records)))
-    assert sorted(name for batch in batches for name in batch["ids"]) == ["s.tar/0000/0", "s.tar/0002/0"]
+    assert sorted(name for batch in batches for name in batch["info"].ids) == ["s.tar/0000/0", "s.tar/0002/0"]
 
 
 # ---------------------------------------------------------------------------------------------- bad data
@@ -245,7 +248,7 @@ def test_bad_records_are_skipped_counted_and_named_and_no_pickle_is_read(make_co
     ]
     stream = stream_of(make_config, only_tar(tmp_path / "tar", records), "data.max_pixels=100000")
     batches = one_pass(stream, size=20)
-    lines = sorted({line for batch in batches for line in batch["skipped"]})
+    lines = sorted({line for batch in batches for line in batch["info"].skipped})
     reasons = [
         ("0001", "not valid JSON"),
         ("0002", "not valid JSON"),
@@ -261,14 +264,14 @@ def test_bad_records_are_skipped_counted_and_named_and_no_pickle_is_read(make_co
     assert len(lines) == len(reasons), lines
     for line, (key, reason) in zip(lines, reasons, strict=True):
         assert line.startswith(f"s.tar/{key}: {reason}"), line
-    assert {name for batch in batches for name in batch["ids"]} == {"s.tar/0000/0", "s.tar/0011/0"}
+    assert {name for batch in batches for name in batch["info"].ids} == {"s.tar/0000/0", "s.tar/0011/0"}
     ids = batches[-1]["input_ids"].tolist()
     end = stream.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert {row.count(end) for row in ids} == {3}  # system, question, answer: none of them forged
     assert not mark.exists()
 
 
-def test_a_damaged_shard_costs_what_is_behind_the_damage_and_the_place_stays_exact(make_stream, tmp_path):
+def test_a_damaged_shard_costs_what_is_behind_the_damage_and_the_position_stays_exact(make_stream, tmp_path):
     config = make_stream("data.stream_window=2", size=5)
     shard = tmp_path / "shards" / "train-000000.tar"
     with tarfile.open(shard) as tar:
@@ -276,14 +279,14 @@ def test_a_damaged_shard_costs_what_is_behind_the_damage_and_the_place_stays_exa
     shard.write_bytes(shard.read_bytes()[: cut + 10])
     stream = open_stream(config)
     batches = one_pass(stream)
-    (line,) = [line for batch in batches for line in batch["skipped"]]
+    (line,) = [line for batch in batches for line in batch["info"].skipped]
     assert line.startswith("train-000000.tar from record 2 on: the shard is damaged: ")
-    names = [name.split("/")[1] for batch in batches for name in batch["ids"]]
+    names = [name.split("/")[1] for batch in batches for name in batch["info"].ids]
     assert sorted(set(map(int, names))) == [0, 1, 5, 6, 7, 8, 9, 10, 11]
     for number, batch in enumerate(batches):
         rest = StreamedBatches(stream, 1, None, None)
-        rest.place = batch["place"]
-        assert [b["ids"] for b in rest] == [b["ids"] for b in batches[number + 1 :]]
+        rest.position = batch["info"].position
+        assert [b["info"].ids for b in rest] == [b["info"].ids for b in batches[number + 1 :]]
 
 
 @pytest.mark.parametrize("shards", ["empty", "garbage"])
@@ -307,34 +310,34 @@ def test_a_file_that_vanishes_is_one_line_from_a_worker_too(make_stream, tmp_pat
     assert str(caught.value) == f"{expected} and go on with --resume"
 
 
-# ---------------------------------------------------------------------------------------------- places
+# ---------------------------------------------------------------------------------------------- positions
 
 
-START = Place()
+START = Position()
 
 
-def sequence(stream: StreamedDataset, steps: int, place: Place = START, **shared) -> tuple[list, Place]:
-    """The names in so many steps of all processes, in any order within a step, and the place behind."""
+def sequence(stream: StreamedDataset, steps: int, position: Position = START, **shared) -> tuple[list, Position]:
+    """The names in so many steps of all processes, in any order within a step, and the position behind."""
     processes, accumulation = shared.get("processes", 1), shared.get("accumulation", 1)
     names: list[list[str]] = [[] for _ in range(steps)]
-    places = set()
+    positions = set()
     for rank in range(processes):
         batches = StreamedBatches(stream, 2, None, 3, processes, rank, accumulation)
-        batches.place = place
+        batches.position = position
         for turn, batch in zip(range(steps * accumulation), batches, strict=False):
-            names[turn // accumulation] += batch["ids"]
-        places.add(batch["place"])
-    assert len(places) == 1  # all agree
-    return [sorted(step) for step in names], places.pop()
+            names[turn // accumulation] += batch["info"].ids
+        positions.add(batch["info"].position)
+    assert len(positions) == 1  # all agree
+    return [sorted(step) for step in names], positions.pop()
 
 
 def test_every_epoch_has_every_sample_once_in_an_order_of_its_own(make_stream):
     stream = open_stream(make_stream())
     seen: list[list[str]] = [[], [], []]
     for batch in StreamedBatches(stream, 2, None, 3):
-        if batch["place"].epoch == 3:
+        if batch["info"].position.epoch == 3:
             break
-        seen[batch["place"].epoch] += batch["ids"]
+        seen[batch["info"].position.epoch] += batch["info"].ids
     assert len(set(seen[0])) == len(seen[0]) == 12
     assert sorted(seen[0]) == sorted(seen[1]) == sorted(seen[2])
     assert seen[0] != seen[1] != seen[2] != sorted(seen[2])
@@ -348,9 +351,9 @@ def test_processes_share_the_batches_of_one_and_follow_each_other(make_stream, p
     alone, _ = sequence(stream, 6 * processes * 2)
     wanted = [sorted(sum(alone[i : i + processes * 2], [])) for i in range(0, len(alone), processes * 2)]
     assert sequence(stream, 6, **shared)[0] == wanted
-    some, place = sequence(stream, 4, **shared)
+    some, position = sequence(stream, 4, **shared)
     assert some == wanted[:4]
-    followed, _ = sequence(stream, 4 * processes, Place(*json.loads(json.dumps(place))))
+    followed, _ = sequence(stream, 4 * processes, Position(*json.loads(json.dumps(position))))
     assert followed == alone[8 * processes : 12 * processes]
 
 
@@ -364,7 +367,7 @@ def test_workers_give_what_the_main_process_gives(make_stream):
     )
     for other in others:
         for one, same in zip(alone, other, strict=True):
-            assert (one["ids"], one["place"]) == (same["ids"], Place(*same["place"]))
+            assert (one["info"].ids, one["info"].position) == (same["info"].ids, Position(*same["info"].position))
             assert torch.equal(one["input_ids"], same["input_ids"])
 
 
@@ -373,7 +376,7 @@ def test_the_last_pass_of_an_evaluation_counts_every_sample_once(make_stream):
     batches = [list(StreamedBatches(stream, 1, None, None, 3, rank)) for rank in range(3)]
     assert [len(one) for one in batches] == [1, 1, 1]  # two samples for three processes
     shard = "held_out-000000.tar"
-    real = sorted(name for one in batches for batch in one if batch["real"] for name in batch["ids"])
+    real = sorted(name for one in batches for batch in one if batch["info"].real for name in batch["info"].ids)
     tree = ", ".join(f"{shard}/000000000/{n}" for n in range(3))
     assert real == [tree, f"{shard}/000000001/0"]
 
@@ -381,8 +384,8 @@ def test_the_last_pass_of_an_evaluation_counts_every_sample_once(make_stream):
 def test_a_budget_of_tokens_holds_within_a_window(make_stream):
     stream = open_stream(make_stream())
     batches = list(StreamedBatches(stream, 99, 150, None))
-    assert all(b["input_ids"].numel() <= 150 or len(b["ids"]) == 1 for b in batches)
-    assert {len(b["ids"]) for b in batches} >= {1, 2}
+    assert all(b["input_ids"].numel() <= 150 or len(b["info"].ids) == 1 for b in batches)
+    assert {len(b["info"].ids) for b in batches} >= {1, 2}
 
 
 def test_only_a_window_is_in_memory(make_config, tmp_path):
@@ -391,9 +394,9 @@ def test_only_a_window_is_in_memory(make_config, tmp_path):
     shard = only_tar(tmp_path / "tar", [{"jpg": noise, "json": said()} for _ in range(60)])
     del noise
     stream = stream_of(make_config, shard, "data.stream_window=8")
-    next(stream.windows(Place(), None))  # what is imported on the way
+    next(stream.windows(Position(), None))  # what is imported on the way
     tracemalloc.start()
-    count = sum(len(window.dataset.paths) for window in stream.windows(Place(), None))
+    count = sum(len(window.dataset.paths) for window in stream.windows(Position(), None))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 60 and peak < 30 * 2**20  # a window, what is read ahead of it, and a window before it
@@ -467,7 +470,7 @@ def test_two_processes_killed_are_followed_by_one_as_if_nothing_had_happened(sta
         assert logs[0][key] == pytest.approx(value, rel=1e-5), key
 
 
-def test_a_place_means_nothing_in_other_shards_or_windows_or_none(make_stream):
+def test_a_position_means_nothing_in_other_shards_or_windows_or_none(make_stream):
     config = make_stream("train.save_steps=1", "train.max_steps=1")
     run = config.train.output / "test"
     run.mkdir(parents=True)
@@ -487,7 +490,7 @@ def test_a_place_means_nothing_in_other_shards_or_windows_or_none(make_stream):
 
 def test_processes_that_read_different_things_do_not_save(make_stream, tmp_path, monkeypatch):
     trainer = build_trainer(make_stream("train.save_steps=1"), tmp_path / "run")
-    monkeypatch.setattr(streamed, "gather_object", lambda places: [*places, Place(7)])
+    monkeypatch.setattr(streamed, "gather_object", lambda positions: [*positions, Position(7)])
     with pytest.raises(UserError, match="^the processes have read different records"):
         trainer.train()
 

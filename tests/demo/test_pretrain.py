@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from dataset.prompt import IGNORE_INDEX, load_tokenizer
+from dataset.prompt import IGNORE_INDEX
 from demo import pretrain, scenes
+from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import TOKENIZER
 
 

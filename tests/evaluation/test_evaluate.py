@@ -11,9 +11,9 @@ from PIL import Image
 
 import evaluate
 from common.errors import UserError
-from dataset.prompt import IMAGE_TOKEN
 from evaluate import Question
 from evaluation import scores as metrics
+from qwen.tokenizer import IMAGE_TOKEN
 from settings import Config, save_config
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from qwen.tokenizer import SPECIAL_TOKENS, load_qwen1_tokenizer
+from qwen.qwen1_tokenizer import SPECIAL_TOKENS, load_qwen1_tokenizer
 
 RENAMED = {
     "model.embed_tokens": "transformer.wte",

@@ -14,8 +14,8 @@ from PIL import Image
 
 from common.errors import UserError
 from dataset.image import ImageError, load_image
-from dataset.prompt import IMAGE_TOKEN
 from process_image import process_ali, process_coco, read_json
+from qwen.tokenizer import IMAGE_TOKEN
 from settings import Config, load_config
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", IMAGE_TOKEN, "<image>")

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from dataset.collate import collate, model_inputs, samples_of_batch
 from dataset.image import ImageError, load_image, load_image_processor, prepare_image
-from dataset.image_caption_dataset import ImageCaptionDataset, collate
-from dataset.prompt import load_tokenizer
+from dataset.image_caption_dataset import ImageCaptionDataset
 from model import feature_cache
 from model.feature_cache import FeatureCache
 from model.model import build_model
+from qwen.tokenizer import load_tokenizer
 from train import build_trainer
-from training.trainer import samples_of_batch
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_image_that_comes_twice_is_encoded_once(open_cache, config):
     dataset = ImageCaptionDataset(config, load_tokenizer(config.language.path), processor)
     samples = [dataset[0], dataset[1], dataset[0]]
     _, _, seen = open_cache()
-    batch = {key: value for key, value in collate(samples, 0).items() if torch.is_tensor(value)}
+    batch = model_inputs(collate(samples, 0))
     together = model(**batch).loss
     assert seen == [2] and batch["image_index"].tolist() == [0, 1, 0]
     alone = [model(**samples_of_batch(dataset, [i])).loss for i in (0, 1, 0)]

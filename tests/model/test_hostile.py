@@ -11,9 +11,9 @@ import pytest
 
 from common.errors import UserError
 from dataset.image import load_image_processor
-from dataset.prompt import load_tokenizer
 from model.checkpoint import load_checkpoint, write_manifest
 from model.model import build_model
+from qwen.tokenizer import load_tokenizer
 
 PICKLES = ("pytorch_model.bin", "model.bin", "adapter_model.bin", "optimizer.pt", "training_args.bin", "tokenizer.pkl")
 

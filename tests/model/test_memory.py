@@ -13,11 +13,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from common.errors import UserError
 from dataset.image import load_image_processor
-from dataset.prompt import load_tokenizer
 from model.checkpoint import load_checkpoint, save_weights, write_manifest
 from model.memory import Batch, block_bytes, estimate
 from model.model import build_model, linear_layers, lora_layers
 from qwen.load import four_bit_bytes, four_bit_options
+from qwen.tokenizer import load_tokenizer
 from train import build_trainer, describe_run, make_arguments
 
 BATCH = Batch(rows=2, length=60, images=2, labels=20)

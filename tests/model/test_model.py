@@ -13,9 +13,9 @@ from torch import nn
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
 from common.errors import UserError
+from dataset.collate import samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.prompt import load_tokenizer
 from model.checkpoint import (
     Damaged,
     choices_of,
@@ -26,9 +26,9 @@ from model.checkpoint import (
     write_manifest,
 )
 from model.model import build_model
+from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import save_qwen, save_siglip
 from train import describe_run
-from training.trainer import samples_of_batch
 
 
 @pytest.fixture

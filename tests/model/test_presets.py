@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.prompt import IMAGE_TOKEN, load_tokenizer, token_id
 from model.memory import Batch, estimate
 from model.model import build_model
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from settings import load_config
 from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3, save_siglip

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 import train
 from answering.assistant import Assistant
 from common.errors import UserError
-from dataset.prompt import Request, Turn, load_tokenizer, question_with_images
+from dataset.prompt import Request, Turn, question_with_images
 from model.checkpoint import load_checkpoint
 from model.model import build_model, linear_layers, lora_layers
 from qwen.load import four_bit_bytes, load_language
+from qwen.tokenizer import load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, picture, save_qwen, save_qwen3
 

@@ -19,10 +19,11 @@ from answering.assistant import Assistant
 from common import hub
 from common.errors import UserError
 from dataset.image import load_image_processor
-from dataset.prompt import CHATML, IMAGE_TOKEN, Turn, build_prompt, load_tokenizer, skip_thoughts, without_thoughts
+from dataset.prompt import Turn, build_prompt, skip_thoughts, without_thoughts
 from model.checkpoint import hash_model, load_checkpoint, save_weights, sha256, write_manifest
 from model.model import build_model
 from qwen.load import load_language
+from qwen.tokenizer import CHATML, IMAGE_TOKEN, load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1, write_shards
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3
 from train import build_trainer, describe_run

@@ -22,11 +22,12 @@ from transformers import AutoTokenizer
 from answering.assistant import Assistant
 from common.errors import UserError
 from common.hub import load_strictly, read_config
-from dataset.prompt import Request, Turn, encode_text, load_tokenizer, question_with_images
+from dataset.prompt import Request, Turn, encode_text, question_with_images
 from model.model import build_model
 from qwen.load import load_language
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config
-from qwen.tokenizer import PATTERN, SPECIAL_TOKENS, load_qwen1_tokenizer, read_ranks
+from qwen.qwen1_tokenizer import PATTERN, SPECIAL_TOKENS, load_qwen1_tokenizer, read_ranks
+from qwen.tokenizer import load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1, save_pair, write_shards
 from tests.helpers.tiny import REPO, picture, save_qwen
 from train import build_trainer

@@ -60,7 +60,7 @@ def test_a_hidden_state_is_transformers_own(towers, name, layer):
 @torch.no_grad()
 def test_llavas_view_of_clip_is_the_layer_before_the_last_without_cls(make_config, towers):
     config = make_config(f"vision.path={towers['clip']}", "vision.image_context_length=9", "vision.layer=-2")
-    from dataset.prompt import load_tokenizer
+    from qwen.tokenizer import load_tokenizer
 
     model = build_model(config, load_tokenizer(config.language.path))
     pixels = torch.randn(1, 3, 42, 42)
@@ -98,7 +98,7 @@ def test_another_resolution_has_interpolated_positions(towers, name):
 
 @pytest.mark.parametrize("name", ["siglip", "clip"])
 def test_the_processor_goes_to_the_same_resolution_and_into_the_checkpoint(make_config, towers, tmp_path, name):
-    from dataset.prompt import load_tokenizer
+    from qwen.tokenizer import load_tokenizer
 
     tokens = {"siglip": 24, "clip": 25}[name]
     options = [f"vision.path={towers[name]}", "vision.image_size=70", f"vision.image_context_length={tokens}"]

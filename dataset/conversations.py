@@ -1,0 +1,59 @@
+"""What process_image.py wrote, read again: image paths by id, and the conversations of a split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.errors import UserError
+
+Given = tuple[dict[int, str | bytes], list[tuple[str, dict]]]  # images (paths, or files' contents) and conversations
+
+
+def read_conversations(image_map: Path, annotations: Path, split: str) -> Given:
+    """Read ``process_image.py``'s two files: image paths by id, and the (name, conversation) pairs of one split.
+
+    Each conversation gets an ``images`` list of ids, empty for a text-only one. Its name is "<image id>/<number>".
+
+    Raises:
+        UserError: the files cannot be read, are not what ``process_image.py`` writes, or are of different runs.
+    """
+    try:
+        paths = {int(entry["ID"]): str(entry["path"]) for entry in _read_object(image_map).values()}
+        conversations = [
+            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation)})
+            for key, group in _read_object(annotations).items()
+            for number, conversation in enumerate(group)
+            if conversation["split"] == split
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(
+            f"{image_map} and {annotations} cannot be read as what process_image.py writes ({reason}); run it again"
+        ) from error
+    missing = {i for _, c in conversations for i in c["images"]} - paths.keys()
+    if missing:
+        raise UserError(
+            f"{annotations} names {len(missing)} images that {image_map} lacks (ID {min(missing)} first): "
+            "the two files are of different runs; run process_image.py again"
+        )
+    return paths, conversations
+
+
+def _read_object(path: Path) -> dict:
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    if not isinstance(content, dict):
+        raise TypeError(f"{path} holds no object")
+    return content
+
+
+def checked(conversation: dict) -> dict:
+    """A conversation as :mod:`process_image` writes it; what follows relies on these types."""
+    texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
+    lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
+    if not all(isinstance(each, list) and each for each in lists) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a conversation without turns, or a turn without text")
+    if not all(type(image) is int for image in conversation.get("images", [])):
+        raise TypeError("an image's id that is not a whole number")
+    return conversation

@@ -1,0 +1,73 @@
+"""Qwen-1's tokenizer, from its ``qwen.tiktoken``, as a fast tokenizer that gives the same ids."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import Path
+
+from tokenizers import normalizers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from common.errors import UserError
+
+VOCABULARY = "qwen.tiktoken"
+# Its special tokens take the ids behind the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
+# As in its tokenizer: words with the blank or sign before them, digits one by one, signs, line ends, blanks.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class _Converter(TikTokenConverter):
+    """transformers' converter, with the file read here: tiktoken's reader keeps copies by path that outlive changes."""
+
+    @staticmethod
+    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
+        return read_ranks(Path(tiktoken_url))
+
+
+def read_ranks(file: Path) -> dict[bytes, int]:
+    """The vocabulary of a tiktoken file: one token a line, in base64, and its rank, which is its id.
+
+    Raises:
+        UserError: it cannot be read, or ends in the middle.
+    """
+    try:
+        lines = [line.split() for line in file.read_bytes().splitlines() if line]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
+    except (OSError, ValueError, binascii.Error) as error:
+        raise UserError(f"{file} is no tiktoken vocabulary ({error}); download it again") from None
+    if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
+        raise UserError(f"{file} is not whole: {len(ranks):,} tokens whose ranks do not run from 0; download it again")
+    return ranks
+
+
+def load_qwen1_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer that gives the ids of Qwen-1's own; about four seconds, and none once it has been saved.
+
+    Raises:
+        UserError: ``qwen.tiktoken`` is damaged.
+    """
+    file = Path(folder) / VOCABULARY
+    fast = _Converter(str(file), pattern=PATTERN, extra_special_tokens=SPECIAL_TOKENS).converted()
+    fast.normalizer = normalizers.NFC()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL_TOKENS[1:],
+        model_max_length=_longest(Path(folder)),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _longest(folder: Path) -> int:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["seq_length"]
+    except (OSError, ValueError, KeyError):
+        return 2048
