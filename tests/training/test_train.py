@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from common.errors import UserError
+from dataset.collate import Counts
 from settings import save_config
 from tests.helpers.forked import forks
 from tests.helpers.tiny import REPO
@@ -132,7 +133,7 @@ def test_the_log_counts_real_tokens_and_padding(make_config):
 
 def test_throughput_adds_up_and_starts_anew():
     meter = Throughput()
-    meter.add({"tokens": 90, "visual": 80, "padding": 10})
+    meter.add(Counts(tokens=90, visual=80, padding=10))
     meter.begin -= 10.0
     meter.waiting = 2.0
     report = meter.report()
