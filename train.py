@@ -28,6 +28,7 @@ from transformers import TrainingArguments, set_seed
 
 from common.errors import UserError
 from common.files import remove_folder
+from common.hashing import hash_files, hash_model
 from dataset.collate import samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
@@ -36,8 +37,6 @@ from dataset.trees import plan_batches
 from model.checkpoint import (
     base_models,
     checkpoints,
-    hash_files,
-    hash_model,
     latest_checkpoint,
     newest_undamaged,
     step_of,

@@ -30,17 +30,17 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import GenerationConfig
 
 from common.errors import UserError
 from common.files import publish_folder, remove_folder, write_json
-from common.hub import check_hash, model_folder, weight_files, what_is_missing
+from common.hashing import hash_model, sha256
 from dataset.image import load_image_processor
 from model.model import MMultiModal, base_of, build_model
 from qwen.load import matrices
 from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config, save_config
-from training.fsdp import like
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +207,15 @@ def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
     module.load_state_dict({name: like(current[name], state[name]) for name in state}, strict=wanted is None)
 
 
+def like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value``, which every process holds whole, as this process's share of it where ``tensor`` is a DTensor."""
+    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:
+        return value
+    # src_data_rank=None: each process cuts its share out of its own copy, and nothing is sent.
+    share = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    return share.to(tensor.device)
+
+
 def _fill_adapter(part: PeftModel, file: Path) -> None:
     state = read_tensors(file)
     _require_same(file, state, get_peft_model_state_dict(part, save_embedding_layers=False))
@@ -367,39 +376,8 @@ def newest_undamaged(run: Path) -> Path | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------- hashes
+# ---------------------------------------------------------------------------------------------- base models
 
 
 def base_models(config: Config) -> dict[str, str]:
     return {"vision.path": config.vision.path, "language.path": config.language.path}
-
-
-def hash_model(path: str, key: str, checkpoint: Path | None = None) -> str:
-    """SHA-256 over the names and contents of a model's config and weights, wherever hub cache or folder keeps them.
-
-    ``checkpoint`` is whose base model it is, if it is one's.
-
-    Raises:
-        UserError: a file is not there, or not the one that its download noted.
-    """
-    folder = Path(model_folder(path, key, checkpoint))
-    if lack := what_is_missing(folder):
-        raise UserError(f"{key}: {lack}")
-    return hash_files([folder / "config.json", *weight_files(folder)])
-
-
-def hash_files(files: list[Path]) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        digest = sha256(file)
-        check_hash(file, digest)
-        total.update(f"{file.name} {digest}\n".encode())
-    return total.hexdigest()
-
-
-def sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import publish_file
+from common.hashing import hash_model, sha256
 from dataset.image import ImageError, load_image, prepare_image
-from model.checkpoint import hash_model, sha256
 
 SHARD = 512  # images: 0.9 GB of so400m features
 

@@ -78,7 +78,9 @@ def empty_model(config: Config, tokens: int, dtype: torch.dtype) -> MMultiModal:
     """The whole model of a config on the meta device: every parameter's shape and dtype, and no data."""
     plain = config.model_copy(update={"lora": {**config.lora, "init_lora_weights": False}})  # no start to compute
     with torch.device("meta"):
-        vision = empty_vision(config.vision).to(dtype)
+        vision = empty_vision(config.vision.path, image_size=config.vision.image_size, layer=config.vision.layer).to(
+            dtype
+        )
         language = empty_language(config.language.path, tokens).to(dtype)
         return assemble(plain, vision, language)
 

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
 from qwen.load import load_language
+from visual.geometry import visual_token_count
 from visual.load import load_vision
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def build_model(
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
-    vision = load_vision(config.vision, dtype)
+    vision = load_vision(config.vision.path, dtype, image_size=config.vision.image_size, layer=config.vision.layer)
+    check_token_count(config, vision)
     language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
     longest = getattr(language.config, "seq_length", None)
     if longest is not None and config.language.max_length > longest:
@@ -226,6 +228,20 @@ def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiMo
             parameter.data = parameter.data.float()
     assert_trainable(model, config)
     return model.eval()
+
+
+def check_token_count(config: Config, vision: nn.Module) -> None:
+    """Prompts are built with ``vision.image_context_length`` placeholders a picture, so the tower must give as many.
+
+    Raises:
+        UserError: it gives another number; names the right one.
+    """
+    tokens = visual_token_count(vision.config.to_dict(), config.vision.drop_first_token)
+    if tokens != config.vision.image_context_length:
+        raise UserError(
+            f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} gives "
+            f"{tokens} visual tokens; set vision.image_context_length={tokens}"
+        )
 
 
 def prepare_part(part: nn.Module, how: str, lora: dict, last_blocks: int | None = None) -> nn.Module:

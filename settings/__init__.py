@@ -40,6 +40,7 @@ from pydantic import (
 from common.errors import UserError
 from common.files import write_text
 from common.hub import local_model_folder
+from visual.geometry import tower_sizes, visual_token_count
 
 # ---------------------------------------------------------------------------------------------- the sections
 # A field's description completes "expected ..." in the error about it.
@@ -796,44 +797,8 @@ def _check_token_count(vision: Vision, file: Path) -> None:
     except (OSError, ValueError) as error:
         raise _Invalid("vision.path", f"expected a readable config.json ({error})", vision.path) from None
     if given != vision.image_context_length:
-        size, patch, _ = _geometry(content)
+        size, patch, _ = tower_sizes(content)
         size = vision.image_size or size
         rule = f"{size} px, patch {patch}, vision.drop_first_token {_show(vision.drop_first_token)}"
         problem = f"expected {given}, which is what the encoder gives ({rule})"
         raise _Invalid("vision.image_context_length", problem, vision.image_context_length)
-
-
-def visual_token_count(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> int:
-    """How many visual tokens an encoder gives for one image, after the first is dropped or not.
-
-    ``vision_config`` is the content of a config.json (or ``config.to_dict()``), of the vision tower or of both towers;
-    ``image_size`` is another resolution than its own, in pixels.
-
-    Raises:
-        UserError: not a SigLIP or CLIP of fixed resolution, or sizes that leave no token.
-    """
-    size, patch, extra = _geometry(vision_config)
-    size = image_size or size
-    count = (size // patch) ** 2 + extra - int(drop_first_token)
-    if count < 1:
-        raise UserError(f"expected an encoder that gives visual tokens, not {size} px in patches of {patch} px")
-    return count
-
-
-def _geometry(vision_config: dict[str, Any]) -> tuple[int, int, int]:
-    """Image and patch size in pixels, and how many tokens there are besides the patches (CLIP's CLS).
-
-    transformers leaves values out that equal its defaults.
-    """
-    tower = vision_config.get("vision_config", vision_config) if isinstance(vision_config, dict) else None
-    if not isinstance(tower, dict):
-        raise UserError("expected a config.json with the sizes of a SigLIP or CLIP encoder")
-    kind = tower.get("model_type", vision_config.get("model_type", "siglip_vision_model"))
-    known = {"siglip": (16, 0), "clip": (32, 1)}  # default patch size, other tokens
-    if kind.removesuffix("_vision_model") not in known:
-        raise UserError(f"expected a SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type {kind}")
-    default, extra = known[kind.removesuffix("_vision_model")]
-    sizes = tower.get("image_size", 224), tower.get("patch_size", default)
-    if not all(type(size) is int and size > 0 for size in sizes):
-        raise UserError(f"expected whole numbers of pixels for image_size and patch_size, not {_show(list(sizes))}")
-    return *sizes, extra

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from common.errors import UserError
@@ -77,11 +77,3 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not rank():
             gathered[name] = full.detach().cpu()
     return gathered
-
-
-def like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """``value``, which all processes have whole, as this process's share where ``tensor`` is one."""
-    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:
-        return value
-    share = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)  # takes, sends nothing
-    return share.to(tensor.device)

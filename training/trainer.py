@@ -43,6 +43,7 @@ from model.checkpoint import (
     aside_folder,
     check_bases,
     latest_checkpoint,
+    like,
     load_weights,
     prune,
     read_manifest,
@@ -487,7 +488,7 @@ class MultiModalTrainer(Trainer):
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, value in values.items():
             index, key = name.split(".", 1)
-            value = sharded.like(parameters[int(index)], value) if torch.is_tensor(value) else value
+            value = like(parameters[int(index)], value) if torch.is_tensor(value) else value
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
         self.lr_scheduler.load_state_dict(rest["scheduler"])

@@ -1,8 +1,8 @@
-"""From a folder or hub name to a vision tower, whole, at the resolution and layer that were asked for."""
+"""From a folder or hub name to a vision tower, complete, at the resolution and layer that are asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,10 +10,8 @@ from torch import nn
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config
 from visual.CLIP_VIT import ClipViT
+from visual.geometry import tower_sizes
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
-
-if TYPE_CHECKING:
-    from settings import Vision
 
 TOWERS = {  # by the config's model_type; a folder may hold both towers, or the vision tower alone
     "siglip": SiglipViT,
@@ -23,59 +21,52 @@ TOWERS = {  # by the config's model_type; a folder may hold both towers, or the 
 }
 
 
-def load_vision(settings: Vision, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The tower of a config's ``vision`` section, which maps ``pixel_values`` [B, 3, H, W] to features [B, N, D].
+def load_vision(
+    path: str, dtype: torch.dtype = torch.float32, *, image_size: int | None = None, layer: int = -1
+) -> nn.Module:
+    """A tower on the CPU that maps ``pixel_values`` [B, 3, H, W] to features [B, N, D].
+
+    Args:
+        path: a folder, or a name on the hub.
+        image_size: another resolution than its own, in pixels.
+        layer: which hidden state it gives, counted as transformers does: -1 is the last.
 
     Raises:
-        UserError: it is missing, incomplete, of an unknown kind, or gives another number of visual tokens.
+        UserError: it is missing, incomplete or of an unknown kind, or has no such layer.
     """
-    folder = model_folder(settings.path, "vision.path")
-    content = read_config(folder, "vision.path")
-    check_token_count(settings, content)
-    tower = load_strictly(tower_class(content), folder, dtype, "vision.path")
-    return adapt(tower, settings)
+    folder = model_folder(path, "vision.path")
+    cls = tower_class(read_config(folder, "vision.path"), path)
+    tower = load_strictly(cls, folder, dtype, "vision.path")
+    return adapt(tower, image_size, layer)
 
 
-def empty_vision(settings: Vision) -> nn.Module:
-    """The same tower made of its config.json alone: on the meta device, if that is set."""
-    folder = model_folder(settings.path, "vision.path")
-    content = read_config(folder, "vision.path")
-    check_token_count(settings, content)
-    cls = tower_class(content)
+def empty_vision(path: str, *, image_size: int | None = None, layer: int = -1) -> nn.Module:
+    """:func:`load_vision` without its weights, from the config.json alone; meant for ``torch.device("meta")``."""
+    folder = model_folder(path, "vision.path")
+    cls = tower_class(read_config(folder, "vision.path"), path)
     config = cls.config_class.from_pretrained(folder)
-    return adapt(cls(config), settings)
+    return adapt(cls(config), image_size, layer)
 
 
-def tower_class(content: dict) -> type[nn.Module]:
-    """The class for the content of a config.json that :func:`check_token_count` let pass."""
+def tower_class(content: dict[str, Any], path: str) -> type[nn.Module]:
+    """The class for the content of a config.json.
+
+    Raises:
+        UserError: it is of another kind; names ``path``.
+    """
+    try:
+        tower_sizes(content)
+    except UserError as error:
+        raise UserError(f"vision.path = {path}: {error}") from None
     return TOWERS[content.get("model_type", "siglip_vision_model")]
 
 
-def adapt(tower: nn.Module, settings: Vision) -> nn.Module:
-    """Change a tower to the resolution and layer of the ``vision`` section."""
-    if settings.image_size is not None and settings.image_size != tower.config.image_size:
-        resize_positions(tower, settings.image_size)
+def adapt(tower: nn.Module, image_size: int | None, layer: int) -> nn.Module:
+    """Change a tower to another resolution and layer, in place."""
+    if image_size is not None and image_size != tower.config.image_size:
+        resize_positions(tower, image_size)
     try:
-        tower.end_at_layer(settings.layer)
+        tower.end_at_layer(layer)
     except ValueError as error:
         raise UserError(f"vision.layer: {error}") from None
     return tower
-
-
-def check_token_count(settings: Vision, content: dict) -> None:
-    """``content`` is the tower's config.json.
-
-    Raises:
-        UserError: it is of another kind, or gives not ``vision.image_context_length`` tokens; names the right number.
-    """
-    from settings import visual_token_count  # pydantic, which the benchmarks run without
-
-    try:
-        tokens = visual_token_count(content, settings.drop_first_token, settings.image_size)
-    except UserError as error:
-        raise UserError(f"vision.path = {settings.path}: {error}") from None
-    if tokens != settings.image_context_length:
-        raise UserError(
-            f"vision.image_context_length: {settings.image_context_length}, but {settings.path} gives "
-            f"{tokens} visual tokens; set vision.image_context_length={tokens}"
-        )

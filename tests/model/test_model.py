@@ -27,7 +27,7 @@ from model.checkpoint import (
 )
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
-from tests.helpers.tiny import save_qwen, save_siglip
+from tests.helpers.tiny import save_clip, save_qwen, save_siglip
 from train import describe_run
 
 
@@ -189,6 +189,28 @@ def test_wrong_token_count_names_the_right_number(make_config, tmp_path):
     config.vision.image_context_length = 9
     with pytest.raises(UserError, match="gives 8 visual tokens; set vision.image_context_length=8"):
         build_model(config, load_tokenizer(config.language.path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "tokens"),
+    [
+        ("siglip", ["vision.drop_first_token=false"], 9),
+        ("siglip", ["vision.image_size=70"], 24),
+        ("clip", [], 9),  # the class token is dropped
+        ("clip", ["vision.image_size=70"], 25),
+    ],
+)
+def test_the_right_number_follows_the_tower_its_size_and_what_is_dropped(make_config, tmp_path, kind, changes, tokens):
+    folder = {"siglip": save_siglip, "clip": save_clip}[kind](tmp_path / "tower")
+    config = make_config(f"vision.path={folder}", f"vision.image_context_length={tokens}", *changes)
+    tokenizer = load_tokenizer(config.language.path)
+    tower = build_model(config, tokenizer).vision
+    size = tower.config.image_size
+    dropped = int(config.vision.drop_first_token)
+    assert tower(torch.zeros(1, 3, size, size)).shape[1] - dropped == tokens
+    config.vision.image_context_length = 8
+    with pytest.raises(UserError, match=f"gives {tokens} visual tokens; set vision.image_context_length={tokens}"):
+        build_model(config, tokenizer)
 
 
 def test_both_towers_in_one_folder_load_as_the_vision_tower(make_config, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from settings import Config, add_config_arguments, load_config, require_paths, save_config, visual_token_count
+from settings import Config, add_config_arguments, load_config, require_paths, save_config
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -569,52 +569,6 @@ def test_a_config_can_be_made_in_code():
 
 
 # ---------------------------------------------------------------------------------------------- models
-
-
-@pytest.mark.parametrize(
-    ("content", "drop", "count"),
-    [
-        ({"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}, True, 728),
-        ({"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}, False, 729),
-        ({"model_type": "siglip", "vision_config": {"image_size": 384, "patch_size": 14}}, True, 728),
-        ({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}}, False, 196),
-        ({"model_type": "siglip", "image_size": 512, "patch_size": 16}, False, 1024),
-        ({"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}, True, 576),
-        ({"model_type": "clip", "vision_config": {"image_size": 336, "patch_size": 14}}, False, 577),
-        ({"model_type": "clip", "vision_config": {}}, True, 49),
-    ],
-)
-def test_the_token_count_comes_from_image_and_patch_size(content, drop, count):
-    assert visual_token_count(content, drop) == count
-
-
-def test_the_token_count_is_that_of_transformers_own_model():
-    from transformers import SiglipConfig, SiglipVisionConfig
-
-    tower = SiglipVisionConfig(image_size=70, patch_size=14)
-    assert visual_token_count(tower.to_dict(), drop_first_token=False) == 25
-    assert visual_token_count(SiglipConfig(vision_config=tower.to_dict()).to_dict(), drop_first_token=True) == 24
-    assert visual_token_count(SiglipVisionConfig().to_diff_dict(), drop_first_token=False) == 196
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ({"model_type": "siglip2_vision_model", "patch_size": 16}, "not model_type siglip2_vision_model"),
-        (
-            {"model_type": "blip", "vision_config": {"model_type": "blip_vision_model"}},
-            "not model_type blip_vision_model",
-        ),
-        ({"image_size": "384", "patch_size": 14}, 'not ["384", 14]'),
-        ({"image_size": 384, "patch_size": 0}, "not [384, 0]"),
-        ({"image_size": 14, "patch_size": 14}, "not 14 px in patches of 14 px"),
-        ({"vision_config": None}, "expected a config.json"),
-    ],
-)
-def test_an_encoder_without_a_fixed_number_of_tokens_is_refused(content, problem):
-    with pytest.raises(UserError) as caught:
-        visual_token_count(content, drop_first_token=True)
-    assert problem in str(caught.value)
 
 
 def test_a_token_count_the_encoder_cannot_give_names_the_one_it_gives(minimal, tmp_path):

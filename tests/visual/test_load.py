@@ -15,9 +15,10 @@ from common.errors import UserError
 from dataset.image import load_image_processor, prepare_image
 from model.checkpoint import load_checkpoint, save_weights, write_manifest
 from model.model import build_model
-from settings import Vision, load_config, save_config
+from settings import load_config, save_config
 from tests.helpers.tiny import save_clip, save_siglip
 from train import describe_run
+from visual.geometry import visual_token_count
 from visual.load import load_vision
 
 CLASSES = {"siglip": SiglipVisionModel, "clip": CLIPVisionModel}
@@ -35,8 +36,8 @@ def towers(tmp_path_factory):
     }
 
 
-def load(folder, tokens: int, **settings):
-    return load_vision(Vision(path=str(folder), image_context_length=tokens, **settings)).eval()
+def load(folder, **settings):
+    return load_vision(str(folder), **settings).eval()
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglip both", "clip", "clip both"])
@@ -44,8 +45,7 @@ def load(folder, tokens: int, **settings):
 @torch.no_grad()
 def test_a_hidden_state_is_transformers_own(towers, name, layer):
     kind = name.split()[0]
-    tokens = {"siglip": 8, "clip": 9}[kind]
-    tower = load(towers[name], tokens, layer=layer)
+    tower = load(towers[name], layer=layer)
     reference = CLASSES[kind].from_pretrained(towers[name]).eval()
     pixels = torch.randn(2, 3, 42, 42)
     wanted = reference(pixels, output_hidden_states=True)
@@ -78,22 +78,23 @@ def test_llavas_view_of_clip_is_the_layer_before_the_last_without_cls(make_confi
 @torch.no_grad()
 def test_every_published_size_gives_its_tokens(tmp_path, size, patch, tokens):
     folder = save_siglip(tmp_path / "tower", image_size=size, patch_size=patch)
-    assert load(folder, tokens - 1)(torch.zeros(1, 3, size, size)).shape == (1, tokens, 16)
-    with pytest.raises(UserError, match=f"gives {tokens} visual tokens; set vision.image_context_length={tokens}"):
-        load(folder, tokens - 1, drop_first_token=False)
+    tower = load(folder)
+    assert tower(torch.zeros(1, 3, size, size)).shape == (1, tokens, 16)
+    for content in (json.loads((folder / "config.json").read_text()), tower.config.to_dict()):
+        assert visual_token_count(content, drop_first_token=False) == tokens
+        assert visual_token_count(content, drop_first_token=True) == tokens - 1
 
 
 @pytest.mark.parametrize("name", ["siglip", "clip"])
 @torch.no_grad()
 def test_another_resolution_has_interpolated_positions(towers, name):
     tokens = {"siglip": 24, "clip": 25}[name]  # 5 x 5, and CLIP's CLS, without the first
-    tower = load(towers[name], tokens, image_size=70)
+    tower = load(towers[name], image_size=70)
     pixels = torch.randn(1, 3, 70, 70)
     reference = CLASSES[name].from_pretrained(towers[name]).eval()
     wanted = reference(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(tower(pixels), wanted, rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match=f"set vision.image_context_length={tokens}"):
-        load(towers[name], 8, image_size=70)
+    assert visual_token_count(tower.config.to_dict(), drop_first_token=True) == tokens
 
 
 @pytest.mark.parametrize("name", ["siglip", "clip"])
@@ -127,14 +128,14 @@ def test_clips_processor_crops_the_middle(towers):
 
 def test_a_layer_that_is_not_there_is_named(towers):
     with pytest.raises(UserError, match="vision.layer: layer -4 of an encoder of 3 blocks; expected -3 to -1"):
-        load(towers["clip"], 9, layer=-4)
+        load(towers["clip"], layer=-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens", "tensor"),
-    [("clip", 9, "layers.1.mlp.fc1.bias"), ("siglip both", 8, "layers.1.mlp.fc1.bias"), ("siglip", 8, "head.probe")],
+    ("name", "tensor"),
+    [("clip", "layers.1.mlp.fc1.bias"), ("siglip both", "layers.1.mlp.fc1.bias"), ("siglip", "head.probe")],
 )
-def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tokens, tensor):
+def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tensor):
     """Those of the pooling head too, though it is not kept: half of one is half a download."""
     state = load_file(towers[name] / "model.safetensors")
     (tmp_path / "config.json").write_text((towers[name] / "config.json").read_text())
@@ -142,17 +143,17 @@ def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tokens
     taken = state.pop(key)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"vision.path: .* lacks 1 tensors, .*{tensor} first"):
-        load(tmp_path, tokens)
+        load(tmp_path)
     surplus = key.replace(tensor, f"more.{tensor}")
     save_file({**state, key: taken, surplus: taken.clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"vision.path: .* has surplus 1 tensors, .*more.{tensor} first"):
-        load(tmp_path, tokens)
+        load(tmp_path)
 
 
 def test_another_kind_of_encoder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip2_vision_model", "patch_size": 16}))
     with pytest.raises(UserError, match="SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type siglip2"):
-        load(tmp_path, 9)
+        load(tmp_path)
 
 
 def test_resolution_and_layer_are_saved_with_the_run(make_config, towers, tmp_path):

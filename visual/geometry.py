@@ -1,0 +1,87 @@
+"""How a vision tower cuts a picture into patches, from the content of its config.json; without torch.
+
+For one picture a tower gives a row of features: first its class token, where it has one (CLIP), then one feature for
+each patch in reading order. ``drop_first_token`` leaves out the first of them: CLIP's class token, SigLIP's patch 0.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+
+# By model_type: the patch size that transformers leaves out of a config.json, and the class tokens before the patches.
+_KINDS = {"siglip": (16, 0), "clip": (32, 1)}
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Features of one picture: ``class_tokens``, then ``rows`` x ``columns`` patches, without the first ``dropped``."""
+
+    rows: int
+    columns: int
+    class_tokens: int = 0
+    dropped: int = 0
+
+    @property
+    def features(self) -> int:
+        """How many features are left for the connector."""
+        return self.class_tokens + self.rows * self.columns - self.dropped
+
+    @property
+    def dropped_patches(self) -> int:
+        """How many patches, from the top left, are not among the features."""
+        return max(0, self.dropped - self.class_tokens)
+
+    @property
+    def kept_class_tokens(self) -> int:
+        """How many features come before the first patch and have no position in the picture."""
+        return max(0, self.class_tokens - self.dropped)
+
+
+def patch_grid(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> PatchGrid:
+    """The features of one picture.
+
+    ``vision_config`` is the content of a config.json (or ``config.to_dict()``), of the vision tower or of both towers;
+    ``image_size`` is another resolution than its own, in pixels.
+
+    Raises:
+        UserError: not a SigLIP or CLIP of fixed resolution, or sizes that leave no feature.
+    """
+    size, patch, class_tokens = tower_sizes(vision_config)
+    size = image_size or size
+    side = size // patch
+    grid = PatchGrid(side, side, class_tokens, int(drop_first_token))
+    if grid.features < 1:
+        raise UserError(f"expected an encoder that gives visual tokens, not {size} px in patches of {patch} px")
+    return grid
+
+
+def visual_token_count(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> int:
+    """How many visual tokens one picture becomes where each feature becomes one; see :func:`patch_grid`."""
+    return patch_grid(vision_config, drop_first_token, image_size).features
+
+
+def tower_sizes(vision_config: dict[str, Any]) -> tuple[int, int, int]:
+    """Image size and patch size in pixels, and the number of class tokens.
+
+    transformers leaves values out of a config.json that equal its defaults.
+
+    Raises:
+        UserError: not a SigLIP or CLIP of fixed resolution, or the sizes are not whole numbers above 0.
+    """
+    tower = vision_config.get("vision_config", vision_config) if isinstance(vision_config, dict) else None
+    if not isinstance(tower, dict):
+        raise UserError("expected a config.json with the sizes of a SigLIP or CLIP encoder")
+    kind = tower.get("model_type", vision_config.get("model_type", "siglip_vision_model"))
+    family = str(kind).removesuffix("_vision_model")
+    if family not in _KINDS:
+        raise UserError(f"expected a SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type {kind}")
+    default_patch, class_tokens = _KINDS[family]
+    size, patch = tower.get("image_size", 224), tower.get("patch_size", default_patch)
+    if not all(type(number) is int and number > 0 for number in (size, patch)):
+        shown = json.dumps([size, patch], default=str)[:100]
+        raise UserError(f"expected whole numbers of pixels for image_size and patch_size, not {shown}")
+    return size, patch, class_tokens
