@@ -32,6 +32,7 @@ from common.hashing import hash_files, hash_model
 from dataset.collate import samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.loader import lost_worker
 from dataset.streaming import StreamedDataset, find_shards
 from dataset.trees import plan_batches
 from model.checkpoint import (
@@ -283,11 +284,17 @@ def print_start(trainer: MultiModalTrainer, config: Config, dataset: ImageCaptio
     mean = tokens / len(dataset)
     if isinstance(trainer.train_dataset, StreamedDataset):
         print(f"stream    {trainer.train_dataset}; of the first window:")
-    print(f"data      {len(dataset.conversations):,} conversations in {len(dataset):,} samples of {mean:.0f} tokens")
+    used = dataset.total - len(dataset.unusable)
+    print(f"data      {used:,} conversations in {len(dataset):,} samples of {mean:.0f} tokens")
+    if dataset.unusable:
+        print(f"skipped   {dataset.describe_unusable()}")
     if isinstance(trainer.eval_dataset, StreamedDataset):
         print(f"held out  {trainer.eval_dataset}")
     elif trainer.eval_dataset is not None:
-        print(f"held out  {len(trainer.eval_dataset.conversations):,} conversations")
+        held_out = trainer.eval_dataset
+        print(f"held out  {held_out.total - len(held_out.unusable):,} conversations")
+        if held_out.unusable:
+            print(f"skipped   held out: {held_out.describe_unusable()}")
     padding = 1 - tokens / max(1, room)
     print(f"batch     {rows:.1f} samples a step, about {rows * mean:,.0f} tokens, {padding:.1%} padding", flush=True)
 
@@ -300,6 +307,8 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)
         leave_together()
     except RuntimeError as error:
+        if lost := lost_worker(error):
+            raise lost from error
         if trainer.args.world_size == 1:
             raise
         reason = str(error).strip().splitlines()[0][:200]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from common.errors import UserError
 from dataset.conversations import Given, read_conversations
 from dataset.image import ImageError, load_image, prepare_image
 from dataset.prompt import PromptError, Turn, encode_text, fit_prompt, images_first
-from dataset.trees import grow_tree, root_length, split_into_trees
+from dataset.trees import Row, grow_tree, root_length, split_into_trees
 from qwen.tokenizer import IMAGE_TOKEN, token_id
 
 if TYPE_CHECKING:
@@ -43,12 +44,20 @@ class ImageCaptionDataset(Dataset):
     - ``visual_tokens``: how many of its tokens are visual
     - ``id``: which conversations it holds, for messages
     - ``skipped``: one line for each conversation that could not be used
+
+    Conversations that can never be used (too long, placeholders that do not match the images) are in no sample: they
+    are listed in ``unusable``, one line each.
     """
 
     def __init__(
         self, config: Config, tokenizer, image_processor, split: str = "train", given: Given | None = None
     ) -> None:
-        """``given`` is read instead of the two files."""
+        """``given`` is read instead of the two files.
+
+        Raises:
+            UserError: the files cannot be read, or more than ``data.max_skipped`` of the split's conversations cannot
+                be used.
+        """
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.system, self.thinking = config.language.system, config.language.thinking
         self.max_length = config.language.max_length  # in tokens, visual ones included
@@ -63,25 +72,39 @@ class ImageCaptionDataset(Dataset):
         if not self.conversations and given is None:
             raise UserError(f"data.annotations: {config.data.annotations} holds no {split} conversation")
         self.trees: list[list[int]] = []  # numbers of conversations
-        self.lengths: list[int] = []  # tokens of each tree at most, visual ones included; 0 if it cannot be used
+        self.lengths: list[int] = []  # tokens of each tree at most, visual ones included
+        self.unusable: list[str] = []  # "name: reason" of each conversation that is in no tree
         self._plan(config.data.message_trees, config.data.progress and given is None)
+        if given is None:
+            self.check_unusable(config.data.max_skipped, f"data.annotations: {split} split")
 
     def __len__(self) -> int:
         return len(self.trees)
 
     def __getitem__(self, key: int) -> dict:
-        """The sample, or the next usable one where it cannot be used.
+        """The sample, or another one where it cannot be used (a picture that was damaged after preprocessing).
 
         Raises:
-            UserError: a hundred in a row cannot be used.
+            UserError: neither it nor 99 others can be used.
         """
         epoch, index = divmod(key, len(self))
         skipped: list[str] = []
-        for candidate in range(index, index + min(100, len(self))):
-            sample = self._sample(self.trees[candidate % len(self)], epoch, skipped)
+        for candidate in self._candidates(epoch, index):
+            sample = self._sample(self.trees[candidate], epoch, skipped)
             if sample is not None:
                 return {**sample, "skipped": skipped}
         raise UserError(f"{len(skipped)} samples in a row cannot be used; the first: {skipped[0]}")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The sample itself, then up to 99 that may stand in for it, drawn by (seed, epoch, index).
+
+        No longer ones first: the batch was planned for the length of the missing sample.
+        """
+        yield index
+        rng = random.Random(f"{self.seed}:{epoch}:{index}")
+        drawn = rng.sample(range(len(self)), min(100, len(self)))
+        others = [other for other in drawn if other != index][:99]
+        yield from sorted(others, key=lambda other: self.lengths[other] > self.lengths[index])
 
     def _sample(self, tree: list[int], epoch: int, skipped: list[str]) -> dict | None:
         """What can be used of a tree; lines about the rest are added to ``skipped``."""
@@ -118,7 +141,7 @@ class ImageCaptionDataset(Dataset):
             return self.features(path)
         return prepare_image(load_image(path, self.max_pixels), self.image_processor)
 
-    def _encode(self, conversation: dict, choose) -> tuple[list[int], list[int]]:
+    def _encode(self, conversation: dict, choose) -> Row:
         """``input_ids`` and ``labels`` of a conversation; ``choose`` picks one of each turn's reference answers.
 
         Raises:
@@ -152,12 +175,12 @@ class ImageCaptionDataset(Dataset):
     def _plan_group(self, numbers: list[int]) -> None:
         rows, usable = [], []
         for number in numbers:
+            name, conversation = self.conversations[number]
             try:
-                rows.append(self._encode(self.conversations[number][1], self._longest))
+                rows.append(self._longest_row(conversation))
                 usable.append(number)
-            except PromptError:  # alone: it is named and counted when its turn comes
-                self.trees.append([number])
-                self.lengths.append(0)
+            except PromptError as error:
+                self.unusable.append(f"{name}: {error}")
         root = root_length(rows, self.image_token_id, self.image_context_length)
         wanted = len(self.conversations[numbers[0]][1]["images"]) * self.image_context_length
         if len(rows) > 1 and rows[0][0][:root].count(self.image_token_id) == wanted:
@@ -167,6 +190,59 @@ class ImageCaptionDataset(Dataset):
         for tree in trees:
             self.trees.append([usable[i] for i in tree])
             self.lengths.append(root + sum(len(rows[i][0]) - root for i in tree))
+
+    def _longest_row(self, conversation: dict) -> Row:
+        """Ids and labels with the longest answers.
+
+        A last answer that does not fit even alone is removed from the conversation if another one fits: turns before
+        the last one are dropped by :func:`fit_prompt`.
+
+        Raises:
+            PromptError: the conversation can never be used.
+        """
+        try:
+            return self._encode(conversation, self._longest)
+        except PromptError:
+            *earlier, last = conversation["turns"]
+            fitting = []
+            for answer in last["a"]:
+                with suppress(PromptError):
+                    self._encode({**conversation, "turns": [*earlier, {**last, "a": [answer]}]}, self._longest)
+                    fitting.append(answer)
+            if not fitting:
+                raise
+            last["a"] = fitting
+            return self._encode(conversation, self._longest)
+
+    def check_unusable(self, allowed: float, what: str) -> None:
+        """Refuse data of which more than the share ``allowed`` cannot be used, or of which nothing can.
+
+        Raises:
+            UserError: begins with ``what``.
+        """
+        first = f"the first is {self.unusable[0]}" if self.unusable else "there is none"
+        if not self.trees:
+            raise UserError(f"{what}: none of {self.total:,} conversations can be used; {first}")
+        if self.unusable_share > allowed:
+            raise UserError(
+                f"{what}: {self._count_unusable()}, data.max_skipped allows {allowed:.1%}; {first}; shorten or remove "
+                "them, raise language.max_length, or raise data.max_skipped"
+            )
+
+    def describe_unusable(self) -> str:
+        return f"{self._count_unusable()}; the first is {self.unusable[0]}"
+
+    def _count_unusable(self) -> str:
+        return f"{len(self.unusable):,} of {self.total:,} conversations ({self.unusable_share:.1%}) cannot be used"
+
+    @property
+    def total(self) -> int:
+        """Conversations, used or not."""
+        return sum(map(len, self.trees)) + len(self.unusable)
+
+    @property
+    def unusable_share(self) -> float:
+        return len(self.unusable) / max(1, self.total)
 
     def _longest(self, answers: list[str]) -> str:
         return max(answers, key=lambda answer: len(encode_text(self.tokenizer, answer))) if answers[1:] else answers[0]

@@ -244,15 +244,19 @@ class StreamedDataset:
         return [self.shards[i] for i in torch.randperm(len(self.shards), generator=generator).tolist()]
 
     def first_window(self) -> ImageCaptionDataset:
-        """What stands at the beginning of the first shard, for what has to be known before training.
+        """The records at the beginning of the first shard, for what has to be known before training.
 
         Raises:
-            UserError: nothing in it can be used.
+            UserError: nothing in it can be used, or more than ``data.max_skipped`` of it cannot.
         """
+        skipped: list[str] = []
         for window in self.windows(Position(), None):
-            if window.dataset.conversations:
+            if window.dataset.trees:
+                window.dataset.check_unusable(self.config.data.max_skipped, "data.stream: first window")
                 return window.dataset
-            raise UserError(f"data.stream: no record can be used; the first: {window.skipped[0]}")
+            skipped = skipped or window.skipped[:1]
+        if skipped:
+            raise UserError(f"data.stream: no record can be used; the first: {skipped[0]}")
         raise UserError(f"data.stream: {self.shards[0]} and the {len(self.shards) - 1} others hold no record")
 
     def windows(self, position: Position, seed: int | None) -> Iterator[Window]:
@@ -314,9 +318,11 @@ class StreamedDataset:
                     skipped.append(f"{name}/{number}: {error}")
         given = (images, conversations)
         dataset = ImageCaptionDataset(self.config, self.tokenizer, self.image_processor, self.split, given)
-        if not conversations and len(rows) >= 100:
-            raise UserError(f"data.stream: {len(rows)} records in a row cannot be used; the first: {skipped[0]}")
-        return Window(start, dataset, skipped=skipped)
+        dataset.unusable = skipped + dataset.unusable
+        if dataset.unusable and not dataset.trees and len(rows) >= 100:
+            reason = dataset.unusable[0]
+            raise UserError(f"data.stream: {len(rows)} records in a row cannot be used; the first: {reason}")
+        return Window(start, dataset, skipped=dataset.unusable)
 
     def _conversation(self, name: str, part: object, images: list[int]) -> list[tuple[str, dict]]:
         """(name, conversation), or nothing where process_image.py has kept it from training."""

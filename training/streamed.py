@@ -23,32 +23,18 @@ class StreamedTrainer(MultiModalTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
         self.sampler = self._batches(self.train_dataset, size, seed, accumulation)
-        return self._stream_loader(self.sampler)
+        return self._loader(self.sampler, None)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         dataset = eval_dataset or self.eval_dataset
-        return self._stream_loader(self._batches(dataset, self.args.per_device_eval_batch_size, None, 1))
+        return self._loader(self._batches(dataset, self.args.per_device_eval_batch_size, None, 1), None)
 
     def _batches(self, dataset: StreamedDataset, size: int, seed: int | None, accumulation: int) -> StreamedBatches:
         shared = (self.args.world_size, self.args.process_index, accumulation)
         return StreamedBatches(dataset, size, self.run_config.data.tokens_per_batch, seed, *shared)
 
-    def _stream_loader(self, batches: StreamedBatches) -> DataLoader:
-        args = self.args
-        return DataLoader(
-            batches,
-            batch_size=None,  # they come collated
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            generator=torch.Generator(),  # else every pass over the data draws a number from the run's own
-        )
-
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        try:
-            batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except UserError as error:  # of a worker it comes with the worker's traceback in front
-            raise UserError(str(error).rpartition("common.errors.UserError: ")[2]) from error
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self.sampler.position = batch["info"].position
         return batches, count

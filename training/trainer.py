@@ -38,6 +38,8 @@ from common.files import write_json
 from dataset.batches import EpochBatches
 from dataset.collate import Counts, collate, model_inputs
 from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.loader import open_loader
+from dataset.streaming import StreamedBatches
 from dataset.trees import plan_batches
 from model.checkpoint import (
     aside_folder,
@@ -152,18 +154,16 @@ class MultiModalTrainer(Trainer):
         budget = self.run_config.data.tokens_per_batch
         return plan_batches(dataset.lengths, size=size, budget=budget, seed=self.run_config.data.seed)
 
-    def _loader(self, dataset: ImageCaptionDataset, batches: EpochBatches) -> DataLoader:
+    def _loader(self, dataset: ImageCaptionDataset | StreamedBatches, batches: EpochBatches | None) -> DataLoader:
         """Not accelerate's: which process gets which batch is the sampler's business (dataset/batches.py)."""
-        args, workers = self.args, self.args.dataloader_num_workers
-        return DataLoader(
+        args = self.args
+        return open_loader(
             dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=workers,
+            batches,
+            workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            generator=torch.Generator(),  # else every pass over the data draws a number from the run's own
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):

@@ -99,8 +99,28 @@ def test_a_bad_image_is_replaced_and_named(open_dataset, tmp_path):
     dataset = open_dataset()
     (tmp_path / "1.png").write_bytes(b"not a picture")
     sample = dataset[1]
-    assert sample["id"] == "2/0" and len(sample["skipped"]) == 1 and sample["skipped"][0].startswith("1/0: ")
+    assert sample["id"] in ("0/0", "2/0", "3/0", "4/0")
+    assert len(sample["skipped"]) == 1 and sample["skipped"][0].startswith("1/0: ")
     assert collate([dataset[0], sample], 0)["info"].skipped == sample["skipped"]
+
+
+def test_the_stand_in_is_drawn_by_seed_epoch_and_index(open_dataset, tmp_path):
+    def stand_ins(*overrides: str) -> list[str]:
+        dataset = open_dataset(*overrides, pictures=31)
+        for number in (13, 17):
+            (tmp_path / f"{number}.png").write_bytes(b"not a picture")
+        return [dataset[epoch * len(dataset) + index]["id"] for epoch in range(20) for index in (13, 17)]
+
+    found = stand_ins()
+    assert found == stand_ins() != stand_ins("data.seed=1")
+    assert len(set(found)) > 15 and {"13/0", "17/0"}.isdisjoint(found)  # 40 draws from 28 are 22 different ones
+
+
+def test_a_stand_in_is_not_longer_than_the_batch_was_planned_for(open_dataset, tmp_path):
+    long = {str(n): [conversation((f"{IMAGE_TOKEN}\n" + "word " * 30, "red"))] for n in range(1, 20)}
+    dataset = open_dataset(pictures=22, conversations=long)
+    (tmp_path / "20.png").unlink()
+    assert {dataset[epoch * len(dataset) + 20]["id"] for epoch in range(10)} == {"0/0"}
 
 
 def test_only_bad_images_end_in_an_error(open_dataset, tmp_path):
@@ -111,16 +131,53 @@ def test_only_bad_images_end_in_an_error(open_dataset, tmp_path):
         dataset[0]
 
 
-def test_too_long_loses_oldest_turns_else_is_skipped_never_left_without_a_label(open_dataset):
+HOPELESS = conversation((f"{IMAGE_TOKEN}\n" + "word " * 300, "red"))
+SHORT = ["language.max_length=120", "data.max_skipped=0.2"]
+
+
+def test_too_long_loses_oldest_turns_else_is_in_no_sample_never_left_without_a_label(open_dataset):
     long = conversation((f"{IMAGE_TOKEN}\n" + "word " * 300, "red"), ("and now?", "blue"))
-    hopeless = conversation((f"{IMAGE_TOKEN}\n" + "word " * 300, "red"))
-    dataset = open_dataset("language.max_length=120", conversations={"0": [long], "1": [hopeless]})
+    dataset = open_dataset(*SHORT, conversations={"0": [long], "1": [HOPELESS]})
     sample = dataset[0]
     text = dataset.tokenizer.decode(sample["input_ids"])
     assert len(sample["input_ids"]) <= 120 and "word" not in text and "and now?" in text
     assert text.count(IMAGE_TOKEN) == 8 and any(label != IGNORE_INDEX for label in sample["labels"])
-    assert dataset[1]["id"] == "2/0" and "1/0: too long" in dataset[1]["skipped"][0]
-    assert dataset.lengths[0] == len(sample["input_ids"]) and dataset.lengths[1] == 0
+    assert [dataset[i]["id"] for i in range(4)] == ["0/0", "2/0", "3/0", "4/0"] and len(dataset) == 4
+    assert dataset.lengths[0] == len(sample["input_ids"])
+    assert len(dataset.unusable) == 1 and dataset.unusable[0].startswith("1/0: too long")
+    assert dataset.describe_unusable().startswith("1 of 5 conversations (20.0%) cannot be used; the first is 1/0: too")
+
+
+def test_a_wrong_number_of_placeholders_is_found_when_the_epoch_is_planned(open_dataset):
+    dataset = open_dataset("data.max_skipped=0.2", conversations={"1": [conversation(("no picture", "red"))]})
+    assert dataset.unusable == ["1/0: 0 image placeholders for 1 images"]
+
+
+def test_more_unusable_conversations_than_max_skipped_are_refused(open_dataset):
+    bad = {"0": [HOPELESS], "1": [HOPELESS]}
+    with pytest.raises(UserError) as caught:
+        open_dataset(*SHORT, conversations=bad)
+    assert str(caught.value).startswith(
+        "data.annotations: train split: 2 of 5 conversations (40.0%) cannot be used, data.max_skipped allows 20.0%; "
+        "the first is 0/0: too long: "
+    )
+    assert "raise language.max_length, or raise data.max_skipped" in str(caught.value)
+    assert len(open_dataset("language.max_length=120", "data.max_skipped=0.4", conversations=bad)) == 3
+
+
+def test_a_split_of_which_nothing_can_be_used_is_refused_even_if_all_may_be_skipped(open_dataset):
+    with pytest.raises(UserError, match="none of 5 conversations can be used; the first is 0/0: too long"):
+        open_dataset("language.max_length=20", "data.max_skipped=1")
+
+
+def test_a_reference_answer_that_is_too_long_is_never_drawn(open_dataset):
+    answers = ["red", "word " * 300, "blue"]
+    talk = conversation((f"{IMAGE_TOKEN}\nColor?", "red"))
+    talk["turns"][0]["a"] = answers
+    dataset = open_dataset("language.max_length=120", conversations={"0": [talk]})
+    assert not dataset.unusable and dataset.conversations[0][1]["turns"][0]["a"] == ["red", "blue"]
+    drawn = {dataset[epoch * len(dataset)]["id"] for epoch in range(20)}
+    assert drawn == {"0/0"}
 
 
 def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):

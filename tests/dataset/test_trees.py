@@ -186,10 +186,10 @@ def test_images_first_keeps_their_number_and_leaves_text_alone():
 
 def test_a_conversation_too_long_costs_its_tree_only_itself(open_dataset):
     long = {"0": [talk(ask("word " * 200, "a")), talk(ask("What?", "b")), talk(ask("Where?", "c"))]}
-    dataset = open_dataset("language.max_length=100", conversations=long)
-    assert [len(tree) for tree in dataset.trees] == [1, 2, 1, 1, 1] and dataset.lengths[0] == 0
-    assert dataset[1]["id"] == "0/1, 0/2" and dataset[1]["skipped"] == []
-    assert "0/0: too long" in dataset[0]["skipped"][0] and dataset[0]["id"] == "0/1, 0/2"
+    dataset = open_dataset("language.max_length=100", "data.max_skipped=0.2", conversations=long)
+    assert [len(tree) for tree in dataset.trees] == [2, 1, 1, 1] and min(dataset.lengths) > 0
+    assert dataset[0]["id"] == "0/1, 0/2" and dataset[0]["skipped"] == []
+    assert [line[:13] for line in dataset.unusable] == ["0/0: too long"]
 
 
 @pytest.mark.parametrize("overrides", [[], ["data.tokens_per_batch=20000"]])
@@ -204,7 +204,7 @@ def test_padding_on_llavas_conversations_stays_under_five_percent(open_dataset, 
     dataset.conversations = [(f"{k}/{n}", {"images": [int(k)], **c}) for k, g in talks.items() for n, c in enumerate(g)]
     dataset.trees, dataset.lengths = [], []
     dataset._plan(message_trees=True, progress=False)
-    assert len(names) == len(annotations) and min(dataset.lengths) > 728
+    assert len(names) == len(annotations) and min(dataset.lengths) > 728 and not dataset.unusable
     budget = 20000 if overrides else None
     batches = plan_batches(dataset.lengths, size=8, budget=budget, seed=0)
     room = sum(len(batch) * max(dataset.lengths[i] for i in batch) for batch in batches)
