@@ -1,0 +1,85 @@
+"""Tree attention: the two parts, joined, are attention with the tree's mask, and so are their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qwen.Mqwen import tree_mask
+from qwen.tree_attention import tree_attention, tree_layout
+
+needs_flash = pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need CUDA")
+SEGMENTS = {
+    "two trees and padding": [[0, 0, 0, 1, 1, 2, 2, 2, -1, -1], [0, 0, 1, 1, 1, 1, 2, 3, 3, 3]],
+    "a row without branches": [[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2]],
+    "branches without a root": [[1, 1, 2, 2, 2, 3], [0, 0, 0, 1, 2, 2]],
+    "no root at all": [[1, 1, 2, 2, -1, -1]],
+}
+
+
+def attention_with_mask(query, key, value, segments, scale):
+    """[B, T, H, E] through SDPA and the boolean mask of the tree."""
+    states = [states.transpose(1, 2) for states in (query, key, value)]
+    mask = tree_mask(segments)
+    out = torch.nn.functional.scaled_dot_product_attention(*states, attn_mask=mask, scale=scale, enable_gqa=True)
+    return out.transpose(1, 2)
+
+
+def states_of(segments, heads, groups, width, dtype, device="cpu"):
+    torch.manual_seed(0)
+    shapes = ((*segments.shape, count, width) for count in (heads, groups, groups))
+    return [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("segments", SEGMENTS.values(), ids=SEGMENTS)
+@pytest.mark.parametrize("heads, groups", [(4, 4), (6, 2)])
+def test_outputs_and_gradients_are_those_with_the_mask(segments, heads, groups):
+    segments = torch.tensor(segments)
+    states = states_of(segments, heads, groups, 8, torch.float64)
+    weights = torch.randn(*segments.shape, heads, 8, dtype=torch.float64)
+    weights[segments < 0] = 0  # nobody reads what padding gives
+    own = tree_attention(*states, tree_layout(segments), 0.3)
+    other = attention_with_mask(*states, segments, 0.3)
+    real = segments >= 0
+    # lse is fp32, as the flash kernels have it: 1e-6 in float64 outputs.
+    torch.testing.assert_close(own[real], other[real], rtol=1e-6, atol=1e-6)
+    mine = torch.autograd.grad((own * weights).sum(), states)
+    theirs = torch.autograd.grad((other * weights).sum(), states)
+    for one, two in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_the_operator_is_what_torch_asks_of_one():
+    segments = torch.tensor(SEGMENTS["two trees and padding"])
+    flat = [states.detach().flatten(0, 1).requires_grad_() for states in states_of(segments, 6, 2, 8, torch.float32)]
+    layout = tree_layout(segments)
+    parts = (layout.segments, layout.roots, layout.branches, layout.root_bounds, layout.branch_bounds)
+    torch.library.opcheck(torch.ops.vlm.tree_attention, (*flat, *parts, *layout.longest, 0.3))
+
+
+def test_a_layout_counts_roots_and_branches_tree_by_tree():
+    layout = tree_layout(torch.tensor([[0, 0, 0, 1, 2, -1], [1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 2, 2]]))
+    assert layout.segments.tolist() == [0, 3, 4, 5, 6, 8, 12, 13, 16, 18]
+    assert layout.roots.tolist() == [0, 1, 2, 12]
+    assert layout.branches.tolist() == [3, 4, 13, 14, 15, 16, 17]
+    assert layout.root_bounds.tolist() == [0, 3, 4]
+    assert layout.branch_bounds.tolist() == [0, 2, 7]
+    assert layout.longest == (128, 128, 128)
+
+
+@needs_flash
+@pytest.mark.parametrize("heads, groups, width", [(12, 2, 128), (14, 2, 64), (28, 4, 128)])
+def test_flash_kernels_give_the_masks_result_to_bf16(heads, groups, width):
+    segments = torch.tensor([[0] * 700 + [1] * 30 + [2] * 33 + [-1] * 5, [0] * 600 + [1] * 100 + [2] * 40 + [3] * 28])
+    segments = segments.cuda()
+    states = states_of(segments, heads, groups, width, torch.bfloat16, "cuda")
+    exact = [tensor.detach().double().requires_grad_() for tensor in states]
+    real = segments >= 0
+    own = tree_attention(*states, tree_layout(segments), width**-0.5)
+    other = attention_with_mask(*exact, segments, width**-0.5)
+    weights = torch.randn_like(own) * real[..., None, None]
+    pairs = [(own[real], other[real])]
+    mine = torch.autograd.grad((own * weights).sum(), states)
+    pairs += zip(mine, torch.autograd.grad((other * weights.double()).sum(), exact), strict=True)
+    for one, two in pairs:  # bf16 keeps 8 bits: 2 ** -8 = 0.004 of a value
+        assert (one.double() - two).norm() < 0.01 * two.norm()
