@@ -14,6 +14,8 @@ from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen.last_layer import narrow_last_layer, positions_of
+from qwen.tree_attention import NAME as TREE_ATTENTION
+from qwen.tree_attention import TreeLayout, tree_layout
 
 IGNORE_INDEX = -100
 FLEX_BLOCK = 128  # FlexAttention's kernels go by blocks of this many tokens, and its backward wants whole ones
@@ -64,16 +66,26 @@ def fill_blocks(inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tenso
     return {name: F.pad(tensor, (0, more), value=fill) for name, (tensor, fill) in wanted.items()}
 
 
-def check_mask(mask: torch.Tensor | None, implementation: str, position_ids: torch.Tensor | None) -> None:
+def check_mask(
+    mask: torch.Tensor | BlockMask | TreeLayout | None, implementation: str, position_ids: torch.Tensor | None
+) -> None:
     """A mask of the wrong kind does not fail in transformers 5: it gives another loss, silently.
 
     Raises:
         ValueError: with the mask's kind and what this attention takes.
     """
+    if isinstance(mask, TreeLayout):
+        if implementation != TREE_ATTENTION:
+            raise ValueError(f"a TreeLayout cannot be used with {implementation!r} attention")
+        return
     if isinstance(mask, BlockMask) != (implementation == "flex_attention"):
         raise ValueError(f"a {type(mask).__name__} mask cannot be used with {implementation!r} attention")
     if isinstance(mask, torch.Tensor) and mask.ndim == 4:
-        takes = {"sdpa": (torch.bool,), "eager": (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+        takes = {
+            "sdpa": (torch.bool,),
+            TREE_ATTENTION: (torch.bool,),
+            "eager": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
+        }
         if mask.dtype not in takes.get(implementation, ()):
             raise ValueError(f"a {mask.dtype} mask [B, 1, T, T] cannot be used with {implementation!r} attention")
     elif position_ids is not None and bool((position_ids.diff() < 0).any()) and not isinstance(mask, BlockMask):
@@ -159,7 +171,10 @@ class ImageInputMixin:
             )
 
     def _labelled_forward(self, input_ids, labels, num_items_in_batch, **kwargs) -> CausalLMOutputWithPast:
-        check_mask(kwargs.get("attention_mask"), self.config._attn_implementation, kwargs.get("position_ids"))
+        mask = kwargs.get("attention_mask")
+        check_mask(mask, self.config._attn_implementation, kwargs.get("position_ids"))
+        if self.config._attn_implementation == TREE_ATTENTION and self._is_causal(mask):
+            kwargs["attention_mask"] = {"full_attention": mask if isinstance(mask, TreeLayout) else None}
         targets = labels[:, 1:]  # [B, T-1]: position t predicts token t + 1
         labelled = targets != IGNORE_INDEX
         targets = targets[labelled]  # [L]
@@ -174,15 +189,26 @@ class ImageInputMixin:
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=total / count)
 
-    def _narrows(self) -> bool:
-        """Whether the last layer may run at the labelled positions only: attention that takes a mask of any shape."""
-        full = all(kind == "full_attention" for kind in self.config.layer_types)
-        return full and self.config._attn_implementation in ("sdpa", "eager")
+    def _is_causal(self, mask: torch.Tensor | BlockMask | TreeLayout | None) -> bool:
+        """Whether flash kernels do without this mask: a tree's layout, or at most padding on the right, which no
+        token before it sees."""
+        if not all(kind == "full_attention" for kind in self.config.layer_types):
+            return False
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            return bool((mask.diff(dim=1) <= 0).all())
+        return mask is None or isinstance(mask, TreeLayout)
 
-    def _attention_of(self, segments: torch.Tensor) -> torch.Tensor | BlockMask:
+    def _narrows(self) -> bool:
+        """Whether the last layer may run at the labelled positions only: FlexAttention's masks are for all of them."""
+        full = all(kind == "full_attention" for kind in self.config.layer_types)
+        return full and self.config._attn_implementation in ("sdpa", "eager", TREE_ATTENTION)
+
+    def _attention_of(self, segments: torch.Tensor) -> torch.Tensor | BlockMask | TreeLayout:
         """The branches' mask in the form that the attention in use takes."""
         if self.config._attn_implementation == "flex_attention":
             return tree_block_mask(segments)
+        if self.config._attn_implementation == TREE_ATTENTION:
+            return tree_layout(segments)
         mask = tree_mask(segments)
         if self.config._attn_implementation == "eager":  # which adds its mask to the scores
             return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)

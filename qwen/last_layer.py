@@ -12,6 +12,8 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, eager_attention_forward
 
+from qwen.tree_attention import TreeLayout
+
 
 class LastLayer:
     """Put in front of a decoder layer's own class: with ``rows`` its forward gives only those positions."""
@@ -66,9 +68,10 @@ def _attend(attention: nn.Module, normed: torch.Tensor, mask, position_embedding
     cos, sin = (table.expand(batch, -1, -1) for table in position_embeddings)  # [B, T, head_dim]
     query, _ = apply_rotary_pos_emb(query, query, _at(cos, rows), _at(sin, rows))
     key, _ = apply_rotary_pos_emb(key, key, cos, sin)
-    if mask is None:  # all that came before
-        mask = torch.arange(length, device=rows.device) <= rows[..., None]  # [B, M, T]
-        mask = mask[:, None]
+    if isinstance(mask, TreeLayout):
+        mask = mask.mask_at(rows)
+    elif mask is None:  # causal
+        mask = (torch.arange(length, device=rows.device) <= rows[..., None])[:, None]  # [B, 1, M, T]
     else:
         mask = mask.expand(batch, -1, -1, -1).gather(2, rows[:, None, :, None].expand(-1, -1, -1, length))
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)

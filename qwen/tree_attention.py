@@ -29,9 +29,10 @@ ROUND = 128
 
 @dataclass
 class TreeLayout:
-    """Where the segments of a batch lie in its B * T flattened tokens; all tensors int32, on the model's device.
+    """Where the segments of a batch lie in its B * T flattened tokens; on the model's device, int32 but for ``ids``.
 
     Attributes:
+        ids: [B, T] int64, the segment of each token: 0 the root, 1, 2, ... branches, -1 padding.
         segments: [S + 1] boundaries of all segments, padding included, from 0 to B * T.
         roots: [R] positions of the root tokens of all trees, tree by tree.
         branches: [Q] positions of the branch tokens of all trees that have a root, tree by tree.
@@ -40,12 +41,20 @@ class TreeLayout:
         longest: tokens of the longest segment, of the longest root, and of the most branches of a tree, rounded up.
     """
 
+    ids: torch.Tensor
     segments: torch.Tensor
     roots: torch.Tensor
     branches: torch.Tensor
     root_bounds: torch.Tensor
     branch_bounds: torch.Tensor
     longest: tuple[int, int, int]
+
+    def mask_at(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the tokens at ``rows`` [B, M] see, [B, 1, M, T] bool."""
+        own = self.ids.gather(1, rows)[..., None]  # [B, M, 1]
+        other = self.ids[:, None]  # [B, 1, T]
+        earlier = torch.arange(self.ids.shape[1], device=rows.device) <= rows[..., None]  # [B, M, T]
+        return (earlier & ((own == other) | ((other == 0) & (own >= 0))))[:, None]
 
 
 def tree_layout(segments: torch.Tensor) -> TreeLayout:
@@ -72,6 +81,7 @@ def tree_layout(segments: torch.Tensor) -> TreeLayout:
         return -(-max(sizes.tolist(), default=0) // ROUND) * ROUND
 
     return TreeLayout(
+        ids=segments,
         segments=to_device(bounds),
         roots=to_device(of_root.flatten().nonzero().flatten()),
         branches=to_device(of_branch.flatten().nonzero().flatten()),
@@ -128,7 +138,7 @@ def _tree_attention(
     most_branches: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> the output [N, H, E] and the log-sum-exp of the scores [H, N], fp32."""
+    """-> the output [N, H, E] and the log-sum-exp of the scores [H, N], fp32 (fp64 for fp64)."""
     out, lse = _attend(query, key, value, segments, segments, longest_segment, longest_segment, True, scale)
     if len(branches):
         of_root = (key[roots], value[roots], branch_bounds, root_bounds, most_branches, longest_root)
@@ -143,7 +153,7 @@ def _tree_attention(
 
 @_tree_attention.register_fake
 def _(query, key, value, *layout):
-    return torch.empty_like(query), query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
+    return torch.empty_like(query), query.new_empty(query.shape[1], query.shape[0], dtype=_lse_dtype(query))
 
 
 @torch.library.custom_op("vlm::tree_attention_backward", mutates_args=())
@@ -201,14 +211,14 @@ _tree_attention.register_autograd(_backward, setup_context=_keep)
 
 
 def _attend(query, key, value, bounds_q, bounds_k, longest_q, longest_k, causal, scale):
-    """-> output [Nq, H, E] and log-sum-exp [H, Nq], fp32."""
+    """-> output [Nq, H, E] and log-sum-exp [H, Nq]."""
     if query.is_cuda:
         bounds = (bounds_q, bounds_k, longest_q, longest_k)
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
             query, key, value, *bounds, 0.0, causal, False, scale=scale
         )
         return out, lse
-    out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query), dtype=torch.float32)
+    out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query), dtype=_lse_dtype(query))
     for begin, end, keys in _sequences(bounds_q, bounds_k):
         scores = _scores(query[begin:end], key[keys], causal, scale)  # [H, q, k]
         lse[:, begin:end] = scores.logsumexp(-1)
@@ -238,6 +248,10 @@ def _attend_backward(grad, query, key, value, out, lse, bounds_q, bounds_k, long
         d_key[keys] += of_key.unflatten(1, groups).sum(2)
         d_value[keys] += of_value.unflatten(1, groups).sum(2)
     return d_query, d_key, d_value
+
+
+def _lse_dtype(query: torch.Tensor) -> torch.dtype:
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
 
 
 def _sequences(bounds_q: torch.Tensor, bounds_k: torch.Tensor):

@@ -41,12 +41,11 @@ def test_outputs_and_gradients_are_those_with_the_mask(segments, heads, groups):
     own = tree_attention(*states, tree_layout(segments), 0.3)
     other = attention_with_mask(*states, segments, 0.3)
     real = segments >= 0
-    # lse is fp32, as the flash kernels have it: 1e-6 in float64 outputs.
-    torch.testing.assert_close(own[real], other[real], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(own[real], other[real], rtol=1e-12, atol=1e-12)
     mine = torch.autograd.grad((own * weights).sum(), states)
     theirs = torch.autograd.grad((other * weights).sum(), states)
     for one, two in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
 def test_the_operator_is_what_torch_asks_of_one():
