@@ -47,7 +47,7 @@ from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
 from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
 from qwen.tokenizer import load_tokenizer
-from settings import Config, add_config_arguments, load_config, require_paths
+from settings import Config, Train, add_config_arguments, load_config, require_paths
 from training import fsdp as sharded
 from training.distributed import leave_together, only_first_speaks, rank
 from training.streamed import StreamedTrainer
@@ -127,20 +127,18 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
 
     ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
     """
-    arguments = dict(config.train.arguments)
-    if fsdp := sharded.is_wanted(arguments.get("fsdp")):
+    if fsdp := sharded.is_wanted(config.train.fsdp):
         sharded.require_fit(config)
-    dtype, reason = choose_dtype(arguments)
+    dtype, reason = choose_dtype(config.train)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
-    checkpointing = arguments.pop("gradient_checkpointing", False)
     tokenizer = load_tokenizer(config.language.path)
     processor = load_image_processor(config.vision.path, config.vision.image_size)
     read = ImageCaptionDataset if config.data.stream is None else StreamedDataset
     dataset = read(config, tokenizer, processor, "train")
     held_out = None
-    if arguments.get("eval_strategy", "no") != "no":
+    if config.train.eval_strategy != "no":
         held_out = read(config, tokenizer, processor, "held_out")
-    training_arguments = make_arguments(arguments, run, dtype)
+    training_arguments = make_arguments(config, run, dtype)
     known = known_part(dataset)
     if announce and not fsdp:  # the estimate is of one process that holds all
         announce(config, known, dtype)
@@ -151,7 +149,7 @@ def build_trainer(config: Config, run: Path, announce: Callable | None = None) -
     if config.language.attention == "flex_attention" and (training_arguments.use_cpu or not torch.cuda.is_available()):
         raise UserError("language.attention = flex_attention: its backward pass needs CUDA; set it to sdpa")
     model.set_attention(config.language.attention)
-    if checkpointing:
+    if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.data.feature_cache is not None:
         keep_features(model, config, training_arguments, [dataset] if held_out is None else [dataset, held_out])
@@ -187,15 +185,15 @@ def keep_features(
         dataset.features = cache
 
 
-def choose_dtype(arguments: dict) -> tuple[torch.dtype, str]:
+def choose_dtype(train: Train) -> tuple[torch.dtype, str]:
     """The dtype of frozen weights and of autocast, and the reason for it in words."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    if arguments.get("use_cpu") and arguments.get("bf16"):
+    if train.use_cpu and train.bf16:
         return torch.bfloat16, "train.use_cpu and train.bf16 are set; trainable weights stay fp32"
-    if arguments.get("use_cpu") or not name:
-        why = "train.use_cpu is set" if arguments.get("use_cpu") else "no CUDA GPU was found"
+    if train.use_cpu or not name:
+        why = "train.use_cpu is set" if train.use_cpu else "no CUDA GPU was found"
         return torch.float32, f"{why}, so this trains on the CPU, in fp32 (right for the demo, slow for real models)"
-    if not arguments.get("bf16"):
+    if not train.bf16:
         return torch.float32, f"train.bf16 is off ({name})"
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float32, f"{name} has no bf16 units; fp32 is slower and takes twice the memory"
@@ -217,14 +215,21 @@ def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> N
         raise UserError(f"{setting}: pip install bitsandbytes, or set {instead}")
 
 
-def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingArguments:
-    wanted = arguments.get("report_to") or []
-    if "tensorboard" in wanted and importlib.util.find_spec("tensorboard") is None:
+def make_arguments(config: Config, run: Path, dtype: torch.dtype) -> TrainingArguments:
+    train = config.train
+    if "tensorboard" in train.report_to and importlib.util.find_spec("tensorboard") is None:
         raise UserError("train.report_to = tensorboard: it is not installed; pip install tensorboard")
-    optimizer = arguments.get("optim", "")
-    if "8bit" in optimizer or "paged" in optimizer:
-        require_bitsandbytes(f"train.optim = {optimizer}", "train.optim=adamw_torch", arguments.get("use_cpu", False))
+    if "8bit" in train.optim:
+        require_bitsandbytes(f"train.optim = {train.optim}", "train.optim=adamw_torch", train.use_cpu)
+    ours = {"run", "output", "max_nonfinite_steps", "early_stopping_patience", "gradient_checkpointing"}
     fixed = {
+        "max_steps": train.max_steps or -1,
+        "fsdp": train.fsdp or None,
+        "report_to": train.report_to or "none",
+        "per_device_eval_batch_size": train.eval_batch_size,
+        "eval_steps": train.steps_per_eval,
+        "max_grad_norm": train.max_grad_norm or 0.0,
+        "disable_tqdm": not (config.data.progress and sys.stderr.isatty()),
         "output_dir": str(run),
         "bf16": dtype == torch.bfloat16,
         "remove_unused_columns": False,  # the collate function needs every field of a sample
@@ -233,13 +238,11 @@ def make_arguments(arguments: dict, run: Path, dtype: torch.dtype) -> TrainingAr
         "ddp_find_unused_parameters": False,  # there are none (use_all); looking for them waits in every step
         "logging_nan_inf_filter": False,  # it waits for the device at every batch; such steps are dropped as a whole
     }
-    for name in {"adam_beta1", "adam_beta2"} & arguments.keys():
-        fixed[name] = float(arguments[name])  # 0 is a whole number in YAML, and torch wants two of one type
     if not torch.cuda.is_available():
         fixed["use_cpu"] = True  # else several processes without a GPU would not find each other, and each train alone
         fixed["dataloader_pin_memory"] = False  # pinning is for copies to a GPU; without one torch warns
     try:
-        return TrainingArguments(**{**arguments, **fixed})
+        return TrainingArguments(**{**train.model_dump(exclude=ours), **fixed})
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from error
 
@@ -326,7 +329,7 @@ def train(trainer: MultiModalTrainer, args: argparse.Namespace, run: Path, lates
 
 def print_estimate(config: Config, dataset: ImageCaptionDataset, dtype: torch.dtype) -> None:
     """What the longest batch will need, from configs alone."""
-    size = config.train.arguments.get("per_device_train_batch_size", 8)
+    size = config.train.per_device_train_batch_size
     batches = plan_batches(dataset.lengths, size=size, budget=config.data.tokens_per_batch, seed=config.data.seed)
     longest = max(batches, key=lambda batch: len(batch) * dataset.lengths[batch[-1]])
     inputs = samples_of_batch(dataset, longest)

@@ -230,10 +230,10 @@ class StreamedDataset:
 
     def fingerprint(self) -> str:
         """Of everything that says what stands at a :class:`Position`."""
-        data, train = self.config.data, self.config.train.arguments
+        data, train = self.config.data, self.config.train
         settings = [data.seed, data.stream_window, data.message_trees, data.images_first, data.tokens_per_batch]
         settings += [data.keep_all_captions, data.images_per_conversation, self.config.language.max_length]
-        settings += [train.get("per_device_train_batch_size"), train.get("seed"), train.get("data_seed")]
+        settings += [train.per_device_train_batch_size, train.seed, train.data_seed]
         shards = [(path.name, path.stat().st_size) for path in self.shards]
         return hashlib.sha256(json.dumps([settings, shards]).encode()).hexdigest()
 

@@ -59,7 +59,7 @@ def estimate(config: Config, tokens: int, batch: Batch, dtype: torch.dtype) -> E
     Reads nothing but the two base models' config.json.
     """
     model = empty_model(config, tokens, dtype)
-    arguments = config.train.arguments
+    train = config.train
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if config.language.load_in_4bit:
@@ -69,14 +69,15 @@ def estimate(config: Config, tokens: int, batch: Batch, dtype: torch.dtype) -> E
         weights=frozen,
         trained=4 * trainable,
         gradients=4 * trainable,
-        optimizer=int(optimizer_bytes(arguments.get("optim", "adamw_torch")) * trainable),
-        activations=activation_bytes(model, config, batch, dtype, arguments.get("gradient_checkpointing", False)),
+        optimizer=int(optimizer_bytes(train.optim) * trainable),
+        activations=activation_bytes(model, config, batch, dtype, train.gradient_checkpointing),
     )
 
 
 def empty_model(config: Config, tokens: int, dtype: torch.dtype) -> MMultiModal:
     """The whole model of a config on the meta device: every parameter's shape and dtype, and no data."""
-    plain = config.model_copy(update={"lora": {**config.lora, "init_lora_weights": False}})  # no start to compute
+    lora = config.lora.model_copy(update={"init_lora_weights": False})  # no start to compute
+    plain = config.model_copy(update={"lora": lora})
     with torch.device("meta"):
         vision = empty_vision(config.vision.path, image_size=config.vision.image_size, layer=config.vision.layer).to(
             dtype
@@ -96,10 +97,8 @@ def frozen_linears(language: nn.Module) -> list[nn.Parameter]:
 
 
 def optimizer_bytes(name: str) -> float:
-    """Bytes of optimiser state for each trained weight: two moments, in 32 or 8 bits; Adafactor keeps sums of rows."""
-    if "8bit" in name:
-        return 2 + 2 * 4 / 256  # a scale for each block of 256 (bitsandbytes)
-    return {"adafactor": 0.1, "sgd": 0.0, "lion_32bit": 4.0, "paged_lion_32bit": 4.0}.get(name, 8.0)
+    """Bytes of optimiser state for each trained weight: two moments, in 32 or 8 bits."""
+    return 2 + 2 * 4 / 256 if "8bit" in name else 8.0  # 8 bits: a scale for each block of 256 (bitsandbytes)
 
 
 def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: torch.dtype, checkpointing: bool) -> int:
@@ -109,7 +108,7 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     kv_width = language.num_key_value_heads * (
         getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
     )
-    dropout = config.language.train == "lora" and config.lora.get("lora_dropout", 0.0) > 0
+    dropout = config.language.train == "lora" and config.lora.lora_dropout > 0
     block = tokens * block_bytes(language.hidden_size, language.intermediate_size, kv_width, dtype, dropout)
     kept = kept_bytes(block, tokens * language.hidden_size * dtype.itemsize, language.num_hidden_layers, checkpointing)
     # Logits in the run's dtype and in fp32, their softmax, and its gradient.

@@ -21,7 +21,7 @@ from visual.geometry import visual_token_count
 from visual.load import load_vision
 
 if TYPE_CHECKING:
-    from settings import Config
+    from settings import Config, Lora
 
 PARTS = ("vision", "projector", "language")
 
@@ -244,7 +244,7 @@ def check_token_count(config: Config, vision: nn.Module) -> None:
         )
 
 
-def prepare_part(part: nn.Module, how: str, lora: dict, last_blocks: int | None = None) -> nn.Module:
+def prepare_part(part: nn.Module, how: str, lora: Lora, last_blocks: int | None = None) -> nn.Module:
     """Freeze a part, give it LoRA adapters, or leave it wholly or in its last blocks trainable."""
     part.requires_grad_(how == "full")
     if how == "last_blocks":
@@ -261,37 +261,27 @@ def last_modules(tower: nn.Module, count: int) -> list[nn.Module]:
     return [*blocks[-count:], tower.post_layernorm]
 
 
-# The starts of LoRA that need no data; the others would begin as plain LoRA without a word.
-LORA_STARTS = re.compile(r"True|False|gaussian|orthogonal|olora|pissa|pissa_niter_\d+")
 # Those that take the adapter's start out of the base weights. Loading does it again, so it must come out the same.
 _TAKES_FROM_BASE = re.compile(r"olora|pissa")
 
 
-def add_lora(part: nn.Module, lora: dict) -> PeftModel:
+def add_lora(part: nn.Module, lora: Lora) -> PeftModel:
     """The part with fresh adapters; ``part.lora_start`` keeps what was taken out of its weights, if anything was.
 
     Raises:
         UserError: peft refuses the ``lora`` section for this model.
     """
-    start = str(lora.get("init_lora_weights", True))
-    if not LORA_STARTS.fullmatch(start):
-        names = "true, false, gaussian, orthogonal, olora, pissa or pissa_niter_16"
-        raise UserError(f"lora.init_lora_weights = {start}: it needs data before training; use {names}")
-    if lora.get("layer_replication"):
-        raise UserError(
-            "lora.layer_replication: it makes another model of the base, which is not supported; leave it out"
-        )
-    if lora.get("modules_to_save") and lora["target_modules"] == "all-linear":
+    if lora.modules_to_save and lora.target_modules == "all-linear":
         raise UserError(
             "lora.modules_to_save: with target_modules = all-linear these would get adapters besides; name the modules "
             "that are to get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
         )
-    takes = _TAKES_FROM_BASE.match(start)
+    takes = _TAKES_FROM_BASE.match(str(lora.init_lora_weights))
     try:
         with torch.random.fork_rng(enabled=bool(takes)):
             if takes:
                 torch.manual_seed(0)
-            wrapped = get_peft_model(part, LoraConfig(**lora))
+            wrapped = get_peft_model(part, LoraConfig(**lora.model_dump()))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"lora: {' '.join(str(error).split())}") from error
     if takes:
@@ -329,7 +319,7 @@ def assert_trainable(model: MMultiModal, config: Config) -> None:
         layers = set(lora_layers(getattr(model, part)))
         if setting != "lora":
             wanted_layers: set[str] = set()
-        elif config.lora["target_modules"] == "all-linear" and not config.lora.get("exclude_modules"):
+        elif config.lora.target_modules == "all-linear" and not config.lora.exclude_modules:
             wanted_layers = linear_layers(getattr(model, part).get_base_model())
         else:
             continue

@@ -68,7 +68,6 @@ def make_config(tmp_path, siglip_folder, qwen_folder):
                 "per_device_train_batch_size": 2,
                 "save_steps": 2,
                 "logging_steps": 1,
-                "disable_tqdm": True,
                 "use_cpu": True,
             },
             "generate": {"max_new_tokens": 8, "batch_size": 4},

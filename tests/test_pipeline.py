@@ -60,7 +60,6 @@ def pipeline(shared_data, tmp_path_factory):
             "gradient_checkpointing": True,
             "logging_steps": 5,
             "save_steps": 20,
-            "disable_tqdm": True,
         },
         "generate": {"max_new_tokens": 4},
     }

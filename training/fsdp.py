@@ -32,21 +32,20 @@ def require_fit(config: Config) -> None:
     Raises:
         UserError: which setting does not go with it.
     """
-    arguments, optim = config.train.arguments, config.train.arguments.get("optim", "")
+    train = config.train
     if world_size() == 1:
         raise UserError("FSDP: there is one process alone; start several with torchrun or accelerate launch")
     for part, fits in (("language", ("full",)), ("vision", ("frozen", "last_blocks", "full"))):
         if (how := getattr(config, part).train) not in fits:
             plain = "start it with plain torchrun or configs/accelerate/ddp.yaml"
             raise UserError(f"FSDP is for full fine-tuning, but {part}.train is {how}, which needs no shards; {plain}")
-    if "8bit" in optim or "paged" in optim:
-        raise UserError(f"train.optim = {optim}: bitsandbytes cannot share out its moments; use adamw_torch")
-    if arguments.get("torch_compile"):
+    if "8bit" in train.optim:
+        raise UserError(f"train.optim = {train.optim}: bitsandbytes cannot share out its moments; use adamw_torch")
+    if train.torch_compile:
         raise UserError("train.torch_compile does not go with FSDP here; set it to false")
     only = {"version": "2", "cpu_ram_efficient_loading": "false", "activation_checkpointing": "false"}
-    given = {name.removeprefix("fsdp_"): value for name, value in (arguments.get("fsdp_config") or {}).items()}
     for name, right in only.items():
-        found = str(given.get(name, os.environ.get(f"FSDP_{name.upper()}", right))).lower()
+        found = os.environ.get(f"FSDP_{name.upper()}", right).lower()
         if found != right:
             where = "set it as in configs/accelerate/fsdp.yaml"
             raise UserError(f"FSDP: fsdp_{name} is {found}, and only {right} can be used here; {where}")

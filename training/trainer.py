@@ -333,11 +333,13 @@ class MultiModalTrainer(Trainer):
             ) from error
 
     def parameter_groups(self) -> list[dict]:
-        rates = {"projector": self.run_config.projector.learning_rate or self.args.learning_rate}
+        config, usual = self.run_config, self.args.learning_rate
+        own = {"vision": config.vision, "projector": config.projector, "language": config.language}
+        rates = {part: section.learning_rate or usual for part, section in own.items()}
         groups: dict[tuple, list] = {}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                rate = rates.get(self.model.part_of(name), self.args.learning_rate)
+                rate = rates[self.model.part_of(name)]
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

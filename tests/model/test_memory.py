@@ -63,7 +63,7 @@ def test_four_bits_and_eight_bit_moments_are_counted(make_config):
     config = make_config()
     whole = estimate(config, 553, BATCH, torch.bfloat16)
     config.language.load_in_4bit = True
-    config.train.arguments["optim"] = "paged_adamw_8bit"
+    config.train.optim = "paged_adamw_8bit"
     small = estimate(config, 553, BATCH, torch.bfloat16)
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)  # two layers: q and o, k and v, the MLP
     assert whole.weights - small.weights == 2 * linear - four_bit_bytes(linear)
@@ -113,7 +113,7 @@ def test_checkpointing_and_fewer_labels_lower_the_estimate(make_config):
     plain = estimate(config, 553, batch, torch.bfloat16).activations
     fewer = estimate(config, 553, Batch(2, 1000, 2, 10), torch.bfloat16).activations
     assert plain - fewer == 990 * 768 * 14
-    config.train.arguments["gradient_checkpointing"] = True
+    config.train.gradient_checkpointing = True
     assert estimate(config, 553, batch, torch.bfloat16).activations < plain
 
 
@@ -166,16 +166,19 @@ def test_four_bits_are_nf4_with_scales_quantised_too_where_the_model_will_run():
 
 
 @pytest.mark.parametrize("name", ["paged_adamw_8bit", "adamw_8bit"])
-def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(tmp_path, monkeypatch, no_bitsandbytes, name):
+def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(
+    make_config, tmp_path, monkeypatch, no_bitsandbytes, name
+):
+    config = make_config(f"train.optim={name}", "train.use_cpu=false")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     advice = "install a CUDA build of torch .* else set train.optim=adamw_torch"
     with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
-        make_arguments({"optim": name}, tmp_path, torch.float32)
+        make_arguments(config, tmp_path, torch.float32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
-        make_arguments({"optim": name, "use_cpu": True}, tmp_path, torch.float32)
+        make_arguments(make_config(f"train.optim={name}"), tmp_path, torch.float32)
     with pytest.raises(UserError, match=f"train.optim = {name}: pip install bitsandbytes, or set train.optim="):
-        make_arguments({"optim": name}, tmp_path, torch.float32)
+        make_arguments(config, tmp_path, torch.float32)
 
 
 # ---------------------------------------------------------------------------------------------- what is trained
@@ -240,11 +243,6 @@ def test_a_start_that_comes_out_otherwise_is_refused(make_config, tmp_path, monk
     monkeypatch.setattr(torch, "manual_seed", lambda number: seed(number + 1))
     with pytest.raises(UserError, match="lora_start.safetensors: the start of .* comes out differently"):
         load_checkpoint(folder)
-
-
-def test_a_start_that_needs_data_is_one_line(make_config):
-    with pytest.raises(UserError, match="lora.init_lora_weights = eva: it needs data before training"):
-        build(make_config("lora.init_lora_weights=eva"))
 
 
 def test_the_last_blocks_of_the_tower_are_trained_beside_lora(make_config, tmp_path):

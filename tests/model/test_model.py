@@ -161,7 +161,6 @@ def test_adapters_stay_where_the_weights_cannot_take_them_in(make_config, overri
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("lora.layer_replication=[[0,2],[1,2]]", "lora.layer_replication: .*leave it out"),
         ("lora.modules_to_save=[lm_head]", "lora.modules_to_save: .*name the modules"),
         ("lora.target_modules=[nothing]", "lora: Target modules .*nothing"),
     ],

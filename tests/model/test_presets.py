@@ -88,7 +88,7 @@ def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken,
     model(input_ids=ids, labels=labels, pixel_values=pixels, images_per_row=torch.tensor([1])).loss.backward()
     trained = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
     assert len(trained) == 4 + 2 * 7 * 2  # the projector, and A and B of seven linear layers in two blocks
-    assert config.lora["target_modules"] == "all-linear"
+    assert config.lora.target_modules == "all-linear"
 
 
 def needed(name: str, folder: Path) -> float:
@@ -101,7 +101,7 @@ def needed(name: str, folder: Path) -> float:
         (to / "config.json").write_text(json.dumps(content), encoding="utf-8")
         part.path = str(to)
         kind = content["model_type"]
-    rows, length = config.train.arguments["per_device_train_batch_size"], config.language.max_length
+    rows, length = config.train.per_device_train_batch_size, config.language.max_length
     labels = rows * (length - config.vision.image_context_length) // 4
     return estimate(config, TOKENS[kind], Batch(rows, length, rows, labels), torch.bfloat16).total / 1e9
 

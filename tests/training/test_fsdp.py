@@ -89,8 +89,6 @@ def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batche
         ("vision.train=lora", "vision.train is lora, which needs no shards"),
         ("train.optim=paged_adamw_8bit", "use adamw_torch"),
         ("train.torch_compile=true", "train.torch_compile does not go with FSDP"),
-        ("train.fsdp_config={version: 1}", "fsdp_version is 1, and only 2 can be used"),
-        ("train.fsdp_config={activation_checkpointing: true}", "only false can be used"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(make_config, monkeypatch, override, message):
@@ -98,6 +96,26 @@ def test_what_does_not_go_with_it_is_refused(make_config, monkeypatch, override,
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=message):
         build_trainer(make_config("language.train=full", override), Path("never"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FSDP_VERSION", "1", "fsdp_version is 1, and only 2 can be used"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "fsdp_activation_checkpointing is true, and only false can be used"),
+        (
+            "FSDP_CPU_RAM_EFFICIENT_LOADING",
+            "true",
+            "fsdp_cpu_ram_efficient_loading is true, and only false can be used",
+        ),
+    ],
+)
+def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monkeypatch, variable, value, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
+        build_trainer(make_config("language.train=full"), Path("never"))
 
 
 def test_one_process_has_nobody_to_share_with(make_config):

@@ -1,0 +1,381 @@
+"""What makes a config invalid: unknown keys, wrong values, values that do not go together, missing paths and models.
+
+Every problem is one line that names the key, its value, what was expected and the nearest valid key. A typo must not
+show itself after hours of training as a setting that had no effect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from common.errors import UserError
+from common.hub import local_model_folder
+from settings.renamed import REFUSED, RENAMED, SECRET
+from settings.schema import SOURCES, Config, Section, Source, Train, Vision
+from visual.geometry import tower_sizes, visual_token_count
+
+_MISSING = object()
+
+
+class Invalid(Exception):
+    """What is wrong with one key; becomes a UserError once it is known whether file or command line set it."""
+
+    def __init__(self, key: str, problem: str, value: Any = _MISSING, nearest: str = "") -> None:
+        self.key = key
+        shown = "" if value is _MISSING else f" = {show(value)}"
+        super().__init__(f"{key}{shown}: {problem}{nearest}")
+
+
+def validate(raw: dict[str, Any], check_models: bool) -> Config:
+    """The config of a YAML file's content.
+
+    Raises:
+        Invalid: the first thing that is wrong with it.
+    """
+    for name in Config.model_fields:
+        if name in raw and raw[name] is None:  # "projector:" with every key commented out
+            raw[name] = {}
+    _check_values(raw, "")
+    try:
+        # Through JSON: there strict means no "5" for 5 and no true for 1, yet text for paths.
+        config = Config.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise _explain(error) from None
+    if check_models:
+        _check_models(config)
+    _check_together(config)
+    return config
+
+
+def drop_old_keys(raw: dict[str, Any]) -> None:
+    """Take out of a checkpoint's config what earlier versions allowed in ``train`` and ``lora`` and this one does not.
+
+    Answering and evaluation read nothing from ``train``, so a value that is no longer valid is left out too. A ``lora``
+    key that changed the model stays, and is then refused by name: without it the answers would be another model's.
+    """
+    if isinstance(train := raw.get("train"), dict):
+        for name in [name for name in train if not isinstance(name, str) or name not in Train.model_fields]:
+            del train[name]
+        for name in list(train):
+            try:
+                Train.model_validate_json(json.dumps({name: train[name]}), strict=True)
+            except (ValidationError, ValueError):
+                del train[name]
+    if isinstance(lora := raw.get("lora"), dict):
+        for name in list(lora):
+            if f"lora.{name}" in REFUSED and (not lora[name] or name not in _CHANGED_THE_MODEL):
+                del lora[name]
+
+
+# Of the fields of LoraConfig that 572858e passed through, those without which the adapters compute something else.
+_CHANGED_THE_MODEL = {
+    "alora_invocation_tokens",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+}
+
+
+def _check_values(value: Any, key: str) -> None:
+    """Refuse what JSON, and every reader of a saved config, would trip over."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Invalid(key, "expected a finite number", value)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_values(name, f"{key}.{name}".strip("."))
+            _check_values(item, f"{key}.{name}".strip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_values(item, f"{key}.{index}")
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise Invalid(key, "expected text without lone surrogates", value)
+
+
+# ---------------------------------------------------------------------------------------------- pydantic's errors
+
+
+def _explain(error: ValidationError) -> Invalid:
+    """pydantic's errors as one of ours; unknown keys first, as a misspelt key is also a missing one."""
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    key, expected, annotation = _locate(first["loc"])
+    if first["type"] == "extra_forbidden":
+        if key in REFUSED:
+            return Invalid(key, REFUSED[key], _MISSING if key in SECRET else first["input"])
+        return Invalid(key, f"unknown key, expected {expected}", first["input"], nearest_key(key))
+    if first["type"] == "missing":
+        return Invalid(key, f"missing, expected {expected}")
+    return Invalid(key, f"expected {expected}", first["input"], _nearest_choice(annotation, first["input"]))
+
+
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, str, Any]:
+    """The dotted key of a pydantic location, what belongs there and its type, without the union branches at its end."""
+    model: type[Section] | None = Config
+    key: list[str] = []
+    expected, annotation = "a config", None
+    for part in loc:
+        if model is None:
+            break
+        key.append(str(part))
+        if isinstance(part, int):
+            continue
+        if part not in model.model_fields:
+            names = list(model.model_fields)
+            more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
+            expected = "one of " + ", ".join(names[:8] if more else names) + more
+            break
+        annotation = model.model_fields[part].annotation
+        expected = model.model_fields[part].description or ""
+        model = _section_of(annotation)
+    return ".".join(key), expected, annotation
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    candidates = [annotation, *typing.get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """The texts that a type lists, wherever in it they are."""
+    if typing.get_origin(annotation) is Literal:
+        yield from (value for value in typing.get_args(annotation) if isinstance(value, str))
+    else:
+        for inner in typing.get_args(annotation):
+            yield from _choices(inner)
+
+
+def _nearest_choice(annotation: Any, value: Any) -> str:
+    found = difflib.get_close_matches(str(value), list(_choices(annotation)), n=1)
+    return f"; nearest: {found[0]}" if found else ""
+
+
+# ---------------------------------------------------------------------------------------------- values together
+
+
+def _check_together(config: Config) -> None:
+    """Values of which each is right, and which do not go together."""
+    _check_stream(config)
+    _check_files(config)
+    visual, longest = config.vision.image_context_length, config.language.max_length
+    if longest <= visual:
+        problem = f"expected more than vision.image_context_length ({visual}), or no conversation with an image fits"
+        raise Invalid("language.max_length", problem, longest)
+    if (config.vision.train == "last_blocks") != (config.vision.last_blocks is not None):
+        problem = "expected a number where vision.train is last_blocks, and null elsewhere"
+        raise Invalid("vision.last_blocks", problem, config.vision.last_blocks)
+    if config.language.load_in_4bit and config.language.train == "full":
+        raise Invalid("language.load_in_4bit", "expected false where language.train is full", True)
+    for name, part in (("vision", config.vision), ("language", config.language)):
+        if part.train == "frozen" and part.learning_rate is not None:
+            raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
+    _check_loader(config.train)
+    _check_best(config.train)
+
+
+def _check_files(config: Config) -> None:
+    names: set[str] = set()
+    taken: dict[str, str] = {}
+    for index, source in enumerate(config.data.sources):
+        if source.name in names:
+            raise Invalid(f"data.sources.{index}.name", "expected a name no other source has", source.name)
+        names.add(source.name)
+        taken |= {_absolute(path): f"data.sources.{index}.annotations" for path in source.annotations}
+    for name in ("image_map", "annotations", "skipped"):
+        path = getattr(config.data, name)
+        other = taken.setdefault(_absolute(path), f"data.{name}")
+        if other != f"data.{name}":
+            problem = f"expected a file of its own: process_image.py would write over {other}"
+            raise Invalid(f"data.{name}", problem, path.as_posix())
+
+
+def _absolute(path: Path) -> str:
+    return os.path.normcase(os.path.abspath(path))
+
+
+def _check_loader(train: Train) -> None:
+    if train.dataloader_num_workers == 0:
+        for name, off in (("dataloader_persistent_workers", False), ("dataloader_prefetch_factor", None)):
+            if (value := getattr(train, name)) != off:
+                problem = f"expected {show(off)} where train.dataloader_num_workers is 0"
+                raise Invalid(f"train.{name}", problem, value)
+
+
+def _check_best(train: Train) -> None:
+    """The best checkpoint, and patience, are chosen by the held-out loss of the saved steps."""
+    if train.early_stopping_patience is not None and train.eval_strategy == "no":
+        problem = "expected null where train.eval_strategy is no: patience counts evaluations"
+        raise Invalid("train.early_stopping_patience", problem, train.early_stopping_patience)
+    if not train.load_best_model_at_end:
+        return
+    key = "train.load_best_model_at_end"
+    if train.eval_strategy == "no":
+        raise Invalid(
+            key, "expected false where train.eval_strategy is no: the best has the lowest held-out loss", True
+        )
+    if train.save_strategy != train.eval_strategy:
+        problem = f"expected train.save_strategy to be train.eval_strategy ({train.eval_strategy}): {{}}"
+        raise Invalid(
+            key, problem.format(f"it is {train.save_strategy}, and a checkpoint needs its held-out loss"), True
+        )
+    if train.save_strategy == "steps" and train.save_steps % train.steps_per_eval:
+        problem = f"expected a multiple of train.eval_steps ({train.steps_per_eval}) with train.load_best_model_at_end"
+        raise Invalid("train.save_steps", problem, train.save_steps)
+
+
+def _check_stream(config: Config) -> None:
+    data, train = config.data, config.train
+    if data.stream is None:
+        if not data.sources:
+            raise Invalid("data.sources", f"expected {SOURCES}", [])
+        if data.stream_held_out is not None:
+            raise Invalid("data.stream_held_out", "expected null where data.stream is null")
+        return
+    if train.max_steps is None:
+        problem = "expected a number of steps with data.stream: how much the shards hold is not known"
+        raise Invalid("train.max_steps", problem, None)
+    if train.eval_strategy != "no" and data.stream_held_out is None:
+        problem = "expected shards to evaluate on, or train.eval_strategy: no"
+        raise Invalid("data.stream_held_out", problem, None)
+    if data.feature_cache is not None:
+        problem = "expected null with data.stream: features of a set that large would not fit on the disk"
+        raise Invalid("data.feature_cache", problem, data.feature_cache.as_posix())
+
+
+# ---------------------------------------------------------------------------------------------- nearest key
+
+
+def _valid_keys(model: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key a config may hold; the entries of a list are under index 0."""
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        yield key
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from _valid_keys(inner, f"{key}.0." if inner is Source else f"{key}.")
+
+
+def nearest_key(key: str) -> str:
+    """``; nearest valid key: ...`` at the level of ``key`` if something there is close, else anywhere."""
+    if key in RENAMED:
+        return f"; nearest valid key: {RENAMED[key]}"
+    parent, _, leaf = key.rpartition(".")
+    level = re.sub(r"\.\d+(?=\.|$)", ".0", parent)
+    keys = list(_valid_keys())
+    if key in keys:
+        return f"; nearest valid key: {leaf}, indented under {parent}:"
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == level}
+    found = difflib.get_close_matches(leaf.lower(), siblings, n=1)
+    if found:
+        return f"; nearest valid key: {f'{parent}.{found[0]}'.lstrip('.')}"
+    return f"; nearest valid key: {difflib.get_close_matches(key.lower(), keys, n=1, cutoff=0.0)[0]}"
+
+
+def show(value: Any) -> str:
+    """A value on one line, as JSON would have it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+# ---------------------------------------------------------------------------------------------- paths and models
+
+
+def require_paths(config: Config, *keys: str) -> None:
+    """Check that what a script is about to read exists: ``require_paths(config, "data.sources", "data.image_map")``.
+
+    ``data.sources`` means the annotation files and image folders of all sources; ``data.held_out`` is checked only
+    where it is a file.
+
+    Raises:
+        UserError: the key, the path, and what to run first.
+    """
+    for key in keys:
+        if key == "data.sources":
+            _require_sources(config)
+        elif key in ("data.image_map", "data.annotations", "data.skipped"):
+            path = getattr(config.data, key.removeprefix("data."))
+            _require(key, path, os.path.isfile, "a file; run process_image.py with the same --config first")
+        elif key == "data.held_out":
+            expected = "a text file of image names, one a line, or a share such as 0.02"
+            if isinstance(config.data.held_out, Path):
+                _require(key, config.data.held_out, os.path.isfile, expected)
+        else:
+            raise KeyError(f"require_paths does not know {key}")
+
+
+def _require_sources(config: Config) -> None:
+    advice = "put the data there or change the path (demo data: python -m demo.scenes --output data/demo/raw)"
+    if not config.data.sources:
+        raise UserError(f"data.sources: missing, expected {SOURCES} (data.stream is for train.py alone)")
+    for index, source in enumerate(config.data.sources):
+        key = f"data.sources.{index}"
+        for path in source.annotations:
+            _require(f"{key}.annotations", path, os.path.isfile, f"an annotations file; {advice}")
+        for path in source.images:
+            _require(f"{key}.images", path, os.path.isdir, f"a folder of images; {advice}")
+
+
+def _require(key: str, path: Path, is_there: Callable[[Path], bool], expected: str) -> None:
+    if not is_there(path):
+        found = "is something else" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{key} = {show(path.as_posix())}: {found}, expected {expected}{nearest_path(path)}")
+
+
+def nearest_path(path: str | Path) -> str:
+    """``; nearest existing path: ...`` if something beside a missing path has a name like it."""
+    path = Path(path)
+    try:
+        found = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.75)
+    except (OSError, ValueError):
+        return ""
+    found = [name for name in found if name != path.name]
+    return f"; nearest existing path: {(path.parent / found[0]).as_posix()}" if found else ""
+
+
+def _is_local(path: str) -> bool:
+    """A folder here rather than a name on the hub, which is ``name`` or ``organisation/name``."""
+    starts = ("./", "../", "/", "~", ".\\", "..\\")
+    looks_local = path.startswith(starts) or re.match(r"[A-Za-z]:", path) or path.endswith("/") or "\\" in path
+    return bool(looks_local) or path.count("/") > 1 or os.path.exists(path)
+
+
+def _check_models(config: Config) -> None:
+    for name, section in (("vision", config.vision), ("language", config.language)):
+        key = f"{name}.path"
+        if not _is_local(section.path):
+            if not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", section.path):
+                raise Invalid(key, f"expected {type(section).model_fields['path'].description}", section.path)
+            continue
+        folder = local_model_folder(section.path)
+        if folder is None:
+            problem = "no such folder, expected one that holds config.json, or a hub name"
+            raise Invalid(key, problem, section.path, nearest_path(section.path))
+        if not (folder / "config.json").is_file():
+            raise Invalid(key, "expected a model folder, but it holds no config.json", section.path)
+        if isinstance(section, Vision):
+            _check_token_count(section, folder / "config.json")
+
+
+def _check_token_count(vision: Vision, file: Path) -> None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        given = visual_token_count(content, vision.drop_first_token, vision.image_size)
+    except UserError as error:
+        raise Invalid("vision.path", str(error), vision.path) from None
+    except (OSError, ValueError) as error:
+        raise Invalid("vision.path", f"expected a readable config.json ({error})", vision.path) from None
+    if given != vision.image_context_length:
+        size, patch, _ = tower_sizes(content)
+        size = vision.image_size or size
+        rule = f"{size} px, patch {patch}, vision.drop_first_token {show(vision.drop_first_token)}"
+        problem = f"expected {given}, which is what the encoder gives ({rule})"
+        raise Invalid("vision.image_context_length", problem, vision.image_context_length)

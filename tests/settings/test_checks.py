@@ -1,0 +1,242 @@
+"""Whatever is wrong with a config is one line that names the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.errors import UserError
+from settings import Config, load_config, require_paths
+from tests.helpers.configs import MINIMAL, encoder_folder, error_of, error_of_text
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("visoin=1", "vision"),
+        ("data.image_mpa=7", "data.image_map"),
+        ("data.sources.1.imags=7", "data.sources.1.images"),
+        ("vision.image_context_len=5", "vision.image_context_length"),
+        ("generate.max_tokens=5", "generate.max_new_tokens"),
+        ("train.learning_rat=1", "train.learning_rate"),
+        ("data.sources.1.IMAGES=7", "data.sources.1.images"),
+        ("lora.alpha=1", "lora.lora_alpha"),
+        ("learning_rate=1", "train.learning_rate"),  # nothing like it at its level: found in another section
+        ("image_map=7", "data.image_map"),
+        ("train.image_context_length=1", "vision.image_context_length"),
+        ("train.batch_size=3", "train.per_device_train_batch_size"),
+        ("train.warmup_ratio=0.03", "train.warmup_steps (below 1 it is a share of all steps)"),
+        ("train.evaluation_strategy=null", "train.eval_strategy"),
+        ("train.group_by_length=true", "data.tokens_per_batch (batches are of like length anyway)"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_value_and_the_nearest_valid_one(minimal, override, nearest):
+    key, _, value = override.partition("=")
+    message = error_of(minimal, override)
+    assert message.startswith(f"command line: {key} = {value}: unknown key, expected ")
+    assert message.endswith(f"; nearest valid key: {nearest}")
+
+
+def test_an_unknown_section_on_the_command_line_is_named_with_what_was_to_be_in_it(minimal):
+    message = error_of(minimal, "Train.learning_rate=1")
+    assert message.startswith('command line: Train = {"learning_rate": 1}: unknown key, expected one of data, vision')
+    assert message.endswith("; nearest valid key: train")
+
+
+def test_a_dotted_key_in_the_file_is_told_to_be_indented(minimal):
+    message = error_of_text(minimal, MINIMAL + "train.seed: 5\n")
+    assert message.endswith("nearest valid key: seed, indented under train:")
+
+
+def test_an_error_says_whether_the_file_or_the_command_line_has_it(minimal):
+    minimal.write_text(MINIMAL.replace("learning_rate", "learning_rte"), encoding="utf-8")
+    message = error_of(minimal, "data.seed=5")
+    assert message.startswith(
+        f"{minimal}: train.learning_rte = 0.0001: unknown key, expected one of run, output, max_n"
+    )
+    assert error_of(minimal, "data.sead=5").startswith("command line: data.sead = 5: ")
+    minimal.write_text(MINIMAL, encoding="utf-8")
+    assert error_of(minimal, "data.sources=[x]").startswith('command line: data.sources.0 = "x": ')
+
+
+def test_a_misspelt_key_is_called_unknown_and_not_missing(minimal):
+    message = error_of_text(minimal, MINIMAL.replace("image_map:", "image_mpa:"))
+    assert message.startswith(f'{minimal}: data.image_mpa = "out/image_map.json": unknown key, expected ')
+    assert message.endswith("; nearest valid key: data.image_map")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("  image_map: out/image_map.json\n", "data.image_map: missing, expected the path of a JSON file"),
+        ("  path: Qwen/Qwen2.5-1.5B-Instruct\n", "language.path: missing, expected a hub name"),
+    ],
+)
+def test_a_missing_key_is_named(minimal, line, message):
+    assert line in MINIMAL
+    assert error_of_text(minimal, MINIMAL.replace(line, "")).startswith(f"{minimal}: {message}")
+
+
+def test_a_missing_section_is_named(minimal):
+    text = MINIMAL.replace("vision:\n  path: google/siglip-so400m-patch14-384\n", "")
+    assert error_of_text(minimal, text) == f"{minimal}: vision: missing, expected a section with path"
+
+
+def test_the_tower_and_the_language_model_may_have_learning_rates_of_their_own(minimal):
+    config = load_config(minimal, ["vision.train=full", "vision.learning_rate=1e-5", "language.learning_rate=2e-4"])
+    assert (config.vision.learning_rate, config.language.learning_rate) == (1e-5, 2e-4)
+    message = error_of(minimal, "language.train=frozen", "language.learning_rate=2e-4")
+    assert message == "command line: language.learning_rate = 0.0002: expected null where language.train is frozen"
+
+
+BEST = ["train.load_best_model_at_end=true", "train.eval_strategy=steps"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.save_strategy=epoch"], "train.load_best_model_at_end = true: expected train.save_strategy to be"),
+        (["train.save_strategy=no"], "train.load_best_model_at_end = true: expected train.save_strategy to be"),
+        (["train.save_steps=500", "train.eval_steps=200"], "train.save_steps = 500: expected a multiple of train.eval"),
+    ],
+)
+def test_the_best_checkpoint_needs_a_held_out_loss_at_every_save(minimal, overrides, message):
+    assert error_of(minimal, *BEST, *overrides).startswith(f"command line: {message}")
+    assert load_config(minimal, [*BEST, "train.save_steps=400", "train.eval_steps=200"]).train.load_best_model_at_end
+    assert load_config(minimal, [*BEST, "train.save_steps=300"]).train.steps_per_eval == 300
+
+
+def test_two_sources_need_two_names(minimal):
+    message = error_of(minimal, "data.sources.1.name=photos")
+    assert message == 'command line: data.sources.1.name = "photos": expected a name no other source has'
+
+
+@pytest.mark.parametrize(
+    ("override", "other"),
+    [
+        ("data.skipped=raw/../out/image_map.json", "data.image_map"),
+        ("data.skipped=raw/a.json", "data.sources.0.annotations"),
+        ("data.skipped=raw/c.json", "data.sources.1.annotations"),
+    ],
+)
+def test_no_file_that_is_written_may_be_another_of_the_run(minimal, override, other):
+    message = error_of(minimal, override)
+    assert message.startswith("command line: data.skipped = ")
+    assert message.endswith(f"would write over {other}")
+
+
+def test_a_token_count_the_encoder_cannot_give_names_the_one_it_gives(minimal, tmp_path):
+    encoder_folder(tmp_path / "tower", image_size=384, patch_size=14)
+    assert load_config(minimal, ["vision.path=./tower"]).vision.image_context_length == 728
+    keep = ["vision.path=./tower", "vision.drop_first_token=false"]
+    assert load_config(minimal, [*keep, "vision.image_context_length=729"]).vision.image_context_length == 729
+    message = error_of(minimal, *keep)
+    assert "vision.image_context_length = 728: expected 729, which is what the encoder gives" in message
+    assert "384 px, patch 14, vision.drop_first_token false" in message
+
+
+def test_the_token_count_is_explained_before_the_length_that_follows_from_it(minimal, tmp_path):
+    encoder_folder(tmp_path / "tower", image_size=112, patch_size=14)
+    message = error_of(minimal, "vision.path=tower", "language.max_length=512")
+    assert "vision.image_context_length = 728: expected 63" in message
+
+
+@pytest.mark.parametrize("name", ["siglip", "google/siglip-so400m-patch14-384", "0-x/y.z_1"])
+def test_a_name_with_at_most_one_slash_is_the_hubs(minimal, name):
+    assert load_config(minimal, [f"vision.path={name}"]).vision.path == name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "./towr",
+        "../towr",
+        "/no/towr",
+        "a/b/c",
+        "towr/",
+        "~/no-such-towr",
+        "~nobody-here/towr",
+        "C:/towr",
+        "D:\\towr",
+        "a\\b",
+    ],
+)
+def test_a_path_that_looks_local_must_exist(minimal, path):
+    message = error_of(minimal, f"vision.path='{path}'")
+    assert message.startswith("command line: vision.path = ")
+    assert "no such folder, expected one that holds config.json, or a hub name" in message
+
+
+def test_a_local_folder_must_hold_a_model_and_a_misspelt_one_is_recognised(minimal, tmp_path):
+    (tmp_path / "models").mkdir()
+    encoder_folder(tmp_path / "models" / "siglip", image_size=384, patch_size=14)
+    assert error_of(minimal, "language.path=./models").endswith("expected a model folder, but it holds no config.json")
+    message = error_of(minimal, "vision.path=./models/siglp")
+    assert message.endswith("nearest existing path: models/siglip")
+    (tmp_path / "models" / "siglip" / "config.json").write_text("{", encoding="utf-8")
+    assert 'vision.path = "./models/siglip": expected a readable config.json' in error_of(
+        minimal, "vision.path=./models/siglip"
+    )
+
+
+def missing(config: Config, *keys: str) -> str:
+    with pytest.raises(UserError) as caught:
+        require_paths(config, *keys)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return message
+
+
+def test_preprocessed_files_that_are_missing_say_what_to_run(minimal, tmp_path):
+    config = load_config(minimal)
+    for key in ("data.image_map", "data.annotations"):
+        message = missing(config, key)
+        assert message.startswith(f'{key} = "out/{key.removeprefix("data.")}.json": does not exist, expected a file')
+        assert "run process_image.py" in message
+    (tmp_path / "out").mkdir()
+    for name in ("image_map.json", "annotations.json"):
+        (tmp_path / "out" / name).write_text("{}", encoding="utf-8")
+    require_paths(config, "data.image_map", "data.annotations")
+
+
+def test_every_file_and_folder_of_every_source_is_required(minimal, tmp_path):
+    config = load_config(minimal)
+    needed = [
+        ("data.sources.0.annotations", "raw/a.json"),
+        ("data.sources.0.images", "raw/images"),
+        ("data.sources.1.annotations", "raw/b.json"),
+        ("data.sources.1.annotations", "raw/c.json"),
+        ("data.sources.1.images", "raw/d1"),
+        ("data.sources.1.images", "raw/d2"),
+    ]
+    (tmp_path / "raw").mkdir()
+    for key, path in needed:
+        message = missing(config, "data.sources")
+        assert message.startswith(f'{key} = "{path}": does not exist, expected ')
+        assert "python -m demo.scenes" in message
+        if path.endswith(".json"):
+            (tmp_path / path).write_text("[]", encoding="utf-8")
+        else:
+            (tmp_path / path).mkdir()
+    require_paths(config, "data.sources")
+
+
+def test_a_file_where_a_folder_belongs_is_not_enough(minimal, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("a.json", "images"):
+        (tmp_path / "raw" / name).write_text("", encoding="utf-8")
+    message = missing(load_config(minimal), "data.sources")
+    assert message.startswith('data.sources.0.images = "raw/images": is something else, expected a folder of images')
+
+
+def test_a_held_out_list_must_exist_and_a_share_need_not(minimal, tmp_path):
+    require_paths(load_config(minimal), "data.held_out")
+    config = load_config(minimal, ["data.held_out=raw/held_aut.txt"])
+    assert missing(config, "data.held_out").startswith('data.held_out = "raw/held_aut.txt": does not exist')
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "held_out.txt").write_text("", encoding="utf-8")
+    assert missing(config, "data.held_out").endswith("nearest existing path: raw/held_out.txt")
+
+
+def test_a_key_that_is_no_path_is_the_programmers_mistake(minimal):
+    with pytest.raises(KeyError):
+        require_paths(load_config(minimal), "data.seed")
