@@ -30,6 +30,7 @@ from transformers import (
 from dataset.collate import collate, model_inputs
 from dataset.prompt import IGNORE_INDEX
 from dataset.trees import grow_tree, root_length
+from model.connectors import MLPConnector
 from model.model import MMultiModal
 from qwen.Mqwen import MQwen2ForCausalLM
 from visual.SIGLIP_VIT import SiglipViT
@@ -111,7 +112,8 @@ def build_ours(shape: Shape, dtype: torch.dtype, device: torch.device, rank: int
         qwen.requires_grad_(False)
         qwen.image_token_id = image_token(shape)
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEARS)
-        model = MMultiModal(tower, get_peft_model(qwen, lora))
+        projector = MLPConnector(shape.tower_hidden, shape.hidden_size)
+        model = MMultiModal(tower, get_peft_model(qwen, lora), projector)
     return _ready(model, checkpointing, model.gradient_checkpointing_enable)
 
 

@@ -66,7 +66,7 @@ def save_weights(
     """
     state = trained_state(model, config) if state is None else state
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_plain(_under("feature_proj", state)), folder / "projector.safetensors")
+    save_file(_plain(_under("projector", state)), folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
         part = getattr(model, name)
         if how == "lora":
@@ -89,7 +89,7 @@ def save_weights(
 
 def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]:
     """The trained weights but those of adapters, which peft saves, by their names in the model."""
-    parts = {"feature_proj": model.feature_proj.state_dict()}
+    parts = {"projector": model.projector.state_dict()}
     for name, how in trained_parts(config).items():
         if how not in ("frozen", "lora"):
             parts[name] = _trained(getattr(model, name), how)
@@ -183,7 +183,7 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
     Raises:
         UserError: a file is missing or damaged, or its tensors are not exactly the model's.
     """
-    _fill(model.feature_proj, folder / "projector.safetensors")
+    _fill(model.projector, folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
         part = getattr(model, name)
         if how == "lora":

@@ -115,7 +115,7 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     head = batch.labels * language.vocab_size * (dtype.itemsize + 12)
     mask = batch.rows * batch.length**2 * (1 + dtype.itemsize)  # of the branches: as truth values and as numbers
     tower = model.vision.config
-    patches = batch.images * (config.vision.image_context_length + int(config.vision.drop_first_token))
+    patches = batch.images * model.patch_grid.encoded
     one = patches * block_bytes(tower.hidden_size, tower.intermediate_size, tower.hidden_size, dtype)
     trained = {"frozen": 0, "last_blocks": config.vision.last_blocks}.get(config.vision.train, tower.num_hidden_layers)
     seen = kept_bytes(one, patches * tower.hidden_size * dtype.itemsize, trained, checkpointing) if trained else one

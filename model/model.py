@@ -16,8 +16,9 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
+from model.connectors import Connector, build_connector
 from qwen.load import load_language
-from visual.geometry import visual_token_count
+from visual.geometry import PatchGrid, patch_grid
 from visual.load import load_vision
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def quiet_libraries() -> None:
 
 
 class MMultiModal(nn.Module):
-    """Encoder -> ``feature_proj`` -> extended Qwen.
+    """Vision tower -> projector -> extended Qwen.
 
     Args:
-        vision: maps ``pixel_values`` [K, 3, H, W] to patch features [K, N, Dv].
+        vision: maps ``pixel_values`` [K, 3, H, W] to features [K, 729, Dv]; perhaps inside a ``PeftModel``.
         language: a Qwen with :class:`qwen.Mqwen.ImageInputMixin`, perhaps inside a ``PeftModel``.
-        hidden_size: width between the projector's two linear layers (None: the language model's).
-        drop_first_token: leave out patch 0. SigLIP has no CLS token, so with so400m/14 at 384 px this gives 728 of
+        projector: maps the features [K, 728, Dv] to visual tokens [K, N, Dl].
+        drop_first_token: leave out feature 0. SigLIP has no class token, so with so400m/14 at 384 px this gives 728 of
             729 real patches: the design's choice, stored with every checkpoint.
         train_vision: let gradients into the tower; otherwise it runs without a graph.
     """
@@ -50,22 +51,24 @@ class MMultiModal(nn.Module):
         self,
         vision: nn.Module,
         language: nn.Module,
+        projector: Connector,
         *,
-        hidden_size: int | None = None,
         drop_first_token: bool = True,
         train_vision: bool = False,
     ) -> None:
         super().__init__()
-        self.vision, self.language = vision, language
+        self.vision, self.language, self.projector = vision, language, projector
         self.drop_first_token, self.train_vision = drop_first_token, train_vision
-        width = language.config.hidden_size
-        hidden_size = hidden_size or width
-        self.feature_proj = nn.Sequential(
-            nn.Linear(vision.config.hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, width)
-        )
-        for layer in (self.feature_proj[0], self.feature_proj[2]):
-            nn.init.normal_(layer.weight, mean=0.0, std=0.01)
-            nn.init.zeros_(layer.bias)
+
+    @property
+    def patch_grid(self) -> PatchGrid:
+        """The features of one picture that the projector is given."""
+        return patch_grid(base_of(self.vision).config.to_dict(), self.drop_first_token)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """How many visual tokens one picture becomes: N."""
+        return self.projector.num_tokens(self.patch_grid)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """``pixel_values`` [K, 3, H, W] -> visual tokens in the language model's space [K, N, Dl]."""
@@ -74,10 +77,10 @@ class MMultiModal(nn.Module):
         return self.project(features)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """The tower's features [K, 729, Dv] -> visual tokens [K, 728, Dl]."""
+        """The tower's features [K, 729, Dv] -> visual tokens [K, N, Dl]."""
         if self.drop_first_token:
             features = features[:, 1:]  # [K, 728, Dv]
-        return self.feature_proj(features.to(self.feature_proj[0].weight.dtype))  # [K, 728, Dl]
+        return self.projector(features.to(self.projector.dtype))  # [K, N, Dl]
 
     def images_by_row(self, images_per_row, pixel_values=None, image_features=None, image_index=None):
         """Visual tokens of each row, a list of [n_b, N, Dl]; None where the batch has no image at all."""
@@ -118,11 +121,12 @@ class MMultiModal(nn.Module):
         return output
 
     def _blank_tokens(self) -> torch.Tensor:
-        """What a black image becomes, or without a trained tower, features of zero: [1, 728 or 1, Dl]."""
-        config, device = self.vision.config, self.device
+        """What a black image becomes, or without a trained tower, features of zero: [1, N, Dl]."""
+        config = base_of(self.vision).config
         if self.train_vision:
-            return self.encode_images(torch.zeros(1, 3, config.image_size, config.image_size, device=device))
-        return self.project(torch.zeros(1, 2, config.hidden_size, device=device))
+            return self.encode_images(torch.zeros(1, 3, config.image_size, config.image_size, device=self.device))
+        features = torch.zeros(1, self.patch_grid.encoded, config.hidden_size, device=self.device)
+        return self.project(features)
 
     @torch.no_grad()
     def generate(
@@ -177,7 +181,7 @@ class MMultiModal(nn.Module):
 
     def part_of(self, name: str) -> str:
         """Which of PARTS a parameter belongs to, by its name."""
-        return {"vision": "vision", "feature_proj": "projector", "language": "language"}[name.split(".", 1)[0]]
+        return name.split(".", 1)[0]
 
     def trainable_counts(self) -> dict[str, tuple[int, int]]:
         """(trainable, all) parameters of each part."""
@@ -189,7 +193,7 @@ class MMultiModal(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.feature_proj[0].weight.device
+        return next(self.projector.parameters()).device
 
 
 def build_model(
@@ -203,7 +207,6 @@ def build_model(
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
     vision = load_vision(config.vision.path, dtype, image_size=config.vision.image_size, layer=config.vision.layer)
-    check_token_count(config, vision)
     language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
     longest = getattr(language.config, "seq_length", None)
     if longest is not None and config.language.max_length > longest:
@@ -216,13 +219,15 @@ def build_model(
 
 def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiModal:
     """The whole model of its two base models: what is trained is chosen here, and asserted."""
+    widths = vision.config.hidden_size, language.config.hidden_size
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_part(language, config.language.train, config.lora),
-        hidden_size=config.projector.hidden_size,
+        build_connector(*widths, hidden_size=config.projector.hidden_size),
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",
     )
+    check_token_count(model, config)
     for parameter in model.parameters():
         if parameter.requires_grad:  # bf16 has 8 bits of mantissa: updates of 1e-4 of a weight would be lost
             parameter.data = parameter.data.float()
@@ -230,13 +235,13 @@ def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiMo
     return model.eval()
 
 
-def check_token_count(config: Config, vision: nn.Module) -> None:
-    """Prompts are built with ``vision.image_context_length`` placeholders a picture, so the tower must give as many.
+def check_token_count(model: MMultiModal, config: Config) -> None:
+    """Prompts hold ``vision.image_context_length`` placeholders a picture, so the model must give as many tokens.
 
     Raises:
         UserError: it gives another number; names the right one.
     """
-    tokens = visual_token_count(vision.config.to_dict(), config.vision.drop_first_token)
+    tokens = model.num_visual_tokens
     if tokens != config.vision.image_context_length:
         raise UserError(
             f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} gives "

@@ -17,7 +17,7 @@ from model.checkpoint import save_weights, write_manifest
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config
-from tests.helpers.tiny import save_qwen, save_siglip
+from tests.helpers.tiny import enlarge_projector, save_qwen, save_siglip
 from train import describe_run
 
 REPO = Path(__file__).resolve().parent.parent
@@ -105,9 +105,7 @@ def checkpoint(make_config, tmp_path):
     torch.manual_seed(0)
     model = build_model(config, tokenizer)
     torch.manual_seed(29)  # with which it answers something, and something else to each question and picture
-    with torch.no_grad():
-        for layer in (model.feature_proj[0], model.feature_proj[2]):
-            layer.weight.normal_(std=0.5)
+    enlarge_projector(model)
     folder = tmp_path / "checkpoints" / "test" / "checkpoint-1"
     save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
     write_manifest(folder, describe_run(config, model, 0))

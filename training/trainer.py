@@ -221,7 +221,7 @@ class MultiModalTrainer(Trainer):
         flags = self.accelerator.reduce(flags.int(), reduction="sum") > 0
         nonfinite, self.stopping, learns_images = flags.tolist()
         if not learns_images:  # a process alone has no gradients here now; those of zero would still let weights decay
-            for parameter in (*self.model.feature_proj.parameters(), *self.model.vision.parameters()):
+            for parameter in (*self.model.projector.parameters(), *self.model.vision.parameters()):
                 parameter.grad = None
         if nonfinite:
             self._drop_step(model)

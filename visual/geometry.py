@@ -26,9 +26,14 @@ class PatchGrid:
     dropped: int = 0
 
     @property
+    def encoded(self) -> int:
+        """How many features the tower gives."""
+        return self.class_tokens + self.rows * self.columns
+
+    @property
     def features(self) -> int:
-        """How many features are left for the connector."""
-        return self.class_tokens + self.rows * self.columns - self.dropped
+        """How many of them the connector is given."""
+        return self.encoded - self.dropped
 
     @property
     def dropped_patches(self) -> int:

@@ -18,6 +18,7 @@ from model.model import build_model
 from process_image import process_coco
 from qwen.Mqwen import check_mask, tree_block_mask, tree_mask
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
+from tests.helpers.tiny import enlarge_projector
 
 IMAGE = 9
 X = IGNORE_INDEX
@@ -288,9 +289,7 @@ def test_flex_attention_gives_the_same_loss(make_config, monkeypatch):
     config = make_config("lora.lora_dropout=0.0", pictures=5, conversations=CONVERSATIONS)
     tokenizer = load_tokenizer(config.language.path)
     model = build_model(config, tokenizer)
-    with torch.no_grad():
-        for layer in (model.feature_proj[0], model.feature_proj[2]):
-            layer.weight.normal_(std=0.5)
+    enlarge_projector(model)
     dataset = ImageCaptionDataset(config, tokenizer, load_image_processor(config.vision.path))
     trees, rows = ([0, 1], [len(dataset) - 1, len(dataset) - 2])
     for indices in (trees, rows):

@@ -16,6 +16,7 @@ from model import feature_cache
 from model.feature_cache import FeatureCache
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
+from tests.helpers.tiny import enlarge_projector
 from train import build_trainer
 
 
@@ -92,9 +93,7 @@ def test_a_damaged_shard_is_named(open_cache):
 
 def test_the_loss_is_that_of_the_pixels(open_cache, config):
     model = open_cache.model
-    with torch.no_grad():
-        for layer in (model.feature_proj[0], model.feature_proj[2]):
-            layer.weight.normal_(std=0.5)
+    enlarge_projector(model)
     processor = load_image_processor(config.vision.path)
     dataset = ImageCaptionDataset(config, load_tokenizer(config.language.path), processor)
     by_pixels = model(**samples_of_batch(dataset, [0, 1, 2])).loss
@@ -107,7 +106,7 @@ def test_the_loss_is_that_of_the_pixels(open_cache, config):
     by_features = model(**batch).loss
     assert by_features.item() == pytest.approx(by_pixels.item(), rel=1e-6) and seen == []
     by_features.backward()
-    assert model.feature_proj[0].weight.grad.abs().max() > 0
+    assert next(model.projector.parameters()).grad.abs().max() > 0
 
 
 def test_an_image_that_comes_twice_is_encoded_once(open_cache, config):

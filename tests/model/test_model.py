@@ -61,8 +61,9 @@ def test_logits_equal_a_reference_of_transformers_own_parts(make_config, drop):
     vision = SiglipVisionModel.from_pretrained(config.vision.path, dtype=torch.float32).eval()
     language = Qwen2ForCausalLM.from_pretrained(config.language.path, dtype=torch.float32).eval()
     first, second = nn.Linear(16, 32), nn.Linear(32, 32)
-    first.load_state_dict(model.feature_proj[0].state_dict())
-    second.load_state_dict(model.feature_proj[2].state_dict())
+    weights = model.projector.state_dict()
+    first.load_state_dict({"weight": weights["0.weight"], "bias": weights["0.bias"]})
+    second.load_state_dict({"weight": weights["2.weight"], "bias": weights["2.bias"]})
     with torch.no_grad():
         patches = vision(pixel_values=batch["pixel_values"]).last_hidden_state
         assert patches.shape == (2, 9, 16)
@@ -78,10 +79,11 @@ def test_logits_equal_a_reference_of_transformers_own_parts(make_config, drop):
 def test_projector_starts_as_the_design_says(make_config):
     config = make_config("projector.hidden_size=4000")
     model, *_ = build(config)
-    weight = model.feature_proj[0].weight
-    assert weight.shape == (4000, 16) and model.feature_proj[2].weight.shape == (32, 4000)
+    weights = model.projector.state_dict()
+    weight = weights["0.weight"]
+    assert weight.shape == (4000, 16) and weights["2.weight"].shape == (32, 4000)
     assert weight.std().item() == pytest.approx(0.01, rel=0.05) and abs(weight.mean().item()) < 1e-3
-    assert not model.feature_proj[0].bias.any() and not model.feature_proj[2].bias.any()
+    assert not weights["0.bias"].any() and not weights["2.bias"].any()
 
 
 def test_gradients_reach_projector_and_lora_and_never_the_tower(built):
@@ -91,9 +93,9 @@ def test_gradients_reach_projector_and_lora_and_never_the_tower(built):
     model(**batch).loss.backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
     lora = {name for name, _ in model.named_parameters() if "lora_" in name}
-    assert with_gradient == lora | {f"feature_proj.{n}" for n in ("0.weight", "0.bias", "2.weight", "2.bias")}
+    assert with_gradient == lora | {f"projector.{n}" for n in ("0.weight", "0.bias", "2.weight", "2.bias")}
     assert all(name.startswith("language.") for name in lora) and len(lora) == 2 * 7 * 2  # 7 linears, 2 layers, A and B
-    assert model.feature_proj[0].weight.grad.abs().sum() > 0
+    assert next(model.projector.parameters()).grad.abs().sum() > 0
 
 
 def test_the_frozen_tower_builds_no_graph(built):
@@ -302,7 +304,7 @@ def test_manifest_says_what_the_checkpoint_is(built, tmp_path):
     assert manifest["base_models"]["language.path"]["path"] == config.language.path
     assert len(manifest["base_models"]["vision.path"]["sha256"]) == 64 and len(manifest["data"]["sha256"]) == 64
     assert manifest["trainable_parameters"] == {p: n for p, (n, _) in model.trainable_counts().items()}
-    assert manifest["trainable"]["feature_proj.0.weight"] == [32, 16]
+    assert manifest["trainable"]["projector.0.weight"] == [32, 16]
     assert {"projector.safetensors", "language/adapter_model.safetensors", "config.yaml"} <= manifest["files"].keys()
 
 
@@ -364,7 +366,7 @@ def test_where_a_runs_best_checkpoint_is_damaged_another_answers_and_a_warning_s
     (folders[1] / "projector.safetensors").unlink()
     folder, (restored, *_) = load_undamaged(tmp_path)
     assert folder == folders[0]
-    assert torch.equal(restored.feature_proj[0].weight, model.feature_proj[0].weight)
+    assert torch.equal(*(m.projector.state_dict()["0.weight"] for m in (restored, model)))
     assert [record.getMessage().split(" is damaged")[0] for record in caplog.records] == [
         "checkpoint-3",
         "checkpoint-2",

@@ -62,10 +62,10 @@ def test_only_the_language_models_linear_layers_are_in_four_bits(make_config, fa
     base = model.language.get_base_model()
     layers = {name.removesuffix(".base_layer") for name in in_four_bits(base)}
     assert layers == linear_layers(base) == set(lora_layers(model.language)) and len(layers) == 14
-    assert not in_four_bits(model.vision) and not in_four_bits(model.feature_proj)
+    assert not in_four_bits(model.vision) and not in_four_bits(model.projector)
     small = {id(layer.weight) for layer in in_four_bits(model).values()}
     for key, parameter in model.named_parameters():
-        trained = key.startswith("feature_proj") or "lora_" in key
+        trained = key.startswith("projector") or "lora_" in key
         assert parameter.requires_grad == trained
         if id(parameter) in small:  # two weights in a byte
             assert parameter.dtype == torch.uint8 and parameter.numel() * 2 == wanted[key].numel()

@@ -258,7 +258,7 @@ def test_the_loss_of_a_step_whose_gradient_is_not_finite_is_not_in_the_log(train
         return losses[-1]
 
     monkeypatch.setattr(type(trainer), "compute_loss", noted)
-    trainer.model.feature_proj[0].weight.register_hook(
+    next(trainer.model.projector.parameters()).register_hook(
         lambda gradient: gradient * (math.inf if trainer.state.global_step == 2 else 1.0)
     )
     trainer.train()

@@ -67,7 +67,7 @@ def test_llavas_view_of_clip_is_the_layer_before_the_last_without_cls(make_confi
     reference = CLIPVisionModel.from_pretrained(towers["clip"]).eval()
     patches = reference(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
     assert patches.shape == (1, 9, 16)
-    assert torch.equal(model.encode_images(pixels), model.feature_proj(patches))
+    assert torch.equal(model.encode_images(pixels), model.projector(patches))
 
 
 @pytest.mark.parametrize(
