@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-import process_image
+from dataset.preparing import run
 from settings import load_config
 
 WORDS = "the a man holds an orange ball near two old trees while his dog looks at it".split()
@@ -69,11 +69,11 @@ def link_images(folder: Path, images: int) -> None:
 
 def measured(file: Path, pipe) -> None:
     """In a process of its own, so that the peak is that of the preprocessing alone."""
-    process_image.check_images = lambda files, **options: {}
+    run.check_images = lambda files, **options: {}
     config = load_config(file)  # which imports transformers and peft: half a gigabyte before the first record
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin, used = time.perf_counter(), time.process_time()
-    process_image.run(config)
+    run.prepare(config)
     taken, used = time.perf_counter() - begin, time.process_time() - used
     pipe.send((taken, used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, before * 1024))
 

@@ -12,7 +12,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import ExifTags, Image
 
 from common.errors import UserError
@@ -151,6 +150,8 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     Whole numbers count from 0 to 65535. Floats have no fixed white: it is the smallest of 1, 255 and 65535 that holds
     them. What fits in none of these is stretched between its own extremes.
     """
+    import numpy as np  # 0.1 s of each command's start, and only such pictures need it
+
     values = np.array(image, dtype=np.float32)  # [H, W]
     values[~np.isfinite(values)] = 0.0
     low, high = float(values.min()), float(values.max())

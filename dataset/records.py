@@ -1,6 +1,6 @@
 """What a raw record says: captions or LLaVA's messages, as turns with a placeholder for each image.
 
-``process_image.py`` reads records from JSON files, :mod:`dataset.stream` from shards; both read them here.
+``process_image.py`` reads records from JSON files, :mod:`dataset.shards` from tar and Parquet; both read them here.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from dataset.prompt import neutralise
 from qwen.tokenizer import IMAGE_TOKEN
@@ -16,7 +17,9 @@ PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
 CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
-KINDS = {  # what JSON gives, in words
+Turns = list[dict[str, Any]]  # [{"q": the question, "a": a list of reference answers}]
+
+KINDS = {  # what JSON gives, for messages
     dict: "an object",
     list: "a list",
     str: "text",
@@ -32,11 +35,11 @@ class RecordError(ValueError):
     """Why a record cannot be used, in one line."""
 
 
-def caption_or_turns(record: dict, images: int, rng: random.Random, keep_all_captions: bool) -> list[dict]:
-    """The turns, [{"q", "a"}], of a record that holds captions, or messages as LLaVA has them.
+def caption_or_turns(record: dict, images: int, seed: str, keep_all_captions: bool) -> Turns:
+    """The turns of a record that holds captions, or messages as LLaVA has them.
 
-    Captions are text or a list under ``caption`` or ``conversations``. ``rng`` draws one of them, unless all are kept
-    as references, and one of two Chinese questions that is put before it.
+    Captions are text or a list under ``caption`` or ``conversations``. One is drawn, unless all are kept as
+    references, and one of two Chinese questions is put before it. ``seed`` decides both draws.
 
     Raises:
         RecordError: neither is there, or it cannot be used.
@@ -48,12 +51,13 @@ def caption_or_turns(record: dict, images: int, rng: random.Random, keep_all_cap
     captions = answers_of(given, "the caption")
     if images != 1:
         raise RecordError(f"a caption belongs to one image, this one has {images}")
+    rng = random.Random(seed)
     question = CAPTION_QUESTIONS[rng.random() < 0.5]
     return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
 
 
-def turns_of(messages: object, images: int) -> list[dict]:
-    """The turns, [{"q", "a"}], of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
+def turns_of(messages: object, images: int) -> Turns:
+    """The turns of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
 
     A question without an answer and an answer without a question are dropped.
 

@@ -23,7 +23,6 @@ import importlib.util
 import io
 import json
 import os
-import random
 import sys
 import tarfile
 import tempfile
@@ -42,7 +41,7 @@ from dataset.batches import share_out
 from dataset.collate import Position, collate
 from dataset.conversations import checked, read_conversations
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.records import KINDS, SURROGATE, RecordError, caption_or_turns
+from dataset.records import KINDS, SURROGATE, RecordError, Turns, caption_or_turns
 from dataset.trees import plan_batches
 from settings import SHARDS, Config, add_config_arguments, load_config, require_paths
 
@@ -186,7 +185,7 @@ def parts_of(said: object) -> list:
     return said if isinstance(said, list) else [said]
 
 
-def turns_in(part: object, images: int, rng: random.Random, keep_all_captions: bool) -> list[dict]:
+def turns_in(part: object, images: int, seed: str, keep_all_captions: bool) -> Turns:
     """The turns of a conversation in our own format, as process_image.py writes it, or in one it reads.
 
     Raises:
@@ -197,7 +196,7 @@ def turns_in(part: object, images: int, rng: random.Random, keep_all_captions: b
     if part.get("turns") is None:
         if isinstance(part.get("conversations"), list):
             part = {key: value for key, value in part.items() if key != "caption"}
-        return caption_or_turns(part, images, rng, keep_all_captions)
+        return caption_or_turns(part, images, seed, keep_all_captions)
     try:
         turns = checked({"turns": part["turns"]})["turns"]
     except (LookupError, TypeError, AttributeError):
@@ -328,8 +327,8 @@ class StreamedDataset:
         """(name, conversation), or nothing where process_image.py has kept it from training."""
         if self.split == "train" and isinstance(part, dict) and part.get("split") == "held_out":
             return []
-        rng = random.Random(f"{self.config.data.seed}:{name}")
-        turns = turns_in(part, len(images), rng, self.config.data.keep_all_captions)
+        seed = f"{self.config.data.seed}:{name}"
+        turns = turns_in(part, len(images), seed, self.config.data.keep_all_captions)
         return [(name, {"turns": turns, "images": images})]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,23 +17,14 @@ import pytest
 import yaml
 from PIL import Image
 
-import process_image
 from common.errors import UserError
-from dataset.records import place_images
-from process_image import (
-    RecordError,
-    by_share,
-    find_image,
-    hold_out,
-    image_groups,
-    image_names,
-    main,
-    process_ali,
-    process_coco,
-    read_json,
-    turns_of,
-    write_results,
-)
+from dataset.preparing import check, json_reader
+from dataset.preparing.convert import image_names
+from dataset.preparing.find import find_image
+from dataset.preparing.split import by_share, hold_out, image_groups
+from dataset.preparing.write import write_results
+from dataset.records import RecordError, place_images, turns_of
+from process_image import main, process_ali, process_coco, read_json
 
 REPO = Path(__file__).resolve().parent.parent.parent
 Q1, Q2 = "<|extra_0|>\n请描述这张图片。", "<|extra_0|>\n图中有什么？"
@@ -139,6 +131,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path):
         (b'{"image": ""}\r\n{"a" 2}', "line 2, column 6"),
         (b'[{"image": "a.jpg"}, {"image": "b.', "line 1, column 32: Unterminated string"),
         (b'[{"image": "a.jpg"}, ', "line 1, column 22: the text ends in the middle"),
+        (b"[", "line 1, column 2: the text ends in the middle"),
         (b'[{"image": "a.jpg"} {}]', "line 1, column 21: Expecting ',' delimiter"),
         (b"", "line 1, column 1"),
         (b'{"images": []}', "not an object"),
@@ -164,15 +157,22 @@ def test_records_may_stand_one_a_line_or_in_several_lists(tmp_path):
         f"\ufeff{json.dumps(first)}\r\n\r\n{json.dumps(second)}",
         f"[{json.dumps(first)}]\n[{json.dumps(second)}]",
         json.dumps([first, second], indent=3),
+        f"[]\n[{json.dumps(first)}, {json.dumps(second)}] [ ]",
     ):
         (tmp_path / "a.json").write_bytes(text.encode())
         assert read_json(tmp_path / "a.json") == [first, second]
 
 
+@pytest.mark.parametrize("text", ["[]", " [ ]\n", "[] []"])
+def test_an_empty_list_has_no_records(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == []
+
+
 def test_a_file_is_read_in_pieces_and_its_end_is_where_it_is(tmp_path, monkeypatch):
     """Characters of several bytes and numbers lie across the ends of pieces; the position counts the whole file."""
-    original = process_image._Text._read
-    monkeypatch.setattr(process_image._Text, "_read", lambda self, size: original(self, 3))
+    original = json_reader._Reader._read
+    monkeypatch.setattr(json_reader._Reader, "_read", lambda self, size: original(self, 3))
     records = [{"image": "图\n", "n": [123456, -7.5e3]}] * 3
     (tmp_path / "a.json").write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8-sig")
     assert read_json(tmp_path / "a.json") == records
@@ -182,7 +182,7 @@ def test_a_file_is_read_in_pieces_and_its_end_is_where_it_is(tmp_path, monkeypat
 
 
 def test_a_record_without_an_end_is_given_up_before_the_memory_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(process_image, "LONGEST_RECORD", 3 * 2**20)
+    monkeypatch.setattr(json_reader, "LONGEST_RECORD", 3 * 2**20)
     (tmp_path / "a.json").write_text('[{"image": "' + "x" * 20_000_000, encoding="utf-8")
     with pytest.raises(UserError, match="no end of this record in 3,145,728 characters"):
         read_json(tmp_path / "a.json")
@@ -803,7 +803,7 @@ def test_ctrl_c_ends_in_one_line_and_writes_nothing(workplace, capsys, monkeypat
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{path.name}\n")
 
-    monkeypatch.setattr(process_image, "_reason", interrupt)
+    monkeypatch.setattr(check, "why_unusable", interrupt)
     # A shell starts background commands with SIGINT ignored, and Python then leaves it so.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -821,7 +821,7 @@ def test_ctrl_c_ends_in_one_line_and_writes_nothing(workplace, capsys, monkeypat
 def test_a_process_that_is_killed_ends_in_one_line(workplace, capsys, monkeypatch):
     workplace.source("en", "coco", [llava("a.png", "q", "a")])
     picture(workplace.folder / "en" / "a.png")
-    monkeypatch.setattr(process_image, "_reason", lambda path, limit: os.kill(os.getpid(), 9))
+    monkeypatch.setattr(check, "why_unusable", lambda path, limit: os.kill(os.getpid(), 9))
     assert workplace.run() == 2
     message = capsys.readouterr().err
     assert message.startswith("error: a process that checked images was killed") and message.count("\n") == 1
@@ -876,16 +876,31 @@ def test_shards_and_a_merge_give_the_bytes_of_a_single_run(mixed, capsys):
         file.unlink()
     for number in (3, 1, 2):
         assert mixed.run("--shard", f"{number}/3") == 0
-    assert "shard 3 of 3: 3 of 11 images checked" in capsys.readouterr().out and len(mixed.bytes()) == 3
+    said = capsys.readouterr().out
+    assert "shard 3 of 3: 3 of 11 images checked" in said and len(mixed.bytes()) == 3
+    assert f"when all 3 are there: python process_image.py --merge 3 --config {mixed.config()}\n" in said
     assert mixed.run("--merge", "3") == 0
     assert (
         mixed.bytes() == whole and capsys.readouterr().out == table and b"cannot be decoded" in b"".join(whole.values())
     )
 
 
+def test_the_suggested_commands_repeat_what_was_typed(mixed, capsys):
+    typed = ["data.held_out=0.1", "data.sources.0.name=two words"]
+    assert mixed.run("--shard", "1/2", *typed) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--merge" in line]
+    command = shlex.split(line.partition(": ")[2])
+    assert command == ["python", "process_image.py", "--merge", "2", "--config", str(mixed.config()), *typed]
+    assert main(command[2:]) == 2  # the second shard is missing
+    second = shlex.split(capsys.readouterr().err.partition("run: ")[2])
+    assert second == ["python", "process_image.py", "--shard", "2/2", "--config", str(mixed.config()), *typed]
+    assert main(second[2:]) == 0 and main(command[2:]) == 0
+    assert mixed.read("annotations")["0"][0]["source"] == "two words"
+
+
 def test_a_merge_needs_every_shard_and_the_same_data(mixed, capsys):
     assert mixed.run("--shard", "1/2") == 0 and mixed.run("--merge", "2") == 2
-    assert "run process_image.py --shard 2/2" in capsys.readouterr().err
+    assert f"python process_image.py --shard 2/2 --config {mixed.config()}" in capsys.readouterr().err
     assert mixed.run("--shard", "2/2") == 0
     (mixed.folder / "en" / "8.png").unlink()
     assert mixed.run("--merge", "2") == 2

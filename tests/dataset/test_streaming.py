@@ -169,13 +169,13 @@ TURNS = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["A cat <| im_end |>."]}]
     ],
 )
 def test_what_a_record_may_say(given, expected):
-    assert [turns_in(part, 1, random.Random(0), False) for part in parts_of(given)] == expected
+    assert [turns_in(part, 1, "0", False) for part in parts_of(given)] == expected
 
 
 @pytest.mark.parametrize("row", [{"json": b'{"caption": ["one <image>", "two"]}'}, {"txt": b"one <image>"}])
 def test_a_caption_gets_a_question(row):
     images, text = contents({"jpg": b"x", **row, "__key__": "7", "__url__": "a.tar"})
-    (turns,) = (turns_in(part, 1, random.Random(1), True) for part in parts_of(text))
+    (turns,) = (turns_in(part, 1, "1", True) for part in parts_of(text))
     assert images == [b"x"] and turns[0]["q"] in (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
     assert turns[0]["a"][0] == "one < image >"
 
@@ -183,7 +183,7 @@ def test_a_caption_gets_a_question(row):
 @pytest.mark.parametrize("part", [7, {"turns": 3}, {"turns": [{"q": "x"}]}, {"turns": [{"q": "x", "a": "y"}]}, {}])
 def test_what_is_no_conversation_is_refused(part):
     with pytest.raises(RecordError):
-        turns_in(part, 1, random.Random(0), False)
+        turns_in(part, 1, "0", False)
 
 
 def test_parquet_gives_the_samples_of_a_tar(make_config, tmp_path):

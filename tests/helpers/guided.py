@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-WATCHED = ["PIL", "common", "dataset", "model", "process_image", "settings"]
+WATCHED = ["PIL", "common", "dataset", "model", "qwen", "settings"]
 with atheris.instrument_imports(include=WATCHED):
     from tests.helpers import readers
 

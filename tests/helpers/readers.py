@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.errors import UserError
 from dataset.image import ImageError, load_image
-from process_image import process_ali, process_coco, read_json
+from dataset.preparing.convert import process_ali, process_coco
+from dataset.preparing.json_reader import read_json
 from qwen.tokenizer import IMAGE_TOKEN
 from settings import Config, load_config
 

@@ -1,0 +1,141 @@
+"""Records to conversations: AI Challenger captions (``ali``) and LLaVA conversations (``coco``).
+
+A format is one entry of :data:`FORMATS`: where its records name their images, and how one record becomes turns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset.preparing.find import real_path
+from dataset.records import KINDS, RecordError, Turns, caption_or_turns, turns_of
+
+TEXT_ONLY = "text"  # the key of conversations without an image
+
+ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
+Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
+
+_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+class Format(NamedTuple):
+    """How a format's records are read."""
+
+    image_keys: Sequence[str]  # a record's images are under the first of these that is not empty
+    turns: Callable[[dict, int, str, bool], Turns]  # of (record, number of images, seed, keep_all_captions)
+
+
+FORMATS = {
+    "ali": Format(("image_id", "image"), caption_or_turns),
+    "coco": Format(("image",), lambda record, images, *_: turns_of(record.get("conversations"), images)),
+}
+
+
+def process_ali(
+    records: Iterable[object], paths: dict[str, Path], source: str = "ali", start_ID: int = 0, **options: Any
+) -> tuple[ImageMap, Annotations]:
+    """Records of AI Challenger: an image (``image_id`` or ``image``) and one caption or several.
+
+    The captions are text or a list under ``caption`` or ``conversations``. One is drawn at random, or all are kept as
+    references; one of two Chinese questions is put before it. A list of messages, as LLaVA has them, is read as such.
+
+    Arguments, ``options`` and the result are those of :func:`process_records`.
+    """
+    return process_records(FORMATS["ali"], records, paths, source, start_ID, **options)
+
+
+def process_coco(
+    records: Iterable[object], paths: dict[str, Path], source: str = "coco", start_ID: int = 0, **options: Any
+) -> tuple[ImageMap, Annotations]:
+    """Records of LLaVA: conversations of any number of turns about ``image``, or about several, or about none.
+
+    Arguments, ``options`` and the result are those of :func:`process_records`.
+    """
+    return process_records(FORMATS["coco"], records, paths, source, start_ID, **options)
+
+
+def process_records(
+    form: Format,
+    records: Iterable[object],
+    paths: dict[str, Path],
+    source: str,
+    start_ID: int = 0,
+    *,
+    seed: int = 0,
+    keep_all_captions: bool = False,
+    language: str = "auto",
+    images_per_conversation: int = 1,
+    known: dict[str, int] | None = None,
+    rejected: list[tuple[int, str]] | None = None,
+    first: int = 0,
+) -> tuple[ImageMap, Annotations]:
+    """Conversations of records in one format.
+
+    Args:
+        records: as :func:`dataset.preparing.json_reader.read_json` gives them.
+        paths: the usable images, by their names in the records. A record with any other image is left out.
+        source: the name of the source, kept with every conversation.
+        start_ID: the id of the first new image.
+        seed: of the draws, which depend on it, on ``source`` and on the record's index alone.
+        keep_all_captions: keep all captions of an image as reference answers, instead of drawing one.
+        language: "en", "zh", or "auto": Chinese where there is a Chinese character.
+        images_per_conversation: the most images that one conversation may have.
+        known: resolved path -> id of the images of earlier sources, which keep their ids; extended in place.
+        rejected: a list that gets (index, reason) of each record that cannot be used.
+        first: the index of the first record, where they are given in several calls.
+
+    Returns:
+        The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
+        its first image, under "text" without one: {"source", "language", "split": "train", "turns": [{"q", "a"}]},
+        and "images" with the ids where there are several.
+    """
+    known = {} if known is None else known
+    image_map: ImageMap = {}
+    annotations: Annotations = {}
+    for index, record in enumerate(records, start=first):
+        try:
+            names = image_names(record, form.image_keys)
+            if len(names) > images_per_conversation:
+                limit = f"data.images_per_conversation allows {images_per_conversation}"
+                raise RecordError(f"has {len(names)} images, {limit}")
+            if any(name not in paths for name in names):
+                continue  # the image is in the skip list already
+            assert isinstance(record, dict)  # image_names has checked it
+            turns = form.turns(record, len(names), f"{seed}:{source}:{index}", keep_all_captions)
+        except RecordError as error:
+            if rejected is not None:
+                rejected.append((index, str(error)))
+            continue
+        spoken = language if language != "auto" else "zh" if _is_chinese(turns) else "en"
+        conversation: dict[str, Any] = {"source": source, "language": spoken, "split": "train", "turns": turns}
+        for name in names:
+            if real_path(paths[name]) not in known:
+                known[real_path(paths[name])] = start_ID + len(image_map)
+                image_map[name] = {"ID": known[real_path(paths[name])], "path": paths[name].as_posix()}
+        ids = [known[real_path(paths[name])] for name in names]
+        if len(ids) > 1:
+            conversation["images"] = ids
+        annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
+    return image_map, annotations
+
+
+def image_names(record: object, keys: Sequence[str] = ("image_id", "image")) -> list[str]:
+    """The images that a record names under the first of ``keys`` that is not empty; none for text only.
+
+    Raises:
+        RecordError: not a record, or not names.
+    """
+    if not isinstance(record, dict):
+        raise RecordError(f"is not an object but {KINDS[type(record)]}")
+    value = next((record[key] for key in keys if record.get(key) not in (None, "", [])), [])
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise RecordError(f"{' or '.join(keys)} is neither a file name nor a list of file names")
+    return names
+
+
+def _is_chinese(turns: Turns) -> bool:
+    return any(_CHINESE.search(text) for turn in turns for text in (turn["q"], *turn["a"]))

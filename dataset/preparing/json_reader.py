@@ -1,0 +1,156 @@
+"""A reader of JSON records that streams, and names the line and column of a mistake.
+
+The json module of Python needs the whole file in memory: a set of a million records is gigabytes of objects. ijson
+streams, but tells no line and column, turns a lone surrogate (``"\\ud800"``) into ``?`` without a word, and fails on a
+byte order mark. Annotations written on Windows and by hand have all three. So this reader is ours: it reads the file
+in blocks and gives each value to ``json.JSONDecoder.raw_decode``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from common.errors import UserError
+from dataset.records import KINDS
+
+EXPECTED = "expected one list of records, [{...}, {...}], or one record a line"
+LONGEST_RECORD = 64 * 2**20  # characters; a real one has some thousands
+BLOCK = 2**20  # bytes
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_RECORD_KEYS = {"image", "image_id", "conversations", "caption"}
+
+
+def read_json(path: str | os.PathLike[str]) -> list[object]:
+    """All of :func:`read_records`."""
+    return list(read_records(path))
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
+    """The records of a JSON file one by one: a list, or JSON Lines, or several of either in one file.
+
+    UTF-8, with or without a byte order mark. At most one block and one record are in memory.
+
+    Raises:
+        UserError: not readable, not UTF-8, not JSON (with line and column), or nothing that could be records.
+    """
+    reader = _Reader(path)
+    if not reader.skip_space():
+        raise UserError(f"{path}: not valid JSON at line 1, column 1: the file is empty; {EXPECTED}")
+    first = True
+    while reader.skip_space():
+        if reader.take("["):
+            yield from _list_items(reader)
+        else:
+            record = reader.value()
+            if not isinstance(record, dict) or (first and not record.keys() & _RECORD_KEYS):
+                raise UserError(f"{path}: {EXPECTED}, not {KINDS[type(record)]}")
+            yield record
+        first = False
+
+
+def _list_items(reader: _Reader) -> Iterator[object]:
+    """The values of a list whose opening bracket was just read."""
+    reader.require_more()
+    if reader.take("]"):
+        return
+    while True:
+        yield reader.value()
+        reader.require_more()
+        if reader.take("]"):
+            return
+        if not reader.take(","):
+            reader.fail("Expecting ',' delimiter")
+        reader.require_more()
+
+
+class _Reader:
+    """The text of a file, read in blocks as it is needed; ``buffer[position:]`` is what was read and not yet taken."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self.buffer, self.position, self.ended = "", 0, False
+        self.line, self.column = 1, 1  # of the buffer's first character
+        self.bytes_read = 0
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        try:
+            self.file = open(path, "rb")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    def skip_space(self) -> bool:
+        """Skip white space; whether anything follows."""
+        while True:
+            space = _SPACE.match(self.buffer, self.position)
+            assert space is not None  # the pattern matches the empty text
+            self.position = space.end()
+            if self.position < len(self.buffer):
+                return True
+            if self.ended:
+                return False
+            self._read(BLOCK)
+
+    def require_more(self) -> None:
+        if not self.skip_space():
+            self.fail("the text ends in the middle")
+
+    def take(self, character: str) -> bool:
+        """Take this character if it comes next."""
+        if self.buffer.startswith(character, self.position):
+            self.position += 1
+            return True
+        return False
+
+    def value(self) -> object:
+        """Take one JSON value."""
+        size = BLOCK
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.buffer, self.position)
+                if end < len(self.buffer) or self.ended:  # at the end of the buffer, a number may have more digits
+                    self.position = end
+                    return value
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    self.fail(error.msg, error.pos)
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise UserError(f"{self.path}: not valid JSON: {error}; {EXPECTED}") from None
+            if len(self.buffer) - self.position > LONGEST_RECORD:
+                self.fail(f"no end of this record in {LONGEST_RECORD:,} characters")
+            self._read(size)
+            size *= 2  # a cut value is decoded again from its start: doubling makes that twice the work, not quadratic
+
+    def fail(self, problem: str, position: int | None = None) -> NoReturn:
+        line, column = self._line_and_column(self.position if position is None else position)
+        raise UserError(f"{self.path}: not valid JSON at line {line}, column {column}: {problem}; {EXPECTED}")
+
+    def _line_and_column(self, position: int) -> tuple[int, int]:
+        lines = self.buffer.count("\n", 0, position)
+        if lines:
+            return self.line + lines, position - self.buffer.rindex("\n", 0, position)
+        return self.line, self.column + position
+
+    def _read(self, size: int) -> None:
+        """Drop what was taken from the buffer and read about ``size`` bytes more."""
+        if self.position:
+            self.line, self.column = self._line_and_column(self.position)
+            self.buffer, self.position = self.buffer[self.position :], 0
+        pending = len(self.decoder.getstate()[0])  # bytes of a character that the last block cut
+        try:
+            block = self.file.read(size)
+            self.buffer += self.decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            byte = self.bytes_read - pending + error.start
+            raise UserError(f"{self.path}: not UTF-8 text (byte {byte}); save the file as UTF-8") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        self.bytes_read += len(block)
+        if not block:
+            self.ended = True
+            self.file.close()

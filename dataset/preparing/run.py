@@ -1,0 +1,52 @@
+"""All of the preparation, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset.preparing.check import check_images
+from dataset.preparing.machines import read_shards, shard_file
+from dataset.preparing.report import SizesBy, check_share, counted, size_table, skip_list
+from dataset.preparing.sources import drop_unusable, files_of, find_images, merge
+from dataset.preparing.split import by_list, by_share, hold_out
+from dataset.preparing.write import write_results
+from settings import Config, require_paths
+
+
+def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
+    """Read, check, process, split, write, and print the sizes.
+
+    Args:
+        shard_commands: the commands that checked the images on as many machines; their findings replace the check.
+
+    Raises:
+        UserError: nothing was written.
+    """
+    data, shards = config.data, len(shard_commands)
+    require_paths(config, "data.sources", "data.held_out")
+    parts = find_images(data)
+    files = files_of(parts)
+    if shards:
+        unusable = read_shards(data, files, shard_commands)
+    else:
+        unusable = check_images(files, max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
+    drop_unusable(parts, unusable)
+    check_share(parts, data.max_skipped)
+    image_map, conversations = merge(parts, data)
+    if isinstance(data.held_out, Path):
+        chosen = by_list(data.held_out, parts, image_map)
+    else:
+        chosen = by_share(data.held_out, data.seed)
+    held_out = hold_out(image_map, conversations.links, chosen)
+    sizes: SizesBy = {}
+    annotations = counted(conversations, held_out, sizes)
+    write_results(
+        {data.image_map: iter(image_map.items()), data.skipped: skip_list(parts), data.annotations: annotations}
+    )
+    for number in range(1, shards + 1):
+        shard_file(data, number, shards).unlink(missing_ok=True)
+    print(size_table(parts, sizes))
+    print(f"wrote {data.image_map} and {data.annotations}")
+    bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)
+    print(f"cannot be used: {bad_images:,} images, {bad_records:,} records; reasons in {data.skipped}")

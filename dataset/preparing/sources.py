@@ -1,0 +1,151 @@
+"""All sources of a config: their records and images, and the one image map and set of conversations they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dataset.image import ImageError
+from dataset.preparing.convert import FORMATS, TEXT_ONLY, Annotations, ImageMap, image_names, process_records
+from dataset.preparing.find import find_image, real_path
+from dataset.preparing.json_reader import read_records
+from dataset.records import RecordError
+from settings import Data, Source
+
+RECORDS_AT_ONCE = 10_000
+
+
+class Records:
+    """The records of several files. Each pass reads the files again: the records need not fit into memory."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files, self.counts = files, [0] * len(files)
+
+    def __iter__(self) -> Iterator[object]:
+        for number, file in enumerate(self.files):
+            self.counts[number] = 0
+            for record in read_records(file):
+                self.counts[number] += 1
+                yield record
+
+    def __len__(self) -> int:
+        """As the latest pass counted them."""
+        return sum(self.counts)
+
+    def origin(self, index: int) -> tuple[Path, int]:
+        """The file of a record, and the record's number in it."""
+        for file, count in zip(self.files, self.counts, strict=True):
+            if index < count:
+                return file, index
+            index -= count
+        raise IndexError(index)
+
+
+@dataclass
+class Part:
+    """One source: its records, and what became of its images and records."""
+
+    source: Source
+    records: Records
+    paths: dict[str, Path] = field(default_factory=dict)  # usable images by name
+    bad_images: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> file, reason
+    rejected: list[tuple[int, str]] = field(default_factory=list)  # records: index, reason
+
+
+def find_images(data: Data) -> list[Part]:
+    """Read every source for the images it names, and find their files."""
+    parts = [Part(source, Records(source.annotations)) for source in data.sources]
+    for part in parts:
+        for name in _referenced(part):
+            try:
+                part.paths[name] = find_image(name, part.source.images)
+            except ImageError as error:
+                part.bad_images[name] = (name, str(error))
+    return parts
+
+
+def files_of(parts: list[Part]) -> list[str]:
+    """Each image file once, in order, without links."""
+    return list(dict.fromkeys(real_path(path) for part in parts for path in part.paths.values()))
+
+
+def drop_unusable(parts: list[Part], unusable: dict[str, str]) -> None:
+    """Move images from ``paths`` to ``bad_images``; ``unusable`` is path -> reason."""
+    for part in parts:
+        for name, path in list(part.paths.items()):
+            if reason := unusable.get(real_path(path)):
+                part.bad_images[name] = (path.as_posix(), reason)
+                del part.paths[name]
+
+
+def _referenced(part: Part) -> dict[str, None]:
+    """The images that a source's records name, each once, in order."""
+    keys = FORMATS[part.source.format].image_keys
+    names: dict[str, None] = {}
+    for record in part.records:
+        try:
+            names.update(dict.fromkeys(image_names(record, keys)))
+        except RecordError:
+            continue  # it is rejected with its reason when it is processed
+    return names
+
+
+class Conversations:
+    """Conversations by the id of their first image, packed as JSON: objects would take five times the memory."""
+
+    def __init__(self) -> None:
+        self.packed: dict[str, list[tuple[int, bytes]]] = {}
+        self.links: list[list[int]] = []  # ids of the images that one conversation shows
+
+    def add(self, part: int, annotations: Annotations) -> None:
+        for key, conversations in annotations.items():
+            for conversation in conversations:
+                text = json.dumps(conversation, ensure_ascii=False, separators=(",", ":")).encode()
+                self.packed.setdefault(key, []).append((part, text))
+                if "images" in conversation:
+                    self.links.append(conversation["images"])
+
+    def items(self, held_out: set[int]) -> Iterator[tuple[str, list[tuple[int, dict[str, Any]]]]]:
+        """(key, [(number of the part, conversation)]) by id, text only last; those of ``held_out`` images marked."""
+        for key in sorted(self.packed, key=lambda key: (key == TEXT_ONLY, int(key) if key != TEXT_ONLY else 0)):
+            split = {"split": "held_out"} if key != TEXT_ONLY and int(key) in held_out else {}
+            yield key, [(part, json.loads(text) | split) for part, text in self.packed[key]]
+
+
+def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
+    """Process the sources one after another, with consecutive ids, into one image map and one set of conversations.
+
+    An image whose name belongs to another image of an earlier source gets its source's name in front, "source/name".
+    """
+    image_map: ImageMap = {}
+    conversations = Conversations()
+    known: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        source = part.source
+        read = partial(
+            process_records,
+            FORMATS[source.format],
+            paths=part.paths,
+            source=source.name,
+            seed=data.seed,
+            keep_all_captions=data.keep_all_captions,
+            language=source.language,
+            images_per_conversation=data.images_per_conversation,
+            known=known,
+            rejected=part.rejected,
+        )
+        records, first = iter(part.records), 0
+        while some := list(islice(records, RECORDS_AT_ONCE)):
+            new, annotations = read(some, start_ID=len(image_map), first=first)
+            first += len(some)
+            for name, entry in new.items():
+                while name in image_map:
+                    name = f"{source.name}/{name}"
+                image_map[name] = entry
+            conversations.add(number, annotations)
+    return image_map, conversations
