@@ -1,0 +1,3 @@
+"""stub"""
+def write(folder, argv, seconds):
+    print("done", seconds)

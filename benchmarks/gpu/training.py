@@ -1,0 +1,156 @@
+"""Part 2: a training step of ours and of transformers' LLaVA with peft, each at the batch size that suits it best.
+
+Every picture has 728 visual tokens, every question 28 tokens of text, 10 of them answered; LoRA r 64 on all linear
+layers, a trained projector, bf16 autocast over frozen bf16 and trained fp32 weights, clipping, fused AdamW. "Rows" are
+one question with its picture each. Real tokens are those that stand in the batch; nothing is padding here.
+"compiled" compiles each decoder layer and each block of the tower, not the whole.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from benchmarks.gpu.models import Setting, Step, build, bytes_per_token, matmul_ceiling, nominal_peak, shape_of, timed
+from benchmarks.gpu.part import Part, Skip
+
+OURS5 = Setting("ours", 5)
+# The goals of the project first, then the switches, then the smaller model.
+SETTINGS = [
+    (OURS5, 8),
+    (Setting("llava", 1), 8),
+    (Setting("ours", 1), 8),
+    (Setting("ours", 10), 8),
+    (Setting("ours", 5, compiled=True), 40),
+    (Setting("ours", 10, compiled=True), 5),
+    (Setting("ours", 5, attention="flex_attention"), 30),
+    (Setting("ours", 10, attention="flex_attention"), 8),
+    (Setting("ours", 5, checkpointing=True), 6),
+    (Setting("ours", 10, checkpointing=True), 6),
+    (Setting("ours", 1, checkpointing=True), 6),
+    (Setting("llava", 1, checkpointing=True), 6),
+    (Setting("ours", 5, size="0.5b"), 8),
+    (Setting("llava", 1, size="0.5b"), 8),
+    (Setting("ours", 1, size="0.5b"), 5),
+    (Setting("ours", 10, size="0.5b"), 5),
+    (Setting("llava", 1, compiled=True), 35),
+    (Setting("ours", 1, compiled=True), 10),
+    (Setting("ours", 5, dropout=0.05), 6),
+    (Setting("ours", 5, attention="flex_attention", compiled=True), 40),
+    (Setting("ours", 5, size="0.5b", compiled=True), 35),
+    (Setting("ours", 5, size="0.5b", checkpointing=True), 6),
+    (Setting("llava", 1, size="0.5b", checkpointing=True), 6),
+]
+
+
+def run(part: Part) -> None:
+    ceiling = (part.measure("matmul ceiling", matmul_ceiling, part.device, part.tiny) or {}).get("ceiling")
+    bench = Bench(part, ceiling)
+    for setting, seconds in SETTINGS:
+        part.measure(str(setting), bench.best, setting, needs=0 if part.tiny else seconds)
+    part.measure("questions/s against llava", ratios, part)
+
+
+class Bench:
+    """Holds one model at a time, and measures settings with it."""
+
+    def __init__(self, part: Part, ceiling: float | None) -> None:
+        self.part, self.ceiling = part, ceiling
+        self.key, self.model = None, None
+
+    def best(self, setting: Setting) -> dict:
+        """The batch size with the most questions per second, its figures, and those of the other sizes."""
+        require(setting, self.part)
+        tried = []
+        for rows in self.candidates(setting):
+            try:
+                tried.append(self.at(setting, rows))
+            except torch.OutOfMemoryError:
+                tried.append({"rows": rows, "questions/s": 0.0, "error": "out of memory"})
+            if tried[-1]["questions/s"] < 0.97 * max(one["questions/s"] for one in tried):
+                break
+        if not any(one["questions/s"] for one in tried):
+            raise torch.OutOfMemoryError(f"{setting} does not fit with {tried[-1]['rows']} rows")
+        most = max(tried, key=lambda one: one["questions/s"])
+        others = {one["rows"]: [one["questions/s"], one.get("peak GiB")] for one in tried}
+        return {**most, "setting": vars(setting), "by rows: questions/s, GiB": others}
+
+    def candidates(self, setting: Setting) -> list[int]:
+        """Rows in a step, ascending: by what should fit into the memory, and smaller ones."""
+        if self.part.tiny:
+            return [1, 2]
+        shape = shape_of(setting.size, False)
+        length = 740 + 28 * setting.questions
+        free = 0.85 * torch.cuda.get_device_properties(0).total_memory - 6 * 2**30
+        row = length * bytes_per_token(shape, setting.checkpointing)
+        row += (length if setting.side == "llava" else 0) * shape.vocab_size * 10  # logits of every position
+        fits = max(1, min(64, int(free / row)))
+        sizes = {max(1, fits // 4), max(1, fits // 2), fits}
+        if setting.compiled:  # every other shape is compiled again
+            sizes = {max(1, fits // 2)}
+        return sorted(min(size, 48) // 4 * 4 or size for size in sizes)
+
+    def at(self, setting: Setting, rows: int) -> dict:
+        """The figures of one batch size."""
+        device, begin = self.part.device, time.monotonic()
+        model = self.model_of(setting)
+        self.part.clear()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        step = Step(model, setting, device, self.part.tiny, rows)
+        try:
+            step()  # what is compiled is compiled here
+            warm = time.monotonic() - begin
+            median, least, most = timed(step, device, seconds=0.1 if self.part.tiny else 1.2)
+        finally:
+            step.free()
+        figures = {
+            "questions/s": step.questions / median,
+            "ms": 1000 * median,
+            "least ms": 1000 * least,
+            "most ms": 1000 * most,
+            "rows": rows,
+            "length": step.length,
+            "tokens/s": step.tokens / median,
+            "answered tokens/s": step.labels / median,
+            "peak GiB": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
+            "TFLOP/s": step.flops() / median / 1e12,
+            "until the first step s": warm,
+        }
+        peak = nominal_peak()
+        figures["MFU"] = step.flops() / median / peak if peak else None
+        figures["MFU, 4N alone"] = step.flops_4n() / median / peak if peak else None
+        figures["of ceiling"] = step.flops() / median / self.ceiling if self.ceiling else None
+        return figures
+
+    def model_of(self, setting: Setting):
+        """The model for a setting; the one before is given up where it is another."""
+        if self.key != setting.model:
+            self.key = self.model = None
+            self.part.clear()
+            torch._dynamo.reset()
+            self.model, self.key = build(setting, self.part.device, self.part.tiny), setting.model
+        return self.model
+
+
+def require(setting: Setting, part: Part) -> None:
+    if part.device.type != "cuda" and setting.attention == "flex_attention":
+        raise Skip("FlexAttention's backward pass is CUDA's alone")
+    if setting.compiled and not part.compiles:
+        raise Skip("what is compiled is measured on CUDA")
+
+
+def ratios(part: Part) -> dict:
+    """How many times the questions per second of llava each of ours answers, by its name."""
+    found = {r["name"]: r for r in part.records("training") if r["status"] == "ok" and "setting" in r}
+    base = {}
+    for record in found.values():
+        if record["setting"]["side"] == "llava":
+            size = record["setting"]["size"]
+            base[size] = max(base.get(size, 0.0), record["questions/s"])  # llava at its best: compiled or not
+    return {
+        name: record["questions/s"] / base[record["setting"]["size"]]
+        for name, record in found.items()
+        if record["setting"]["side"] == "ours" and record["setting"]["size"] in base
+    }
