@@ -43,7 +43,7 @@ def main() -> int:
     for name in ("measurements.jsonl", "stderr.log"):
         (args.output / name).unlink(missing_ok=True)
     run_parts(args)
-    report.write(args.output, sys.argv[1:], time.monotonic() - begin)
+    report.write(args.output, args.commit, args.device, time.monotonic() - begin)
     return 0
 
 
@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="(default: all)")
     parser.add_argument("--compile", action="store_true", help="on a CPU, too, measure what is compiled")
     parser.add_argument("--only", metavar="TEXT", help="only measurements with this text in their name")
+    parser.add_argument("--commit", metavar="TEXT", help="what the results say of the code (default: git's)")
     parser.add_argument("--run-part", choices=SHARES, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -17,7 +17,20 @@ from benchmarks.gpu import models
 from benchmarks.gpu.models import RANK, Setting, Step, build
 from benchmarks.gpu.part import Part
 
-VIEWS = ("view", "expand", "transpose", "t.", "unsqueeze", "squeeze", "slice", "select", "alias", "detach", "split", "permute")
+VIEWS = (
+    "view",
+    "expand",
+    "transpose",
+    "t.",
+    "unsqueeze",
+    "squeeze",
+    "slice",
+    "select",
+    "alias",
+    "detach",
+    "split",
+    "permute",
+)
 
 
 class Operations(TorchDispatchMode):

@@ -208,7 +208,7 @@ def kernel_error(backend: SDPBackend, length: int, device: torch.device) -> list
 
 @torch.inference_mode()
 def decoding(pair: Pair) -> dict:
-    """Answers behind a kept picture, in a growing and in a fixed cache, against the whole prompt: tokens, and logits."""
+    """Answers after a kept picture, in a growing and in a fixed cache, against the whole prompt: tokens and logits."""
     from answering.prefix_cache import generate_keeping, prefill
 
     model, shape, device = pair.model(torch.float32).eval(), pair.shape, pair.part.device

@@ -60,7 +60,9 @@ class Part:
         except torch.OutOfMemoryError as error:
             self._write(name, "out of memory", error=str(error).splitlines()[0][:200])
         except Exception as error:  # whatever it is, the next measurement follows
-            self._write(name, "failed", error=f"{type(error).__name__}: {error}"[:500], trace=traceback.format_exc()[-4000:])
+            self._write(
+                name, "failed", error=f"{type(error).__name__}: {error}"[:500], trace=traceback.format_exc()[-4000:]
+            )
             self._leave_if_broken()
         else:
             self._write(name, "ok", seconds=round(time.monotonic() - begin, 2), **values)
@@ -84,7 +86,9 @@ class Part:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, default=str) + "\n")
         if status != "begun":
-            shown = {key: value for key, value in values.items() if not isinstance(value, (dict, list)) and key != "trace"}
+            shown = {
+                key: value for key, value in values.items() if not isinstance(value, (dict, list)) and key != "trace"
+            }
             facts = ", ".join(f"{key} {short(value)}" for key, value in shown.items())
             print(f"   {name}: {'' if status == 'ok' else status + ', '}{facts}"[:400], flush=True)
 

@@ -1,4 +1,4 @@
-"""Part 3: where the time of a training step goes, of the best setting that part 2 found (before that, ours in trees of 5).
+"""Part 3: where the time of a training step goes, of the best setting of part 2 (without it, ours in trees of 5).
 
 Each part of the model is a region of the forward pass, marked by hooks. A kernel belongs to the innermost region around
 the operation that launched it. In the backward pass an operation belongs to the region of the forward operation whose
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import torch
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
