@@ -1,0 +1,44 @@
+"""Every GPU figure in a README is in a results file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.tables import BEGIN, END, READMES, RESULTS, ROOT, newest, replaced, table, unfounded
+
+RESULT = {
+    "card": "NVIDIA H100",
+    "date": "2026-11-26",
+    "commit": "abc",
+    "versions": {"torch": "2.11.0"},
+    "measurements": [
+        {
+            **{"part": "training", "name": "ours 1.5b, trees of 5", "status": "ok", "questions/s": 465.4},
+            **{"tokens/s": 81_000.2, "peak GiB": 61.23, "MFU, 4N alone": 0.431},
+        },
+        {"part": "training", "name": "llava 1.5b, rows", "status": "failed", "error": "CUDA"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_gpu_figure_of_a_readme_is_in_a_results_file(name):
+    assert unfounded((ROOT / name).read_text(encoding="utf-8"), newest(RESULTS)) == []
+
+
+def test_a_figure_that_was_changed_by_hand_is_found():
+    results = {"NVIDIA H100": RESULT}
+    text = replaced(f"before\n{BEGIN}\n{END}\nafter", table(RESULT))
+    assert "| ours 1.5b, trees of 5 | 465 | 81,000 | 61.2 | 43.1 |" in text
+    assert "llava" not in text and text.startswith("before") and text.endswith("after")
+    assert unfounded(text, results) == []
+    assert unfounded(text.replace("465", "466"), results) == ["| ours 1.5b, trees of 5 | 466 | 81,000 | 61.2 | 43.1 |"]
+    assert unfounded(text, {}) != []
+
+
+def test_the_newest_result_of_a_card_counts(tmp_path):
+    for date in ("2026-11-26", "2026-12-01", "2026-11-30"):
+        (tmp_path / f"h100-{date}.json").write_text(json.dumps({**RESULT, "date": date}), encoding="utf-8")
+    assert newest(tmp_path)["NVIDIA H100"]["date"] == "2026-12-01"
