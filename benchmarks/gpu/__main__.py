@@ -87,6 +87,10 @@ def run_parts(args: argparse.Namespace) -> None:
         process = following
 
 
+def command_of(part: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--run-part", part]
+
+
 class Waiting:
     """A part's process: it imports its libraries, then waits for a line with the seconds it has.
 
@@ -95,10 +99,9 @@ class Waiting:
     """
 
     def __init__(self, args: argparse.Namespace, part: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--run-part", part]
         with (args.output / "stderr.log").open("a", encoding="utf-8") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            self.process = subprocess.Popen(command, text=True, bufsize=1, start_new_session=True, **pipes)
+            self.process = subprocess.Popen(command_of(part), text=True, bufsize=1, start_new_session=True, **pipes)
         self.imported = threading.Event()
         self.printer = threading.Thread(target=self._print, daemon=True)
         self.printer.start()
