@@ -35,17 +35,12 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.loader import lost_worker
 from dataset.streaming import StreamedDataset, find_shards
 from dataset.trees import plan_batches
-from model.checkpoint import (
-    base_models,
-    checkpoints,
-    latest_checkpoint,
-    newest_undamaged,
-    step_of,
-    sweep,
-)
+from model.adapters import lora_layers
+from model.checkpoint import base_models
 from model.feature_cache import FeatureCache
 from model.memory import Batch, estimate
-from model.model import MMultiModal, build_model, lora_layers, quiet_libraries
+from model.model import MMultiModal, build_model, quiet_libraries
+from model.run_checkpoints import checkpoints, latest_checkpoint, newest_undamaged, remove_stale, step_of
 from qwen.tokenizer import load_tokenizer
 from settings import Config, Train, add_config_arguments, load_config, require_paths
 from training import fsdp as sharded
@@ -97,7 +92,7 @@ def prepare_run(run: Path, resume: bool, overwrite: bool) -> Path | None:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not rank():
-            sweep(run)
+            remove_stale(run)
             tempfile.TemporaryFile(dir=run).close()
     except OSError as error:
         raise UserError(f"{run}: checkpoints cannot be written here: {error.strerror or error}") from error

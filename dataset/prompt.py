@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, token_id
+from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, token_id
 
 if TYPE_CHECKING:
     from PIL import Image
-
-IGNORE_INDEX = -100  # what torch's cross entropy skips
 
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # how Qwen3 is told, before its answer, not to think first
 

@@ -35,7 +35,7 @@ from dataset.collate import collate
 from dataset.prompt import IGNORE_INDEX, Turn, build_prompt, encode_text
 from dataset.trees import grow_tree, root_length
 from demo import scenes
-from qwen.Mqwen import tree_mask
+from qwen.tree_mask import tree_mask
 
 BACKBONES = Path(__file__).parent / "backbones"
 LANGUAGES = ("en", "zh")

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageGrab
 
 from dataset.prompt import neutralise
-from model.checkpoint import choices_of
+from model.run_checkpoints import choices_of
 from tests.helpers.screen import virtual_screen
 from window.app import Window
 from window.preferences import Preferences

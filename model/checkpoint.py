@@ -18,11 +18,7 @@ is found, and a run goes on from the one before.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -34,10 +30,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import GenerationConfig
 
 from common.errors import UserError
-from common.files import publish_folder, remove_folder, write_json
-from common.hashing import hash_model, sha256
+from common.hashing import hash_model
 from dataset.image import load_image_processor
-from model.model import MMultiModal, base_of, build_model
+from model.adapters import base_of
+from model.manifest import Damaged, check_files, read_manifest
+from model.model import MMultiModal, build_model
+from model.run_checkpoints import choices_of
 from qwen.load import matrices
 from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config, save_config
@@ -45,11 +43,6 @@ from settings import Config, load_config, save_config
 logger = logging.getLogger(__name__)
 
 
-class Damaged(UserError):
-    """A checkpoint's files are not what was saved."""
-
-
-MANIFEST = "manifest.json"
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
 
@@ -99,51 +92,6 @@ def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]
 def _under(part: str, state: dict) -> dict[str, torch.Tensor]:
     start = f"{part}."
     return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
-
-
-def write_manifest(folder: Path, facts: dict) -> None:
-    """Seal a checkpoint: ``facts`` about the run, the SHA-256 of every file in it, and that of the manifest itself."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    hashes = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    content = {**facts, "files": hashes}
-    write_json(folder / MANIFEST, {**content, "sha256": _hash_content(content)})
-
-
-def _hash_content(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def aside_folder(folder: Path) -> Path:
-    """Where a checkpoint is written before it gets its name: an empty folder beside it.
-
-    Raises:
-        OSError: also where the run's folder has vanished, for it is a disk that is gone and not to be made anew.
-    """
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    return aside
-
-
-def seal(aside: Path, folder: Path, facts: dict) -> None:
-    """Complete a checkpoint written in :func:`aside_folder` and let it appear under its name."""
-    write_manifest(aside, facts)
-    publish_folder(aside, folder)
-
-
-def sweep(run: Path) -> None:
-    """Delete what crashes have left in a run's folder: saves that were cut short, halves of deleted checkpoints."""
-    for folder in run.glob(".checkpoint-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def prune(run: Path, most: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints above ``most``, never the newest and never the best."""
-    folders = checkpoints(run)
-    kept = {folders[-1], run / Path(best).name} if best else {folders[-1]}
-    surplus = len(folders) - max(most, len(kept)) if most else 0
-    for folder in [folder for folder in folders if folder not in kept][: max(0, surplus)]:
-        remove_folder(folder)
 
 
 def trained_parts(config: Config) -> dict[str, str]:
@@ -284,41 +232,6 @@ def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]])
             raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
 
 
-def read_manifest(folder: Path) -> dict:
-    if not folder.is_dir():
-        raise UserError(f"no checkpoint at {folder}; train one with train.py, or see `make demo`")
-    file = folder / MANIFEST
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise Damaged(f"{folder} has no {MANIFEST}: not a checkpoint, or a save that was cut short") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise Damaged(f"{file} cannot be read: {error}") from error
-    try:
-        whole = content.pop("sha256") == _hash_content(content) and all(
-            isinstance(content[key], dict) for key in ("files", "base_models")
-        )
-    except (KeyError, AttributeError, TypeError, UnicodeEncodeError, RecursionError):
-        whole = False
-    if not whole:
-        raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
-    return content
-
-
-def check_files(folder: Path, manifest: dict) -> None:
-    """Every file the manifest names is there and unchanged."""
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise Damaged(f"{file} is missing; the checkpoint is incomplete")
-        try:
-            found = sha256(file)
-        except OSError as error:
-            raise Damaged(f"{file} cannot be read: {error.strerror}; use an earlier checkpoint") from error
-        if found != expected:
-            raise Damaged(f"{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint")
-
-
 def load_undamaged(path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
     """(folder, what :func:`load_checkpoint` gives) of a checkpoint, or of a run's best undamaged one."""
     *choices, last = choices_of(path)
@@ -328,52 +241,6 @@ def load_undamaged(path: Path, dtype: torch.dtype = torch.float32, device: torch
         except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
     return last, load_checkpoint(last, dtype, device)
-
-
-def choices_of(path: Path) -> list[Path]:
-    """A checkpoint's folder itself, or a run's checkpoints: the best first, then from the newest to the oldest."""
-    path = Path(path)
-    if (path / MANIFEST).is_file() or not path.is_dir():
-        return [path]
-    found = checkpoints(path)[::-1]
-    if not found:
-        raise UserError(f"{path} holds no complete checkpoint; train one with train.py")
-    best = path / f"checkpoint-{_best_step(found[0])}"
-    return sorted(found, key=lambda folder: folder != best)  # sorting keeps the order of equals
-
-
-def _best_step(newest: Path) -> int | None:
-    try:
-        return json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # a checkpoint made by hand; a damaged one is found when it is loaded
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run that have a manifest, the oldest first."""
-    named = [folder for folder in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
-    return sorted((folder for folder in named if (folder / MANIFEST).is_file()), key=step_of)
-
-
-def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("checkpoint-"))
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of a run with the most steps."""
-    return next(reversed(checkpoints(run)), None)
-
-
-def newest_undamaged(run: Path) -> Path | None:
-    """The latest checkpoint whose files are all what was saved; a warning about each that is not."""
-    for folder in reversed(checkpoints(run)):
-        try:
-            check_files(folder, read_manifest(folder))
-        except Damaged as error:
-            logger.warning("%s is damaged and passed over: %s", folder.name, error)
-        else:
-            return folder
-    return None
 
 
 # ---------------------------------------------------------------------------------------------- base models

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.hub import model_folder
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
+IGNORE_INDEX = -100  # the label of a token that is not learnt; torch's cross entropy skips it
 
 # For base models, which come without one. dataset/prompt.py builds this project's prompts; the template is for other
 # programs that open a checkpoint's tokenizer.

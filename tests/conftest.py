@@ -13,7 +13,8 @@ from PIL import Image
 
 from answering.assistant import Assistant
 from dataset.image import load_image_processor
-from model.checkpoint import save_weights, write_manifest
+from model.checkpoint import save_weights
+from model.manifest import write_manifest
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config

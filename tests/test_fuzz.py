@@ -26,7 +26,7 @@ from common.errors import UserError
 from dataset.conversations import read_conversations
 from dataset.preparing.convert import process_coco
 from dataset.prompt import Turn, build_prompt, neutralise
-from model.checkpoint import write_manifest
+from model.manifest import write_manifest
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers import readers
 from tests.helpers.readers import CONTROL

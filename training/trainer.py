@@ -41,20 +41,10 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.loader import open_loader
 from dataset.streaming import StreamedBatches
 from dataset.trees import plan_batches
-from model.checkpoint import (
-    aside_folder,
-    check_bases,
-    latest_checkpoint,
-    like,
-    load_weights,
-    prune,
-    read_manifest,
-    save_weights,
-    seal,
-    sweep,
-    trained_state,
-)
+from model.checkpoint import check_bases, like, load_weights, save_weights, trained_state
+from model.manifest import read_manifest
 from model.model import MMultiModal
+from model.run_checkpoints import finalize, latest_checkpoint, prune, remove_stale, temp_dir
 from settings import Config
 from training import fsdp as sharded
 
@@ -361,7 +351,7 @@ class MultiModalTrainer(Trainer):
                 prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
             except (OSError, SafetensorError) as error:
                 problem = f"checkpoint-{step} cannot be saved in {run}: {getattr(error, 'strerror', None) or error}"
-                sweep(run)
+                remove_stale(run)
         problem = next(filter(None, gather_object([problem])), None)
         if problem:
             latest = latest_checkpoint(run)
@@ -376,7 +366,7 @@ class MultiModalTrainer(Trainer):
         return (sharded.whole(weights), sharded.whole(moments)) if self.is_fsdp_enabled else (weights, moments)
 
     def _write_checkpoint(self, folder: Path, weights: dict, moments: dict, everyone: list, evaluate: bool) -> None:
-        aside, state = aside_folder(folder), self.state
+        aside, state = temp_dir(folder), self.state
         save_weights(self.model, self.tokenizer, self.image_processor, self.run_config, aside, weights)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(aside, moments)
@@ -398,7 +388,7 @@ class MultiModalTrainer(Trainer):
             "evaluate": evaluate,
         }
         write_json(aside / "progress.json", progress)
-        seal(aside, folder, {**self.facts, "step": state.global_step, "epoch": state.epoch})
+        finalize(aside, folder, {**self.facts, "step": state.global_step, "epoch": state.epoch})
 
     def _position(self) -> dict:
         """The place in the data, as it is written into a checkpoint."""

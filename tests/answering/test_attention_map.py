@@ -12,7 +12,7 @@ from transformers import StaticCache
 from answering.attention_map import AttentionMap, on_grid, token_spans
 from common.errors import UserError
 from dataset.prompt import Request, Turn, encode_text, question_with_images
-from model.model import base_of
+from model.adapters import base_of
 from qwen.tokenizer import IMAGE_TOKEN, token_id
 from tests.answering.test_conversation import count_pictures, reference_answers
 from tests.helpers.tiny import picture

@@ -24,7 +24,7 @@ from answering.prefix_cache import prefill
 from common.errors import UserError
 from dataset.image import prepare_image
 from dataset.prompt import Request, Turn, neutralise, question_with_images
-from model.model import base_of
+from model.adapters import base_of
 from qwen.tokenizer import IMAGE_TOKEN
 from tests.helpers.tiny import REPO, never_ends, picture
 

@@ -16,8 +16,8 @@ from dataset.prompt import IGNORE_INDEX, Turn, build_prompt, images_first
 from dataset.trees import grow_tree, plan_batches, root_length, split_into_trees
 from model.model import build_model
 from process_image import process_coco
-from qwen.Mqwen import check_mask, tree_block_mask, tree_mask
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
+from qwen.tree_mask import check_mask, tree_block_mask, tree_mask
 from tests.helpers.tiny import enlarge_projector
 
 IMAGE = 9

@@ -59,7 +59,8 @@ def config(folder: Path, content: bytes) -> bool:
 
 def manifest(folder: Path, content: bytes) -> dict | None:
     """The manifest of the checkpoint ``folder``: what it says, None where it or a file of the checkpoint is damaged."""
-    from model.checkpoint import check_files, read_manifest  # torch, which the other readers do without
+    from model.checkpoint import read_manifest  # torch, which the other readers do without
+    from model.manifest import check_files
 
     (folder / "manifest.json").write_bytes(content)
     try:

@@ -11,7 +11,8 @@ import pytest
 
 from common.errors import UserError
 from dataset.image import load_image_processor
-from model.checkpoint import load_checkpoint, write_manifest
+from model.checkpoint import load_checkpoint
+from model.manifest import write_manifest
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 

@@ -13,9 +13,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from common.errors import UserError
 from dataset.image import load_image_processor
-from model.checkpoint import load_checkpoint, save_weights, write_manifest
+from model.adapters import linear_layers, lora_layers
+from model.checkpoint import load_checkpoint, save_weights
+from model.manifest import write_manifest
 from model.memory import Batch, block_bytes, estimate
-from model.model import build_model, linear_layers, lora_layers
+from model.model import build_model
 from qwen.load import four_bit_bytes, four_bit_options
 from qwen.tokenizer import load_tokenizer
 from train import build_trainer, describe_run, make_arguments

@@ -16,16 +16,10 @@ from common.errors import UserError
 from dataset.collate import samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
-from model.checkpoint import (
-    Damaged,
-    choices_of,
-    latest_checkpoint,
-    load_checkpoint,
-    load_undamaged,
-    save_weights,
-    write_manifest,
-)
+from model.checkpoint import load_checkpoint, load_undamaged, save_weights
+from model.manifest import Damaged, write_manifest
 from model.model import build_model
+from model.run_checkpoints import choices_of, latest_checkpoint
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import save_clip, save_qwen, save_siglip
 from train import describe_run

@@ -15,8 +15,9 @@ import train
 from answering.assistant import Assistant
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
+from model.adapters import linear_layers, lora_layers
 from model.checkpoint import load_checkpoint
-from model.model import build_model, linear_layers, lora_layers
+from model.model import build_model
 from qwen.load import four_bit_bytes, load_language
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1

@@ -21,7 +21,8 @@ from common.errors import UserError
 from common.hashing import hash_model, sha256
 from dataset.image import load_image_processor
 from dataset.prompt import Turn, build_prompt, skip_thoughts, without_thoughts
-from model.checkpoint import load_checkpoint, save_weights, write_manifest
+from model.checkpoint import load_checkpoint, save_weights
+from model.manifest import write_manifest
 from model.model import build_model
 from qwen.load import load_language
 from qwen.tokenizer import CHATML, IMAGE_TOKEN, load_tokenizer

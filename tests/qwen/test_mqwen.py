@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from qwen.Mqwen import IGNORE_INDEX, MQwen2ForCausalLM, MQwen3ForCausalLM
+from qwen.Mqwen import MQwen2ForCausalLM, MQwen3ForCausalLM
+from qwen.tokenizer import IGNORE_INDEX
 
 IMAGE = 700
 

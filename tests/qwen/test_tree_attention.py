@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qwen.Mqwen import tree_mask
 from qwen.tree_attention import tree_attention, tree_layout
+from qwen.tree_mask import tree_mask
 
 needs_flash = pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need CUDA")
 SEGMENTS = {

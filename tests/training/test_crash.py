@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.files import write_text
-from model.checkpoint import latest_checkpoint, newest_undamaged, prune
+from model.run_checkpoints import latest_checkpoint, newest_undamaged, prune
 from tests.helpers.runs import assert_same, last_state, runs_of
 from train import build_trainer
 

@@ -17,7 +17,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from dataset.batches import EpochBatches, share_out
-from model.checkpoint import newest_undamaged
+from model.run_checkpoints import newest_undamaged
 from settings import save_config
 from tests.helpers.forked import REPO, forks, free_port
 from tests.helpers.runs import assert_same, conversations, last_state, losses, runs_of, state_of

@@ -13,7 +13,8 @@ from transformers import CLIPVisionModel, SiglipVisionModel
 
 from common.errors import UserError
 from dataset.image import load_image_processor, prepare_image
-from model.checkpoint import load_checkpoint, save_weights, write_manifest
+from model.checkpoint import load_checkpoint, save_weights
+from model.manifest import write_manifest
 from model.model import build_model
 from settings import load_config, save_config
 from tests.helpers.tiny import save_clip, save_siglip

@@ -21,7 +21,7 @@ from PIL import ImageGrab, ImageTk
 from answering.assistant import Assistant
 from answering.conversation import Conversation, Worker
 from dataset.prompt import Request, Turn, question_with_images
-from model.checkpoint import MANIFEST, write_manifest
+from model.manifest import MANIFEST, write_manifest
 from tests.helpers.tiny import REPO, never_ends, picture
 
 tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
