@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all: written aside, flushed to the disk, then renamed.
+"""Files and folders that appear complete or not at all: written under a temporary name, flushed to the disk, renamed.
 
-A crash or a cut of power leaves what was there before, or all of the new; what it may leave besides are hidden names
-(``.<name>.<process>.tmp``, ``.<name>.old``) that nothing reads. Everything here raises ``OSError``.
+A crash or a power cut leaves either what was there before or all of the new content. It may also leave hidden names
+(``.<name>.<process>.tmp``, ``.<name>.old``), which nothing reads. Everything here raises ``OSError``.
 """
 
 from __future__ import annotations
@@ -9,73 +9,82 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+# ---------------------------------------------------------------------------------------------- writing
+
 
 def write_text(path: Path, text: str) -> None:
-    """One file, UTF-8, its folder made where it is missing."""
+    """Write one file as UTF-8. Its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    temporary = temp_path(path)
     try:
-        with open(aside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        _write(temporary, [text])
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def write_json(path: Path, content: object) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    """:func:`write_text` of ``content`` as JSON, indented by two."""
+    write_text(path, _as_json(content))
 
 
 def write_together(contents: Mapping[Path, object]) -> None:
-    """Several JSON files that belong together; none replaces an old one before the last is complete beside its place.
+    """Write several JSON files that belong together. None replaces an old one before all of them are complete.
 
-    An iterator of (key, value) pairs is written as an object, one value at a time. Renaming several files is several
-    steps. So that a crash between two of them never leaves new files beside old ones, the last file is taken away
-    first and comes back last: without it the others are not read.
+    An iterator of (key, value) pairs is written as an object, one value at a time. Renaming several files takes
+    several steps, and a crash between two of them must not leave new files beside old ones. So the last file is removed
+    first and appears last: without it, the others are not read.
     """
-    asides: dict[Path, Path] = {}
+    temporary: dict[Path, Path] = {}
     *_, last = contents
-    old, begun = last.with_name(f".{last.name}.old"), False
+    old, started = last.with_name(f".{last.name}.old"), False
     try:
         for path, content in contents.items():
             if path.is_dir():
                 raise IsADirectoryError(21, "there is a folder of that name", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            asides[_aside(path)] = path
-            with open(_aside(path), "w", encoding="utf-8", newline="\n") as file:
-                for piece in _pieces(content):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary[temp_path(path)] = path
+            _write(temp_path(path), _json_pieces(content))
         if last.exists():
             os.replace(last, old)
             sync_folder(last.parent)
-        for aside, path in asides.items():
-            os.replace(aside, path)
-            begun = True
+        for complete, path in temporary.items():
+            os.replace(complete, path)
+            started = True
             sync_folder(path.parent)
         old.unlink(missing_ok=True)
     except OSError as error:
-        if old.exists() and not begun:
+        if old.exists() and not started:
             os.replace(old, last)
         error.filename = str(path)
         raise
     finally:
-        for aside in asides:
-            aside.unlink(missing_ok=True)
+        for complete in temporary:
+            complete.unlink(missing_ok=True)
 
 
-def _pieces(content: object) -> Iterator[str]:
-    """JSON indented by two; the text of an iterator of pairs is that of the dict they would make."""
+def _write(path: Path, pieces: Iterable[str]) -> None:
+    """Write a file and flush it to the disk."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _as_json(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+def _json_pieces(content: object) -> Iterator[str]:
+    """The text of :func:`_as_json` in pieces; an iterator of pairs gives the text of the dict that they would make."""
     if not isinstance(content, Iterator):
-        yield json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        yield _as_json(content)
         return
     comma = ""
     for key, value in content:
@@ -85,34 +94,37 @@ def _pieces(content: object) -> Iterator[str]:
     yield "\n}\n" if comma else "{}\n"
 
 
-def publish_folder(aside: Path, target: Path) -> None:
-    """Flush every file of ``aside`` and give it the name ``target``; what had that name is deleted afterwards."""
-    for path in sorted(aside.rglob("*")):
+# ---------------------------------------------------------------------------------------------- renaming and deleting
+
+
+def temp_path(path: Path) -> Path:
+    """The temporary name under which this process writes ``path``, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def publish_folder(complete: Path, target: Path) -> None:
+    """Flush every file of the folder ``complete`` and rename it to ``target``, in place of an older one."""
+    for path in sorted(complete.rglob("*")):
         if path.is_dir():
             sync_folder(path)
         else:
             _sync_file(path)
-    sync_folder(aside)
+    sync_folder(complete)
     if target.exists():
         remove_folder(target)
-    os.replace(aside, target)
+    os.replace(complete, target)
     sync_folder(target.parent)
 
 
-def publish_file(aside: Path, target: Path) -> None:
-    """Flush a file that is complete and give it the name ``target``."""
-    _sync_file(aside)
-    os.replace(aside, target)
+def publish_file(complete: Path, target: Path) -> None:
+    """Flush the file ``complete`` and rename it to ``target``."""
+    _sync_file(complete)
+    os.replace(complete, target)
     sync_folder(target.parent)
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb+") as file:  # Windows flushes only what was opened for writing
-        os.fsync(file.fileno())
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder; to everybody else it is gone at once, not file by file."""
+    """Delete a folder. It is renamed first, so that no other process ever sees half of it."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     os.replace(folder, old)
@@ -120,9 +132,16 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:  # Windows flushes only files that were opened for writing
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last. Windows opens no folders, and some network disks flush none: then they keep
-    their own promises."""
+    """Flush the names in a folder to the disk.
+
+    Windows cannot open folders, and some network disks cannot flush them. There the file system's own guarantees hold.
+    """
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -131,7 +150,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,25 +1,26 @@
-"""Checkpoints: folders that hold all that was trained, and say what it was trained from.
+"""Checkpoints: folders that hold everything that was trained, and say what it was trained from.
 
     checkpoint-<step>/
         projector.safetensors
-        language/  vision/     a peft adapter (lora) or model.safetensors (what else is trained); absent where frozen
-        language/grown.safetensors   rows for new tokens, where the base model had none to spare
+        language/  vision/     a peft adapter (lora) or model.safetensors (full, last_blocks); absent where frozen
+        language/grown.safetensors   rows for new tokens, if the base model had no spare ones
         generation_config.json where answers end
         tokenizer/  image_processor/
         config.yaml            the whole run
         manifest.json          versions, base models and their hashes, what was trainable, seed, data, file hashes
         optimizer.safetensors, optimizer.json, random.safetensors, random.json, progress.json, trainer_state.json
-                               to go on training
+                               to resume training
 
-Everything is safetensors, JSON or YAML. No pickle is written, and none is ever read. A checkpoint is written aside and
-renamed when it is complete and on the disk; its manifest holds the hash of every file and of itself, so a damaged one
-is found, and a run goes on from the one before.
+Everything is safetensors, JSON or YAML. No pickle is written, and none is read. A checkpoint is written in a temporary
+folder that is renamed when everything is on the disk (model/run_checkpoints.py). Its manifest holds the hash of every
+file, so a damaged one is found, and the one before it is used (model/manifest.py).
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -37,11 +38,10 @@ from model.manifest import Damaged, check_files, read_manifest
 from model.model import MMultiModal, build_model
 from model.run_checkpoints import choices_of
 from qwen.load import matrices
-from qwen.tokenizer import load_tokenizer
+from qwen.tokenizer import Tokenizer, load_tokenizer
 from settings import Config, load_config, save_config
 
 logger = logging.getLogger(__name__)
-
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
@@ -202,27 +202,43 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise Damaged(f"{file} is damaged ({error}); use an earlier checkpoint") from error
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-    """(model, tokenizer, image processor, config) of a checkpoint, on the CPU, in eval mode.
+class Loaded(NamedTuple):
+    """What a checkpoint's folder and its base models give."""
 
-    ``device`` is where the model will run: 4-bit weights are there from the start.
+    model: MMultiModal
+    tokenizer: Tokenizer
+    image_processor: Any  # transformers', which has no types
+    config: Config
 
-    Needs nothing but the folder and the base models it names, whose hashes must be those it was trained from.
+
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, verify: bool = True
+) -> Loaded:
+    """A checkpoint's model on the CPU, in eval mode, and what goes with it.
+
+    Needs nothing but the folder and the base models that its config names, whose hashes must be those in its manifest.
+
+    Args:
+        dtype: of frozen weights.
+        device: where the model will run: 4-bit weights are there from the start.
+        verify: read every file to check its hash. Otherwise a large file that is unchanged since it was last read is
+            not read again (common/hash_cache.py).
 
     Raises:
         Damaged: a file is missing, or is not what was saved.
-        UserError: a base model is not there, or is another.
+        UserError: a base model is missing, or is another one.
     """
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    check_files(folder, manifest, verify=verify)
     config = load_config(folder / "config.yaml", check_models=False)
-    bases = base_models(config)
-    check_bases(folder, manifest, {key: (path, hash_model(path, key, folder)) for key, path in bases.items()})
+    paths = base_models(config)
+    hashes = {key: hash_model(path, key, folder, verify=verify) for key, path in paths.items()}
+    check_bases(folder, manifest, {key: (path, hashes[key]) for key, path in paths.items()})
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     model = build_model(config, tokenizer, dtype, device)
     load_weights(model, config, folder)
     base_of(model.language).generation_config = GenerationConfig.from_pretrained(folder)
-    return model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config
+    return Loaded(model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config)
 
 
 def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]]) -> None:
@@ -232,15 +248,17 @@ def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]])
             raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
 
 
-def load_undamaged(path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-    """(folder, what :func:`load_checkpoint` gives) of a checkpoint, or of a run's best undamaged one."""
+def load_undamaged(
+    path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, verify: bool = True
+) -> tuple[Path, Loaded]:
+    """The folder and the content of a checkpoint, or of a run's best undamaged one; see :func:`load_checkpoint`."""
     *choices, last = choices_of(path)
     for folder in choices:
         try:
-            return folder, load_checkpoint(folder, dtype, device)
+            return folder, load_checkpoint(folder, dtype, device, verify=verify)
         except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
-    return last, load_checkpoint(last, dtype, device)
+    return last, load_checkpoint(last, dtype, device, verify=verify)
 
 
 # ---------------------------------------------------------------------------------------------- base models

@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.files import publish_folder, remove_folder
@@ -22,35 +23,38 @@ logger = logging.getLogger(__name__)
 
 
 def temp_dir(folder: Path) -> Path:
-    """Where a checkpoint is written before it gets its name: an empty folder beside it.
+    """An empty folder beside ``folder``, in which a checkpoint is written before it gets that name.
 
     Raises:
-        OSError: also where the run's folder has vanished, for it is a disk that is gone and not to be made anew.
+        OSError: also if the run's folder is gone. Its disk may be gone with it, so it is not made again.
     """
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    return aside
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    return temporary
 
 
-def finalize(aside: Path, folder: Path, facts: dict) -> None:
-    """Complete a checkpoint written in :func:`temp_dir` and let it appear under its name."""
-    write_manifest(aside, facts)
-    publish_folder(aside, folder)
+def finalize(temporary: Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Complete a checkpoint that was written in :func:`temp_dir`, and give it its name."""
+    write_manifest(temporary, facts)
+    publish_folder(temporary, folder)
 
 
 def remove_stale(run: Path) -> None:
-    """Delete what crashes have left in a run's folder: saves that were cut short, halves of deleted checkpoints."""
+    """Delete what crashes have left in a run's folder: unfinished saves and half-deleted checkpoints."""
     for folder in run.glob(".checkpoint-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune(run: Path, most: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints above ``most``, never the newest and never the best."""
+    """Delete the oldest checkpoints until ``most`` are left (None: keep all), but never the newest and never the best.
+
+    ``best`` is the path of the best one, if one is known.
+    """
     folders = checkpoints(run)
-    kept = {folders[-1], run / Path(best).name} if best else {folders[-1]}
-    surplus = len(folders) - max(most, len(kept)) if most else 0
-    for folder in [folder for folder in folders if folder not in kept][: max(0, surplus)]:
+    protected = {folders[-1], run / Path(best).name} if best else {folders[-1]}
+    surplus = len(folders) - max(most, len(protected)) if most else 0
+    for folder in [folder for folder in folders if folder not in protected][: max(0, surplus)]:
         remove_folder(folder)
 
 
@@ -58,7 +62,11 @@ def prune(run: Path, most: int | None, best: str | None) -> None:
 
 
 def choices_of(path: Path) -> list[Path]:
-    """A checkpoint's folder itself, or a run's checkpoints: the best first, then from the newest to the oldest."""
+    """A checkpoint's folder itself, or a run's checkpoints: the best first, then from the newest to the oldest.
+
+    Raises:
+        UserError: a run's folder without a complete checkpoint.
+    """
     path = Path(path)
     if (path / MANIFEST).is_file() or not path.is_dir():
         return [path]
@@ -73,7 +81,7 @@ def _best_step(newest: Path) -> int | None:
     try:
         return json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))["best_global_step"]
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # a checkpoint made by hand; a damaged one is found when it is loaded
+        return None  # not saved by a run; if it is damaged, loading it will say so
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -83,6 +91,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
+    """The number in a checkpoint's name: how many optimiser steps were done."""
     return int(folder.name.removeprefix("checkpoint-"))
 
 
@@ -92,7 +101,7 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def newest_undamaged(run: Path) -> Path | None:
-    """The latest checkpoint whose files are all what was saved; a warning about each that is not."""
+    """The latest checkpoint whose files are all what was saved; logs a warning about each newer one that is not."""
     for folder in reversed(checkpoints(run)):
         try:
             check_files(folder, read_manifest(folder))

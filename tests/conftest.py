@@ -33,6 +33,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def empty_user_cache(tmp_path_factory):
+    """A cache folder of the session's own: no test reads what a person's earlier runs have left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def siglip_folder(tmp_path_factory) -> Path:
     """A tiny SigLIP vision tower: 42 px, 9 patches."""
