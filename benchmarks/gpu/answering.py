@@ -40,8 +40,8 @@ def run(part: Part) -> None:
     for each in (1, 5, 10):
         part.measure(f"evaluation, {each} a picture", bench.evaluation, each, needs=0 if part.tiny else 6)
     part.measure("decoding, a static cache in a CUDA graph", bench.graph, needs=0 if part.tiny else 4)
-    part.measure("ours, adapters apart", bench.conversation, "adapters", needs=0 if part.tiny else 6)
     part.measure("ours, compiled, first question and follow-up", bench.compiled, needs=0 if part.tiny else 20)
+    part.measure("ours, adapters apart", bench.conversation, "adapters", needs=0 if part.tiny else 6)
 
 
 class Answering:
@@ -50,8 +50,8 @@ class Answering:
     def __init__(self, part: Part) -> None:
         self.part, self.device, self.dtype = part, part.device, working_dtype(part.device)
         self.shape = shape_of("1.5b", part.tiny)
-        self.new = 8 if part.tiny else 64
-        self.repeats = 1 if part.tiny else 3
+        self.new = 8 if part.tiny else 32
+        self.repeats = 1 if part.tiny else 2
         self.bandwidth: float | None = None
         self.models: dict[str, torch.nn.Module] = {}
         generator = torch.Generator().manual_seed(0)

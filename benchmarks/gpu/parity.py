@@ -53,10 +53,11 @@ def run(part: Part) -> None:
     part.measure("SDPA's kernels at odd lengths, bf16", kernels_at_lengths, part)
     part.measure("decoding: static cache, dynamic cache, whole prompt", decoding, pairs["1.5b"])
     part.measure("QLoRA against the same weights in bf16", four_bits, pairs["1.5b"])
-    for size, dtype in (("1.5b", BF16), ("0.5b", BF16), ("1.5b", FP32), ("0.5b", FP32)):
-        compare(size, dtype, "trees flex_attention")
+    compare("1.5b", BF16, "trees flex_attention")
     compare("1.5b", BF16, "trees sdpa compiled")
-    compare("1.5b", FP32, "trees sdpa compiled")
+    compare("0.5b", BF16, "trees flex_attention")
+    for way in COMPILED:
+        compare("1.5b", FP32, way)
     compare("1.5b", BF16, "rows flex_attention")
 
 
@@ -99,6 +100,7 @@ class Pair:
         model, device = self.model(dtype), self.part.device
         model.set_attention(attention)
         batch, language = self.batch(trees), language_of(model)
+        torch._dynamo.reset()
         for layer in layers_of(model):
             layer._compiled_call_impl = None
             if compiled:

@@ -48,7 +48,7 @@ def take_profile(part: Part, setting: Setting, rows: int) -> dict:
     model = build(setting, part.device, part.tiny)
     step = Step(model, setting, part.device, part.tiny, rows)
     step()
-    plain, *_ = timed(step, part.device, seconds=0.2 if part.tiny else 1.0)
+    plain, *_ = timed(step, part.device, seconds=0.0 if part.tiny else 1.0)
     mark_regions(model)
     step()
     synchronise(part.device)
