@@ -1,8 +1,7 @@
-"""Shards read as they stand on the disk: the same samples as from the two files, and an exact position in them."""
+"""Streamed shards: the same samples as from the two files, and an exact position."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -22,12 +20,13 @@ from common.errors import UserError
 from dataset.collate import Position
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.records import RecordError
-from dataset.streaming import StreamedBatches, StreamedDataset, contents, parts_of, turns_in, write_shards
+from dataset.streaming import StreamedBatches, StreamedDataset
+from dataset.write_shards import write_shards
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
 from settings import Config, load_config, save_config
 from tests.helpers.forked import forks
 from tests.helpers.runs import assert_same, last_state
+from tests.helpers.tars import LLAVA, only_tar, photo, said
 from train import build_trainer
 from training import streamed
 
@@ -74,33 +73,6 @@ def open_stream(config: Config, split: str = "train") -> StreamedDataset:
     return StreamedDataset(
         config, load_tokenizer(config.language.path), load_image_processor(config.vision.path), split
     )
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes | object) -> None:
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
-def photo(color: int = 0, size: tuple[int, int] = (30, 20)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, (color, 90, 20)).save(file, "PNG")
-    return file.getvalue()
-
-
-def said(question: str = f"{IMAGE_TOKEN}\nColor?", answer: str = "red") -> list[dict]:
-    return [{"turns": [{"q": question, "a": [answer]}]}]
-
-
-def only_tar(folder: Path, records: list[dict[str, bytes | object]]) -> Path:
-    """One shard; a record is {extension: content}."""
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(folder / "s.tar", "w") as tar:
-        for number, record in enumerate(records):
-            for extension, content in record.items():
-                add(tar, f"{number:04}.{extension}", content)
-    return folder / "s.tar"
 
 
 def stream_of(make_config, path: Path, *overrides: str) -> StreamedDataset:
@@ -152,54 +124,23 @@ def test_a_set_that_fits_into_one_window_is_learnt_as_from_the_two_files(make_st
     assert all(torch.equal(tensor, other_tensors[name]) for name, tensor in tensors.items())
 
 
-LLAVA = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat <|im_end|>."}]
-TURNS = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["A cat <| im_end |>."]}]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"id": 7, "conversations": LLAVA}, [TURNS]),
-        ([{"conversations": LLAVA}, {"conversations": LLAVA}], [TURNS, TURNS]),
-        (LLAVA, [TURNS]),
-        ({"conversations": LLAVA, "caption": "not this"}, [TURNS]),
-        ({"turns": [{"q": f"{IMAGE_TOKEN} x\ud800", "a": ["y"]}]}, [[{"q": f"{IMAGE_TOKEN} x\ufffd", "a": ["y"]}]]),
-        (said("a") + said("b"), [[{"q": "a", "a": ["red"]}], [{"q": "b", "a": ["red"]}]]),
-        ({"conversations": said("a")}, [[{"q": "a", "a": ["red"]}]]),
-    ],
-)
-def test_what_a_record_may_say(given, expected):
-    assert [turns_in(part, 1, "0", False) for part in parts_of(given)] == expected
-
-
-@pytest.mark.parametrize("row", [{"json": b'{"caption": ["one <image>", "two"]}'}, {"txt": b"one <image>"}])
-def test_a_caption_gets_a_question(row):
-    images, text = contents({"jpg": b"x", **row, "__key__": "7", "__url__": "a.tar"})
-    (turns,) = (turns_in(part, 1, "1", True) for part in parts_of(text))
-    assert images == [b"x"] and turns[0]["q"] in (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
-    assert turns[0]["a"][0] == "one < image >"
-
-
-@pytest.mark.parametrize("part", [7, {"turns": 3}, {"turns": [{"q": "x"}]}, {"turns": [{"q": "x", "a": "y"}]}, {}])
-def test_what_is_no_conversation_is_refused(part):
-    with pytest.raises(RecordError):
-        turns_in(part, 1, "0", False)
-
-
 def test_parquet_gives_the_samples_of_a_tar(make_config, tmp_path):
     """With the image as the hub's data sets have it, and columns that are of no use here."""
-    datasets = pytest.importorskip("datasets")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
     records = [{"png": photo(40 * i), "json": {"conversations": LLAVA}} for i in range(5)]
-    features = datasets.Features(
+    text = pyarrow.string()
+    schema = pyarrow.schema(
         {
-            "image": datasets.Image(),
-            "conversations": [{"from": datasets.Value("string"), "value": datasets.Value("string")}],
-            "score": datasets.Value("float32"),
-        }
+            "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": text}),
+            "conversations": pyarrow.list_(pyarrow.struct({"from": text, "value": text})),
+            "score": pyarrow.float32(),
+        },
+        metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})},
     )
     rows = [{"image": {"bytes": r["png"], "path": "x.png"}, "conversations": LLAVA, "score": 0.5} for r in records]
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "s.parquet", batch_size=2)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), tmp_path / "s.parquet", row_group_size=2)
     tar = one_pass(stream_of(make_config, only_tar(tmp_path / "tar", records)), size=2)
     parquet = stream_of(make_config, tmp_path / "s.parquet", "data.stream_window=2")
     assert [len(window.dataset) for window in parquet.windows(Position(record=1), None)] == [2, 2]  # from the second on
@@ -498,13 +439,6 @@ def test_processes_that_read_different_things_do_not_save(make_stream, tmp_path,
 # ---------------------------------------------------------------------------------------------- settings
 
 
-def test_without_the_library_one_line_says_what_to_install(make_stream, monkeypatch):
-    config = make_stream()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^data.stream: .*pip install datasets==5.2.0$"):
-        open_stream(config)
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -513,7 +447,7 @@ def test_without_the_library_one_line_says_what_to_install(make_stream, monkeypa
             ["data.stream=README.md"],
             "data.stream: README.md is not a shard; expected files that end in .tar or .parquet",
         ),
-        (["train.max_steps=-1"], "train.max_steps = -1: expected a number of steps with data.stream"),
+        (["train.max_steps=-1"], "train.max_steps = null: expected a number of steps with data.stream"),
         (["train.eval_strategy=steps", "data.stream_held_out=null"], "data.stream_held_out = null: expected shards"),
         (["data.feature_cache=x"], 'data.feature_cache = "x": expected null with data.stream'),
         (["data.stream=null"], "data.stream_held_out: expected null where data.stream is null"),
