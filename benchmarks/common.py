@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     LlavaConfig,
@@ -32,6 +31,7 @@ from dataset.prompt import IGNORE_INDEX
 from dataset.trees import grow_tree, root_length
 from model.connectors import MLPConnector
 from model.model import MMultiModal
+from model.plain_peft import LoraConfig, get_peft_model
 from qwen.Mqwen import MQwen2ForCausalLM
 from visual.SIGLIP_VIT import SiglipViT
 

@@ -6,11 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from common.errors import UserError
+from model.plain_peft import LoraConfig, LoraLayer, PeftModel, get_peft_model, get_peft_model_state_dict
 
 if TYPE_CHECKING:
     from model.model import MMultiModal

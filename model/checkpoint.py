@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,6 +35,7 @@ from dataset.image import load_image_processor
 from model.adapters import base_of
 from model.manifest import Damaged, check_files, read_manifest
 from model.model import MMultiModal, build_model
+from model.plain_peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from model.run_checkpoints import choices_of
 from qwen.load import matrices
 from qwen.tokenizer import Tokenizer, load_tokenizer

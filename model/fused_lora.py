@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from peft.tuners import lora
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from model.plain_peft import lora
 
 ADAPTER = "default"
 

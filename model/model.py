@@ -10,13 +10,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
 from model.adapters import assert_trainable, base_of, prepare_part
 from model.connectors import Connector, build_connector
+from model.plain_peft import PeftModel
 from qwen.load import load_language
 from visual.geometry import PatchGrid, patch_grid
 from visual.load import load_vision

@@ -7,7 +7,6 @@ python -m qwen.load Qwen/Qwen3-1.7B                   # or a model on the hub
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from transformers import BitsAndBytesConfig, GenerationConfig
 
 from common.errors import UserError
 from common.hub import load_strictly, local_model_folder, model_folder, read_config, read_headers, what_is_missing
+from common.optional import import_bitsandbytes, is_installed
 from qwen.Mqwen import MODEL_CLASSES
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
@@ -106,10 +106,15 @@ def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict:
     """What ``from_pretrained`` needs to quantise while it reads.
 
     Raises:
-        UserError: no bitsandbytes.
+        UserError: bitsandbytes is not installed, or cannot be loaded here.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise UserError("language.load_in_4bit = true: its weights are bitsandbytes'; pip install bitsandbytes")
+    try:
+        import_bitsandbytes()
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"language.load_in_4bit = true: bitsandbytes cannot be loaded ({reason})") from error
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

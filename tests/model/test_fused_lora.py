@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners import lora
 from torch import nn
 
 from model.fused_lora import FusedLoraLinear, fuse_lora
+from model.plain_peft import LoraConfig, get_peft_model, lora
 
 
 def two_layers(bias: bool = True, **options) -> tuple[nn.Module, nn.Module]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from common.errors import UserError
@@ -18,6 +17,7 @@ from model.checkpoint import load_checkpoint, save_weights
 from model.manifest import write_manifest
 from model.memory import Batch, block_bytes, estimate
 from model.model import build_model
+from model.plain_peft import LoraConfig, get_peft_model
 from qwen.load import four_bit_bytes, four_bit_options
 from qwen.tokenizer import load_tokenizer
 from train import build_trainer, describe_run, make_arguments

@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 import torch
-from peft import get_peft_model_state_dict
 from torch import nn
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
@@ -19,6 +18,7 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from model.checkpoint import load_checkpoint, load_undamaged, save_weights
 from model.manifest import Damaged, write_manifest
 from model.model import build_model
+from model.plain_peft import get_peft_model_state_dict
 from model.run_checkpoints import choices_of, latest_checkpoint
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import save_clip, save_qwen, save_siglip

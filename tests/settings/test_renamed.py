@@ -12,8 +12,9 @@ from tests.helpers.configs import error_of
 
 
 def test_every_other_field_of_theirs_is_refused_with_a_reason():
-    from peft import LoraConfig
     from transformers import TrainingArguments
+
+    from model.plain_peft import LoraConfig
 
     for section, theirs in ((Train, TrainingArguments), (Lora, LoraConfig)):
         prefix = section.__name__.lower()

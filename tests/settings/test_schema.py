@@ -23,7 +23,7 @@ def test_both_configs_of_the_repository_are_valid(monkeypatch, name, tokens, sou
 
 def test_lora_has_the_fields_types_and_defaults_of_peft():
     """A field that peft renames, or a default that it changes, shows here; checking a config never imports peft."""
-    from peft import LoraConfig
+    from model.plain_peft import LoraConfig
 
     theirs = LoraConfig()
     for name, value in Lora().model_dump().items():
