@@ -1,16 +1,16 @@
-"""Where the model looked while it answered: a measure over the attention of the answer to the visual tokens.
+"""Where the model looked while it answered: the attention from the answer's tokens to the visual tokens.
 
-For each token of the answer, the attention weights of the position that chose it (the one before it) to each visual
-token, averaged over all layers and heads. The numbers are shares: what is missing to 1 went to the text. The mean of
-raw weights is what LVLM-Interpret (Stan et al. 2024, arXiv:2404.03118) shows. It says where the language model read,
-not why it answered: a visual token has itself gathered from the whole picture in the encoder.
+For each token of the answer, this takes the attention weights of the position that predicted it (the one before it) to
+each visual token, averaged over all layers and heads. The weights are shares: the rest of 1 went to the text. Averaged
+raw weights are what LVLM-Interpret shows (Stan et al. 2024, arXiv:2404.03118). They say where the language model read,
+not why it answered: in the encoder, each visual token has already gathered information from the whole picture.
 
-Of 40 questions about one place of the demo's pictures, 56 % of what went to the picture went to the 3 x 3 patches of
-that place (a seventh of the picture); taken at the answer token itself instead of the one before, 50 %; with attention
-rollout, 55 %; in the last layer alone, 27 %.
+Measured on 40 questions about one region of the demo's pictures: 56 % of the picture's share went to the 3 x 3 patches
+of that region (a seventh of the picture). Taken at the answer token itself instead of the one before it is 50 %; with
+attention rollout, 55 %; in the last layer alone, 27 %.
 
-Taken after the answer is finished, in one forward of its tokens over the kept keys and values, with eager attention:
-the fused kernels that stream the answer give no weights.
+It is computed after the answer is complete, in one forward pass of its tokens on the prefix cache, with eager
+attention: the fused kernels that stream the answer do not return weights.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import StaticCache
 
-from answering.prefix_cache import Kept, resume, to_dynamic
+from answering.prefix_cache import PrefixCache, prefix_of, to_dynamic
 from model.model import MMultiModal
 
-# A word, to the mouse: a run of letters without spaces, or a single character of a script that uses none.
+# What the mouse selects as a word: characters up to a space, or one character of a script without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 
 
 @dataclass
 class AttentionMap:
-    """An answer and what each of its tokens drew from the picture.
+    """An answer, and the attention of each of its tokens to the picture.
 
-    ``spans`` are the tokens' (first, behind last) characters in ``text``; ``weights`` [A, G, G] float32 holds their
-    maps, rows from top to bottom, NaN where the patch was dropped and the model saw nothing.
+    ``spans`` are the tokens' characters in ``text`` (begin, end), the end excluded. ``weights`` [A, G, G] float32 are
+    their maps, rows from top to bottom; NaN where a patch was dropped, which the model did not see.
     """
 
     text: str
@@ -52,7 +53,7 @@ class AttentionMap:
         if span is None:
             return self.weights.mean(0)
         begin, end = span
-        touched = [first < end and max(behind, first + 1) > begin for first, behind in self.spans]
+        touched = [first < end and max(last, first + 1) > begin for first, last in self.spans]
         return self.weights[touched].mean(0)
 
 
@@ -63,23 +64,22 @@ def answer_attention(
     answer: list[int],
     end: int,
     pixels: Callable[[], torch.Tensor],
-    kept: Kept | None,
-) -> tuple[torch.Tensor, Kept]:
-    """Mean attention over layers and heads [A, V] from what chose each answer token to each visual one; what to keep.
+    prefix: PrefixCache | None,
+) -> tuple[torch.Tensor, PrefixCache]:
+    """The attention [A, V] of A answer tokens to V visual tokens, averaged over layers and heads; and the prefix cache.
 
-    ``end``, ``pixels`` and ``kept`` as for :func:`model.answering.generate_keeping`.
+    ``end``, ``pixels`` and ``prefix`` as for :func:`answering.prefix_cache.generate_cached`.
     """
     ids = prompt + answer
-    cache = resume(model, prompt, end, pixels, kept)  # never of the whole prompt: its last position chose a token
-    done = int(cache.get_seq_length())
-    keep = cache
-    if isinstance(cache, StaticCache):  # its place in memory is a compiled step's, and it may have no room
-        cache = to_dynamic(model, cache)
-    language = model.language
+    cached = prefix_of(model, prompt, end, pixels, prefix)  # not the last position of the prompt: it predicts a token
+    done = int(cached.get_seq_length())
+    # A static cache stays as it is for the compiled step, and may be too short for the answer.
+    cache = to_dynamic(model, cached) if isinstance(cached, StaticCache) else cached
+    language: Any = model.language
     usual = language.config._attn_implementation
     language.set_attn_implementation("eager")
     try:
-        rest = torch.tensor([ids[done:-1]], device=model.device)  # [1, S]: the last token chooses nothing of the answer
+        rest = torch.tensor([ids[done:-1]], device=model.device)  # [1, S]: the last token predicts nothing
         output = model(
             input_ids=rest,
             attention_mask=torch.ones(1, len(ids) - 1, dtype=torch.long, device=model.device),
@@ -91,15 +91,15 @@ def answer_attention(
     finally:
         language.set_attn_implementation(usual)
     visual = torch.tensor(ids[:-1], device=model.device) == language.image_token_id  # [T - 1]
-    choosing = slice(len(prompt) - 1 - done, None)
-    mean = torch.stack([layer[0, :, choosing, visual].float().mean(0) for layer in output.attentions]).mean(0)  # [A, V]
-    return mean.cpu(), Kept(ids[: int(keep.get_seq_length())], keep)
+    predicting = slice(len(prompt) - 1 - done, None)
+    layers = [layer[0, :, predicting, visual].float().mean(0) for layer in output.attentions]  # each [A, V]
+    return torch.stack(layers).mean(0).cpu(), PrefixCache(ids[: int(cached.get_seq_length())], cached)
 
 
 def on_grid(weights: torch.Tensor) -> np.ndarray:
-    """[A, N] -> [A, G, G]; where N is one short of a square the first patch was dropped: NaN at the top left.
+    """[A, N] -> [A, G, G]. If N is one less than a square, the first patch was dropped: NaN at the top left.
 
-    CLIP's N is a square: what was dropped there is a class token, which has no place in the picture.
+    CLIP's N is a square: it drops a class token, which is not a patch of the picture.
     """
     dropped = int(math.isqrt(weights.shape[1]) ** 2 != weights.shape[1])
     missing = np.full((len(weights), dropped), np.nan, dtype=np.float32)
@@ -107,11 +107,10 @@ def on_grid(weights: torch.Tensor) -> np.ndarray:
     return np.concatenate([missing, weights.float().numpy()], 1).reshape(len(weights), side, side)
 
 
-def token_spans(tokenizer, ids: list[int]) -> list[tuple[int, int]]:
-    """Where each token's text lies in the decoded whole, in characters.
+def token_spans(tokenizer: Any, ids: list[int]) -> list[tuple[int, int]]:
+    """Where each token's text is in the decoded text: (begin, end) in characters.
 
-    A token that ends in the middle of a character has that character as its span's end no sooner than the token that
-    completes it.
+    A character that takes several tokens ends the span of the token that completes it; the others' spans are empty.
     """
     ends = [len(tokenizer.decode(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
     return list(zip([0, *ends[:-1]], ends, strict=True))

@@ -1,7 +1,7 @@
-"""Generating without computing anything twice: keys and values of what prompts share are kept.
+"""Generating on a prefix cache: the keys and values of what prompts share are computed once.
 
-With 728 visual tokens before every question, the picture is nearly all of a prompt. Here it goes through the encoder
-and the language model once, for a batch of questions about it and for every follow-up.
+With 728 visual tokens before every question, the picture is nearly all of a prompt. It goes through the encoder and
+the language model once, for a batch of questions about it and for every follow-up question.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from model.model import MMultiModal
 
-ROOM = 256  # a static cache holds a multiple of this many tokens: a compiled step serves one length of cache
+STATIC_STEP = 256  # a static cache holds a multiple of this many tokens: a step is compiled for one length of cache
 
 
 @dataclass
-class Kept:
-    """What a call computed: the tokens whose keys and values are in ``cache``."""
+class PrefixCache:
+    """The keys and values that a call computed, and the tokens they belong to."""
 
     ids: list[int]
     cache: Cache
@@ -35,70 +35,73 @@ def generate_on_prefixes(
     pad_token_id: int,
     **options,
 ) -> torch.Tensor:
-    """Ids of the answers [B, new] to ``prompts``, what they share computed once.
+    """Ids [B, new] of the answers to ``prompts``; what the prompts share is computed once.
 
     Args:
-        ends: for each prompt, the tokens up to the end of its last image: at least 1, fewer than it has.
-        owners: for each prompt, which of ``pixels`` it shows.
-        pixels: the images of each owner, [n, 3, H, W]; n may be 0.
+        ends: for each prompt, the number of tokens up to the end of its last image; at least 1, fewer than all.
+        owners: for each prompt, the index in ``pixels`` of the images it shows.
+        pixels: groups of images, each [n, 3, H, W]; n may be 0.
         options: as for ``generate``.
     """
-    numbers: dict[tuple, int] = {}  # (owner, the ids up to the end of its images) -> row of the prefix
+    prefix_rows: dict[tuple[int, ...], int] = {}  # (owner, ids up to the end of its images) -> row of the prefix
     rows = [
-        numbers.setdefault((owner, *prompt[:end]), len(numbers))
+        prefix_rows.setdefault((owner, *prompt[:end]), len(prefix_rows))
         for prompt, end, owner in zip(prompts, ends, owners, strict=True)
     ]
-    first = [rows.index(number) for number in range(len(numbers))]  # a prompt that begins with each prefix
+    first = [rows.index(row) for row in range(len(prefix_rows))]  # for each prefix, the first prompt with it
     prefixes, prefix_mask = _pad_left([prompts[i][: ends[i]] for i in first], pad_token_id, model.device)  # [P, T]
     cache = prefill(model, prefixes, prefix_mask, [pixels[owners[i]] for i in first])
     cache.batch_select_indices(torch.tensor(rows, device=model.device))
     endings = [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
     rest, rest_mask = _pad_left(endings, pad_token_id, model.device)  # [B, S]
     return model.generate(
-        input_ids=torch.cat([prefixes[rows], rest], 1),  # [B, T + S], padding in front of both parts
+        input_ids=torch.cat([prefixes[rows], rest], 1),  # [B, T + S], both parts padded on the left
         attention_mask=torch.cat([prefix_mask[rows], rest_mask], 1),
         past_key_values=cache,
         **options,
     )
 
 
-def generate_keeping(
+def generate_cached(
     model: MMultiModal,
     prompt: list[int],
     end: int,
     pixels: Callable[[], torch.Tensor],
-    kept: Kept | None,
+    prefix: PrefixCache | None,
     static: bool = False,
     **options,
-) -> tuple[torch.Tensor, Kept]:
-    """Ids of the answer [1, new], beginning behind what ``kept`` has in common with ``prompt``, and what to keep next.
+) -> tuple[torch.Tensor, PrefixCache]:
+    """Ids [1, new] of the answer, and the prefix cache for the next call.
 
-    ``kept`` must come from a call with the same images (or hold no ids), and is used up. Where it does not reach to
-    ``end``, the end of the last image, everything is computed anew; only then is ``pixels`` called for the images,
-    [n, 3, H, W]. ``static`` decodes into a cache of fixed length, with which transformers compiles the step on CUDA;
-    its memory is that of ``kept`` where that has the room, since a compiled step is bound to its addresses.
+    What ``prefix`` has in common with ``prompt`` is not computed again. ``prefix`` must come from a call with the same
+    images (or hold no ids), and must not be used again. If it does not reach to ``end``, the end of the last image,
+    everything is computed; only then is ``pixels`` called for the images, [n, 3, H, W].
+
+    ``static`` decodes into a cache of fixed length, for which transformers compiles the step on CUDA. The memory of
+    ``prefix`` is used for it if it is large enough, since a compiled step is bound to its addresses.
     """
-    ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], nothing to pad
-    cache = resume(model, prompt, end, pixels, kept)
+    ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], without padding
+    cache = prefix_of(model, prompt, end, pixels, prefix)
     if static:
-        cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], kept.cache if kept else None)
+        cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], prefix.cache if prefix else None)
     new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options)
-    return new, Kept((prompt + new[0].tolist())[: int(cache.get_seq_length())], cache)
+    return new, PrefixCache((prompt + new[0].tolist())[: int(cache.get_seq_length())], cache)
 
 
-def resume(
-    model: MMultiModal, ids: list[int], end: int, pixels: Callable[[], torch.Tensor], kept: Kept | None
+def prefix_of(
+    model: MMultiModal, ids: list[int], end: int, pixels: Callable[[], torch.Tensor], prefix: PrefixCache | None
 ) -> Cache:
-    """Keys and values of a beginning of ``ids`` that reaches at least to ``end``: of ``kept`` where it does, else new.
+    """Keys and values of a prefix of ``ids`` that reaches at least to ``end``, taken from ``prefix`` if it does.
 
-    At least the last token is left to be computed.
+    At least the last token of ``ids`` is left out: ``generate`` needs one to compute.
     """
-    common = len(os.path.commonprefix([kept.ids, ids[:-1]])) if kept is not None else 0
-    if common < end:
-        first, mask = _pad_left([ids[:end]], 0, model.device)
-        return prefill(model, first, mask, [pixels()])
-    forget_behind(kept.cache, common)
-    return kept.cache
+    if prefix is not None:
+        common = len(os.path.commonprefix([prefix.ids, ids[:-1]]))
+        if common >= end:
+            crop(prefix.cache, common)
+            return prefix.cache
+    first, mask = _pad_left([ids[:end]], 0, model.device)  # [1, end]
+    return prefill(model, first, mask, [pixels()])
 
 
 @torch.inference_mode()
@@ -116,14 +119,14 @@ def prefill(
         images_per_row=torch.tensor([len(images) for images in pixels]),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,  # a row of logits is 151,936 wide, and none of them is wanted
+        logits_to_keep=1,  # the least there is: a row of logits is 151,936 wide, and none is needed here
     )
     return cache
 
 
-def forget_behind(cache: Cache, length: int) -> None:
+def crop(cache: Cache, length: int) -> None:
     """Keep the first ``length`` tokens of a cache."""
-    if isinstance(cache, StaticCache):  # which cannot be cropped; what stands behind is masked, then overwritten
+    if isinstance(cache, StaticCache):  # cannot be cropped; what comes after is masked, then overwritten
         for layer in cache.layers:
             layer.cumulative_length.fill_(length)
     elif surplus := cache.get_seq_length() - length:
@@ -139,21 +142,21 @@ def to_dynamic(model: MMultiModal, cache: Cache) -> DynamicCache:
 
 
 def to_static(model: MMultiModal, cache: Cache, tokens: int, storage: Cache | None = None) -> StaticCache:
-    """The same keys and values in a cache of fixed length with room for ``tokens``, in ``storage`` if that is one."""
+    """The same keys and values in a static cache that holds ``tokens``; in ``storage`` if that is one and fits."""
     if isinstance(cache, StaticCache) and cache.layers[0].max_cache_len >= tokens:
         return cache
     length = int(cache.get_seq_length())
     if isinstance(storage, StaticCache) and storage.layers[0].max_cache_len >= tokens:
         static = storage
-        forget_behind(static, 0)
+        crop(static, 0)
     else:
-        static = StaticCache(config=model.language.config, max_cache_len=-(-tokens // ROOM) * ROOM)
+        static = StaticCache(config=model.language.config, max_cache_len=-(-tokens // STATIC_STEP) * STATIC_STEP)
     for number, layer in enumerate(cache.layers):
         static.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
     return static
 
 
-def _pad_left(rows: Sequence[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_left(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask [B, T]."""
     longest = max(map(len, rows))
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from answering.prefix_cache import Kept, generate_keeping
+from answering.prefix_cache import PrefixCache, generate_cached
 from benchmarks.common import (
     PRESETS,
     build_to_answer,
@@ -76,17 +76,17 @@ def main() -> None:
         inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
         return llava.generate(**inputs, streamer=clock, **options)[0].tolist()
 
-    def ask_ours(prompt: list[int], kept: Kept | None, clock: Clock) -> tuple[list[int], Kept]:
+    def ask_ours(prompt: list[int], prefix: PrefixCache | None, clock: Clock) -> tuple[list[int], PrefixCache]:
         end = len(first) - 28  # of the image
-        new, kept = generate_keeping(ours, prompt, end, lambda: pixels, kept, streamer=clock, **options)
-        return prompt + new[0].tolist(), kept
+        new, prefix = generate_cached(ours, prompt, end, lambda: pixels, prefix, streamer=clock, **options)
+        return prompt + new[0].tolist(), prefix
 
     def one_round() -> dict[str, tuple[float, float]]:
         seen = {}
         seen["llava 1"], talk = timed(ask_llava, first)
         seen["llava 2"], _ = timed(ask_llava, talk + question)
-        seen["ours 1"], (talk, kept) = timed(ask_ours, first, None)
-        seen["ours 2"], _ = timed(ask_ours, talk + question, kept)
+        seen["ours 1"], (talk, prefix) = timed(ask_ours, first, None)
+        seen["ours 2"], _ = timed(ask_ours, talk + question, prefix)
         return seen
 
     one_round()  # warms up

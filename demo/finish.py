@@ -1,4 +1,4 @@
-"""The last step of ``make demo``: the score beside its floors, one question answered, and how to open the window."""
+"""The last step of ``make demo``: the score beside its baselines, one question answered, and how to open the window."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def main() -> None:
     command = [sys.executable, "ask.py", "--checkpoint", args.checkpoint, "--image", image, question]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.strip()
     overall = result["scores"]["overall"]
-    print(f"\nHeld-out exact match {overall['exact_match']:.3f} over {overall['n']} questions, beside its floors:")
-    for name in ("majority", "question_only", "swapped", "blind"):
+    print(f"\nHeld-out exact match {overall['exact_match']:.3f} over {overall['n']} questions, beside its baselines:")
+    for name in ("majority", "question_only", "other_picture", "no_picture"):
         print(f"  {name.replace('_', ' '):14} {overall[name]:.3f}")
     print("\nA held-out picture that was never trained on:", image)
     print(f"  {question}  ->  {answer}   (right: {prediction['references'][0]})")

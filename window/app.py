@@ -13,20 +13,14 @@ from pathlib import Path
 from time import perf_counter
 from tkinter import filedialog, ttk
 
-from PIL import Image, ImageGrab, ImageTk
+from PIL import Image, ImageTk
 
-from answering.conversation import (
-    Conversation,
-    Problem,
-    Worker,
-    checkpoints_under,
-    describe_error,
-    first_choice,
-    is_demo,
-    typed,
-)
+from answering.checkpoints import checkpoints_under, first_choice, is_demo
+from answering.conversation import Conversation, typed
+from answering.worker import Problem, Worker, describe_error
 from common.errors import UserError
 from dataset.image import ImageError, load_image
+from window.clipboard import clipboard_picture, file_in, local_path
 from window.dialog import SettingsDialog
 from window.look import Look, screen_scale
 from window.picture import PicturePane, heat_ramp, preview_of
@@ -786,40 +780,3 @@ def name_of(checkpoint: Path) -> str:
         if checkpoint.name.startswith("checkpoint-")
         else checkpoint.name
     )
-
-
-def file_in(copied: str) -> str | None:
-    """The file that a copied text names, by path or as file://, if there is such a file."""
-    lines = copied.strip().splitlines()
-    line = next((line for line in lines if line not in ("copy", "cut", "x-special/nautilus-clipboard")), "")
-    path = local_path(line)
-    try:
-        return path if path and Path(path).is_file() else None
-    except (OSError, ValueError):  # no name of a file at all
-        return None
-
-
-def local_path(name: str) -> str:
-    """A file's path, which a file manager or a browser may give as file://."""
-    if not name.startswith("file://"):
-        return name
-    from urllib.request import url2pathname  # here: it brings http and ssl, for which the window would wait
-
-    return url2pathname("/" + name.removeprefix("file://").partition("/")[2])  # a host's name comes first, or none
-
-
-def clipboard_picture(t: Callable) -> tuple[str, Image.Image]:
-    """The picture in the system's clipboard, and a name for it.
-
-    Raises:
-        UserError: there is none, or this system gives no access to it.
-    """
-    try:
-        found = ImageGrab.grabclipboard()
-    except (NotImplementedError, OSError, ChildProcessError) as error:  # on X11 it takes xclip, on Wayland wl-paste
-        raise UserError(t("cannot_paste", reason=error)) from error
-    if isinstance(found, list) and found:
-        return str(Path(found[0]).resolve()), load_image(found[0])
-    if not isinstance(found, Image.Image):
-        raise UserError(t("no_picture_in_clipboard"))
-    return t("clipboard"), found.convert("RGB")

@@ -1,4 +1,4 @@
-"""Where the model looks: against attention worked out by hand, on the grid, by word, and leaving no trace."""
+"""Attention maps: equal to attention computed by hand, on the grid, by word, and without effect on later answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.errors import UserError
 from dataset.prompt import Request, Turn, encode_text, question_with_images
 from model.adapters import base_of
 from qwen.tokenizer import IMAGE_TOKEN, token_id
-from tests.answering.test_conversation import count_pictures, reference_answers
+from tests.helpers.asking import count_pictures, reference_answers
 from tests.helpers.tiny import picture
 
 ANSWER = "a red circle, 红色"
@@ -56,11 +56,11 @@ def attention_by_hand(assistant, request: Request) -> torch.Tensor:
         keys = rotated(k.unflatten(1, (2, 8)).transpose(0, 1)).repeat_interleave(2, 0)
         scores = queries @ keys.transpose(1, 2) / math.sqrt(8)
         scores = scores.masked_fill(torch.ones(scores.shape[1:]).triu(1).bool(), float("-inf"))
-        layers.append(scores.softmax(-1).mean(0)[len(prompt) - 1 : -1, visual])  # what chose each token
+        layers.append(scores.softmax(-1).mean(0)[len(prompt) - 1 : -1, visual])  # what predicted the answer
     return torch.stack(layers).mean(0)
 
 
-def test_the_map_is_the_mean_attention_of_what_chose_each_token(assistant):
+def test_the_map_is_the_mean_attention_of_the_positions_that_predicted_the_answer(assistant):
     request = answered()
     wanted = attention_by_hand(assistant, request)  # [A, 8]
     found = assistant.where_it_looks(request)
@@ -71,17 +71,17 @@ def test_the_map_is_the_mean_attention_of_what_chose_each_token(assistant):
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_the_map_is_the_same_with_and_without_what_was_kept(assistant, static, monkeypatch):
+def test_the_map_is_the_same_with_and_without_a_prefix_cache(assistant, static, monkeypatch):
     monkeypatch.setattr(type(assistant), "compiles", static)
     fresh = assistant.where_it_looks(answered())
     list(assistant.stream(answered(None), max_new_tokens=5))
     kept = answered()
-    kept.images = assistant._kept[0]
+    kept.images = assistant._last[0]
     seen = count_pictures(assistant)
     again = assistant.where_it_looks(kept)
     assert seen == []  # the picture was not encoded again
     np.testing.assert_allclose(again.weights, fresh.weights, atol=1e-6)
-    assert isinstance(assistant._kept[1].cache, StaticCache) == static
+    assert isinstance(assistant._last[1].cache, StaticCache) == static
 
 
 def test_looking_changes_nothing_about_the_answers_that_follow(assistant):
@@ -123,7 +123,7 @@ def test_a_word_is_the_mean_of_the_tokens_it_touches():
     assert found.of()[0, 0] == pytest.approx(14 / 3)
 
 
-def test_tokens_have_their_place_in_the_text_even_within_a_character(assistant):
+def test_tokens_have_their_span_in_the_text_even_within_a_character(assistant):
     text = "star 五角星 🟣 ok"
     ids = list(encode_text(assistant.tokenizer, text))
     spans = token_spans(assistant.tokenizer, ids)
@@ -132,4 +132,4 @@ def test_tokens_have_their_place_in_the_text_even_within_a_character(assistant):
     whole = [(assistant.tokenizer.decode([token]), span) for token, span in zip(ids, spans, strict=True)]
     whole = [(piece, span) for piece, span in whole if "\ufffd" not in piece]  # tokens of whole characters
     assert len(whole) > 5 and all(text[slice(*span)] == piece for piece, span in whole)
-    assert len(ids) > len(set(spans))  # the circle takes several tokens, which share its place
+    assert len(ids) > len(set(spans))  # the circle is several tokens with one span

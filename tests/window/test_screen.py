@@ -19,7 +19,8 @@ import torch
 from PIL import ImageGrab, ImageTk
 
 from answering.assistant import Assistant
-from answering.conversation import Conversation, Worker
+from answering.conversation import Conversation
+from answering.worker import Worker
 from dataset.prompt import Request, Turn, question_with_images
 from model.manifest import MANIFEST, write_manifest
 from tests.helpers.tiny import REPO, never_ends, picture

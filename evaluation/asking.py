@@ -1,0 +1,146 @@
+"""Asking all questions: in batches, each process its share, again with another picture and with none.
+
+A picture is read once for all its questions. A question that cannot be asked (an unreadable picture, a prompt that is
+too long) keeps the reason, and the others are asked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+from PIL import Image
+from tqdm import tqdm
+
+from answering.assistant import Assistant
+from common.errors import UserError
+from dataset.image import ImageError, load_image
+from dataset.prompt import Request, Turn
+from evaluation.baselines import choose_other_images, needs_picture
+from evaluation.questions import Question
+from settings import Generate
+from training import distributed
+
+MODEL = "model"  # whose answer it is: the model's own, or the name of a baseline
+
+
+class Pictures:
+    """Reads each picture once for all its questions, and keeps the latest within ``most_kept`` pixels in all."""
+
+    def __init__(self, max_pixels: int, most_kept: int = 100_000_000) -> None:  # 300 MB
+        self.max_pixels, self.most_kept, self.pixels_kept = max_pixels, most_kept, 0
+        self.kept: OrderedDict[str, Image.Image] = OrderedDict()  # the least recently used first
+        self.unreadable: dict[str, str] = {}  # path -> reason
+
+    def __call__(self, path: str) -> Image.Image:
+        """Raises ImageError, which names the file, if the picture cannot be read."""
+        if path not in self.kept and path not in self.unreadable:
+            try:
+                self.kept[path] = load_image(path, self.max_pixels)
+                self.pixels_kept += self.kept[path].width * self.kept[path].height
+            except ImageError as error:
+                self.unreadable[path] = str(error)
+        if path in self.unreadable:
+            raise ImageError(f"{path}: {self.unreadable[path]}")
+        self.kept.move_to_end(path)
+        while self.pixels_kept > self.most_kept and len(self.kept) > 1:
+            _, oldest = self.kept.popitem(last=False)
+            self.pixels_kept -= oldest.width * oldest.height
+        return self.kept[path]
+
+
+def ask_all(
+    assistant: Assistant, questions: Sequence[Question], generate: Generate, pictures: Pictures, probes: bool
+) -> bool:
+    """Write all answers into the questions. Returns False if Ctrl-C ended it early."""
+
+    def showing(text: str, images: list[str]) -> Request:
+        return Request([Turn(text)], [pictures(path) for path in images])
+
+    def ask(chosen: Sequence[Question], asker: str, label: str, request: Callable[[Question], Request]) -> None:
+        _ask_shared(assistant, chosen, asker, label, request, generate)
+
+    on_cpu = assistant.device == "cpu"
+    try:
+        ask(questions, MODEL, "asking", lambda q: showing(q.asked, q.images))
+        if probes:
+            pool = [q for q in questions if q.prediction is not None and q.images]
+            probed = [q for q in pool if needs_picture(q)]
+            choose_other_images(probed, pool, assistant.config.data.seed)
+            replaced = [q for q in probed if q.other_images]
+            ask(replaced, "other_picture", "other picture", lambda q: showing(q.asked, q.other_images))
+            ask(probed, "no_picture", "no picture", lambda q: showing(q.text, []))
+        pictures.unreadable = dict(sorted(distributed.gather(list(pictures.unreadable.items()), cpu=on_cpu)))
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _ask_shared(
+    assistant: Assistant,
+    questions: Sequence[Question],
+    asker: str,
+    label: str,
+    request: Callable[[Question], Request],
+    generate: Generate,
+) -> None:
+    """Ask this process's share of the questions, and write the answers of all processes into them."""
+    progress = assistant.config.data.progress and not distributed.rank()
+    own = distributed.share(questions, generate.batch_size)
+    number = {id(questions[i]): i for i in own}
+    answers = []
+    asked = answers_to(assistant, [questions[i] for i in own], request, generate, label, progress)
+    for question, answer, problem in asked:
+        _record(question, asker, answer, problem)  # at once: Ctrl-C keeps what was answered
+        answers.append((number[id(question)], answer, problem))
+    for i, answer, problem in distributed.gather(answers, cpu=assistant.device == "cpu"):
+        _record(questions[i], asker, answer, problem)
+
+
+def _record(question: Question, asker: str, answer: str | None, problem: str | None) -> None:
+    if asker == MODEL:
+        question.prediction = answer
+    else:
+        question.baselines[asker] = answer
+    question.problem = problem or question.problem
+
+
+def answers_to(
+    assistant: Assistant,
+    questions: Sequence[Question],
+    request: Callable[[Question], Request],
+    generate: Generate,
+    label: str,
+    progress: bool,
+) -> Iterator[tuple[Question, str | None, str | None]]:
+    """Ask in batches. For each question: its answer, or None and why it could not be asked."""
+    options = generate.model_dump(exclude={"batch_size"})
+    batch: list[tuple[Question, Request]] = []
+    with tqdm(total=len(questions), desc=label, unit="question", disable=not progress) as bar:
+        for number, question in enumerate(questions, start=1):
+            try:
+                batch.append((question, request(question)))
+            except ImageError as error:
+                yield question, None, str(error)
+                bar.update()
+            if batch and (len(batch) == generate.batch_size or number == len(questions)):
+                yield from _answer_batch(assistant, batch, options)
+                bar.update(len(batch))
+                batch = []
+
+
+def _answer_batch(
+    assistant: Assistant, batch: list[tuple[Question, Request]], options: dict
+) -> Iterator[tuple[Question, str | None, str | None]]:
+    """As :func:`answers_to`. A batch that is refused is asked one by one: only the question at fault is lost."""
+    try:
+        answers = assistant.answer([request for _, request in batch], **options)
+    except UserError as error:
+        if len(batch) == 1:
+            yield batch[0][0], None, str(error)
+        else:
+            for item in batch:
+                yield from _answer_batch(assistant, [item], options)
+        return
+    for (question, _), answer in zip(batch, answers, strict=True):
+        yield question, answer, None

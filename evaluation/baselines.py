@@ -1,0 +1,138 @@
+"""The baselines: four kinds of answers that can be had without looking at the picture.
+
+Two are fitted on questions and reference answers alone: the majority answer, and the best answer per question text.
+Two ask the model again: with another picture, and with no picture. A model that looks is clearly above all four.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from evaluation.questions import Question
+from evaluation.scores import normalise
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """``heading`` is the column in the printed table; ``words`` name the baseline in the verdict."""
+
+    heading: str
+    words: str
+
+
+FITTED = {
+    "majority": Baseline("majority", "the majority answer"),
+    "question_only": Baseline("question only", "the best answer per question text"),
+}
+PROBES = {
+    "other_picture": Baseline("other picture", "itself with another picture"),
+    "no_picture": Baseline("no picture", "itself with no picture"),
+}
+BASELINES = FITTED | PROBES
+
+
+def needs_picture(question: Question) -> bool:
+    """Whether the baselines apply: a short question about a picture, which the model has answered."""
+    return question.prediction is not None and bool(question.images) and question.type != "caption"
+
+
+# ---------------------------------------------------------------------------------------------- fitted on text
+
+
+def fit_baselines(questions: Sequence[Question], train: Sequence[Question] | None) -> str:
+    """Write the fitted baselines' answers into the questions. Returns what they were fitted on, for the report."""
+    chosen = [question for question in questions if needs_picture(question)]
+    answers = zip(chosen, majority_answers(chosen, train), question_only_answers(chosen, train), strict=True)
+    for question, majority, question_only in answers:
+        question.baselines |= {"majority": majority, "question_only": question_only}
+    if train is None:
+        return "the evaluated questions, each time without those on the same picture"
+    return f"the {len(train)} questions of the training split"
+
+
+def majority_answers(asked: Sequence[Question], train: Sequence[Question] | None = None) -> list[str]:
+    """For each question, the most common answer of all: what a model can say that reads nothing.
+
+    Without ``train`` the answers are counted in ``asked``, leaving out the questions on the same image. Fitted on the
+    very answers that it is scored on, a baseline could not be beaten where every question is unique.
+    """
+    return _most_common(asked, train, narrowest=2)
+
+
+def question_only_answers(asked: Sequence[Question], train: Sequence[Question] | None = None) -> list[str]:
+    """For each question, the most common answer to the same text: what a model can say that never looks.
+
+    A text that was not seen gets the most common answer of its type in its language, or else of all. Without ``train``
+    as in :func:`majority_answers`.
+    """
+    return _most_common(asked, train, narrowest=0)
+
+
+def _most_common(asked: Sequence[Question], train: Sequence[Question] | None, narrowest: int) -> list[str]:
+    table = _AnswerTable(asked if train is None else train)
+    same_image: dict[str, _AnswerTable] = {}
+    if train is None:
+        by_group: dict[str, list[Question]] = defaultdict(list)
+        for question in asked:
+            by_group[question.group].append(question)
+        same_image = {group: _AnswerTable(questions) for group, questions in by_group.items()}
+    return [table.best(_keys(question)[narrowest:], without=same_image.get(question.group)) for question in asked]
+
+
+def _keys(question: Question) -> list[Hashable]:
+    """What answers are counted under, from the narrowest to the widest."""
+    text = " ".join(question.text.lower().split())
+    return [("text", question.language, text), ("type", question.language, question.type), "all"]
+
+
+class _AnswerTable:
+    """How often each answer was given: per question text, per question type, and in all."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self.counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
+        self.surface: dict[str, str] = {}  # normalised answer -> the first way it was written
+        for question in questions:
+            # A question with several references is satisfied by any of them, so each counts once.
+            distinct = {normalise(text, question.language): text for text in question.references}
+            for answer, text in distinct.items():
+                self.surface.setdefault(answer, text)
+                for key in _keys(question):
+                    self.counts[key][answer] += 1
+        self.ranked = {key: sorted(c.items(), key=lambda item: (-item[1], item[0])) for key, c in self.counts.items()}
+
+    def best(self, keys: Iterable[Hashable], without: _AnswerTable | None = None) -> str:
+        """The most common answer under the first key that has any, less the counts of ``without``; "" if none has."""
+        for key in keys:
+            excluded: Mapping[str, int] = without.counts.get(key, Counter()) if without else {}
+            best, most = "", 0
+            for answer, count in self.ranked.get(key, ()):
+                if count <= most:
+                    break
+                if count - excluded.get(answer, 0) > most:
+                    best, most = self.surface[answer], count - excluded.get(answer, 0)
+            if most:
+                return best
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------- another picture
+
+
+def choose_other_images(questions: Sequence[Question], pool: Sequence[Question], seed: int) -> None:
+    """Choose the pictures to show in place of each question's own: as many of the pool's, none of them its own.
+
+    The pool's pictures are shuffled into a ring and each is replaced by the next, so that all are shown equally often.
+    ``other_images`` stays empty if the pool has too few others.
+    """
+    ring = sorted({image for question in pool for image in question.images})
+    random.Random(seed).shuffle(ring)
+    position = {image: i for i, image in enumerate(ring)}
+    for question in questions:
+        start = position[question.images[0]]
+        following = (ring[(start + step) % len(ring)] for step in range(1, len(ring)))
+        others = list(islice((image for image in following if image not in question.images), len(question.images)))
+        question.other_images = others if len(others) == len(question.images) else []

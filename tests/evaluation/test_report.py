@@ -1,0 +1,121 @@
+"""The report: scores by group, the result file, and the tables on the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+from dataset.prompt import IMAGE_TOKEN
+from evaluation.questions import Question
+from evaluation.report import score_groups
+from evaluation.scores import NORMALISATION
+from tests.helpers.evaluating import edit, looks, run
+
+
+def answered(prediction: str, *references: str, **fields) -> Question:
+    own = {"type": "color", "language": "en", "source": "s", "images": ["a"], "group": "a", **fields}
+    return Question("", "", list(references), prediction=prediction, **own)
+
+
+def test_scores_per_type_language_and_source():
+    questions = [
+        answered("Red.", "red", baselines={"no_picture": "red"}),
+        answered("red", "blue", group="b", source="t", baselines={"no_picture": "red"}),
+        answered("two", "2", "a pair", type="count", group="c"),
+        answered("红色", "红色。", language="zh", group="d"),
+        answered("dog", *["dog"] * 2, *["cat"] * 8, type="other", group="e"),
+        answered("a dog runs", "a dog runs", "the dog runs fast", type="caption"),
+        answered("a cat sleeps", "a cat sleeps", "one cat sleeps", type="caption", source="t"),
+        Question("", "", ["x"], ["b"], "b", "s", "en", "color"),  # never answered
+    ]
+    scores = score_groups(questions)
+    overall = scores["overall"]
+    assert (overall["n"], overall["exact_match"]) == (5, 0.8)
+    # Deviations 0.2, -0.8, 0.2, 0.2, 0.2 in five groups: sqrt(5/4 * 0.8) / 5.
+    assert overall["standard_error"] == pytest.approx(0.2)
+    assert overall["no_picture"] == 0.5
+    assert (overall["vqa_accuracy_n"], overall["vqa_accuracy"]) == (1, pytest.approx(0.6))
+    assert overall["captions"]["en"]["n"] == 2 and overall["captions"]["en"]["BLEU-1"] == pytest.approx(1, abs=1e-6)
+    assert {kind: (row["n"], row["exact_match"]) for kind, row in scores["by_type"].items()} == {
+        "color": (3, pytest.approx(2 / 3)),
+        "count": (1, 1.0),
+        "caption": (0, None),
+        "other": (1, 1.0),
+    }
+    assert {name: (row["n"], row["exact_match"]) for name, row in scores["by_language"].items()} == {
+        "en": (4, 0.75),
+        "zh": (1, 1.0),
+    }
+    assert scores["by_source"]["t"]["exact_match"] == 0.0
+    assert scores["by_source"]["t"]["captions"]["en"]["CIDEr"] is None
+
+
+def test_captions_stay_out_of_the_accuracy_and_are_scored_in_their_language(data, stub):
+    stub(lambda question, seen: "这是红色的图片。" if "描述" in question else "nothing")
+    result = run(data)
+    assert (result["scores"]["overall"]["n"], result["scores"]["overall"]["exact_match"]) == (30, 0.0)
+    captions = result["scores"]["by_type"]["caption"]["captions"]
+    assert set(captions) == {"zh"} and captions["zh"]["n"] == 6
+    # Words 这是/红色/的/图片 against the same or another colour: 4 of 4 in a third, 3 of 4 in the others.
+    assert captions["zh"]["BLEU-1"] == pytest.approx((2 * 4 + 4 * 3) / 24)
+    lines = [line for line in result["predictions"] if line["type"] == "caption"]
+    assert {line["exact_match"] for line in lines} == {None}
+
+
+def test_ten_answers_are_scored_by_vqa_accuracy_too(data, stub):
+    def ten(annotations):
+        annotations["12"][0]["turns"][0]["a"] = ["red"] * 2 + ["dark red"] * 8
+
+    edit(data, ten)
+    stub(looks)
+    result = run(data, "--no-probes")
+    (line,) = [line for line in result["predictions"] if line["vqa_accuracy"] is not None]
+    assert line["vqa_accuracy"] == pytest.approx(0.6) and line["exact_match"] is True
+    assert result["scores"]["overall"]["vqa_accuracy_n"] == 1
+
+
+def test_the_result_file_says_how_the_numbers_were_made(data, stub, capsys):
+    stub(looks)
+    result = run(data)
+    assert result["complete"] is True
+    assert result["checkpoint"] == (data / "checkpoint-1").as_posix() and result["device"] == "cpu"
+    assert result["data"] == f"{(data / 'annotations.json').as_posix()} (held_out)"
+    assert result["system"] == "Be brief."
+    assert result["history"].startswith("none")
+    assert result["generate"]["max_new_tokens"] == 8 and result["generate"]["do_sample"] is False
+    assert result["segmenter"] == f"jieba {importlib.metadata.version('jieba')}"
+    assert {"python", "torch", "transformers", "peft", "pycocoevalcap", "jieba"} == set(result["versions"])
+    assert result["normalisation"] == NORMALISATION
+    assert result["predictions"][0] == {
+        "question": "What color is it?",
+        "asked": f"{IMAGE_TOKEN}\nWhat color is it?",
+        "references": ["red"],
+        "images": [(data / "12.png").as_posix()],
+        "source": "shapes",
+        "language": "en",
+        "type": "color",
+        "prediction": "red",
+        "exact_match": True,
+        "vqa_accuracy": None,
+        "majority": {"answer": "no", "exact_match": False},
+        "question_only": {"answer": "blue", "exact_match": False},
+        "other_picture": result["predictions"][0]["other_picture"],
+        "no_picture": {"answer": "red", "exact_match": True},
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "n exact +- majority question only other picture no picture".split()
+    assert lines[1].split()[:5] == ["all", "30", "1.000", "0.000", "0.267"]
+    assert any(line.startswith("type yes/no") for line in lines)
+    assert any(line.startswith("source bilder (zh)") for line in lines)
+    assert not any(line.startswith("type caption") for line in lines)  # it has no exact match to show
+
+
+def test_whole_sentences_as_references_are_pointed_out(data, stub, capsys):
+    def talk(annotations):
+        annotations["12"][0]["turns"][0]["a"] = ["The thing in this picture is red."]
+
+    edit(data, talk)
+    stub(looks)
+    assert run(data, "--no-probes")["long_references"] == 1
+    assert "1 of 30 questions have whole sentences as references" in capsys.readouterr().out
