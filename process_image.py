@@ -16,9 +16,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 
-from common.command import command_line
+from common.command import typed_command
 from common.errors import UserError
 from dataset.preparing.convert import process_ali, process_coco
 from dataset.preparing.json_reader import read_json
@@ -83,16 +82,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(argv)
-    command = partial(command_line, "process_image.py", config=args.config, overrides=args.overrides)
     try:
         config = load_config(args.config, args.overrides)
         if args.shard:
             number, count = args.shard
             require_paths(config, "data.sources")
             check_shard(config.data, number, count)
-            print(f"when all {count} are there: {command('--merge', str(count))}")
+            print(f"when all {count} are there: {typed_command(['--merge', str(count)], drop_with_value=['--shard'])}")
         else:
-            prepare(config, [command("--shard", f"{number}/{args.merge}") for number in range(1, args.merge + 1)])
+            shards = [["--shard", f"{number}/{args.merge}"] for number in range(1, args.merge + 1)]
+            prepare(config, [typed_command(shard, drop_with_value=["--merge"]) for shard in shards])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

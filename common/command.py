@@ -7,13 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-
-def command_line(script: str, *options: str, config: str | Path, overrides: Sequence[str] = ()) -> str:
-    """``python SCRIPT OPTIONS --config CONFIG OVERRIDES``, quoted for the shell of this system."""
-    words = ["python", script, *options, "--config", str(config), *overrides]
-    return _quote(words)
 
 
 def typed_command(add: Sequence[str] = (), drop: Sequence[str] = (), drop_with_value: Sequence[str] = ()) -> str:

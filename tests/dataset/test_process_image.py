@@ -876,31 +876,33 @@ def test_shards_and_a_merge_give_the_bytes_of_a_single_run(mixed, capsys):
         file.unlink()
     for number in (3, 1, 2):
         assert mixed.run("--shard", f"{number}/3") == 0
-    said = capsys.readouterr().out
-    assert "shard 3 of 3: 3 of 11 images checked" in said and len(mixed.bytes()) == 3
-    assert f"when all 3 are there: python process_image.py --merge 3 --config {mixed.config()}\n" in said
+    assert "shard 3 of 3: 3 of 11 images checked" in capsys.readouterr().out and len(mixed.bytes()) == 3
     assert mixed.run("--merge", "3") == 0
     assert (
         mixed.bytes() == whole and capsys.readouterr().out == table and b"cannot be decoded" in b"".join(whole.values())
     )
 
 
-def test_the_suggested_commands_repeat_what_was_typed(mixed, capsys):
-    typed = ["data.held_out=0.1", "data.sources.0.name=two words"]
-    assert mixed.run("--shard", "1/2", *typed) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--merge" in line]
-    command = shlex.split(line.partition(": ")[2])
-    assert command == ["python", "process_image.py", "--merge", "2", "--config", str(mixed.config()), *typed]
-    assert main(command[2:]) == 2  # the second shard is missing
+def test_the_suggested_commands_repeat_what_was_typed(mixed, capsys, monkeypatch):
+    typed = ["--config", str(mixed.config()), "data.held_out=0.1", "data.sources.0.name=two words"]
+
+    def run(command: list[str]) -> int:
+        monkeypatch.setattr(sys, "argv", command[1:])
+        return main()
+
+    assert run(["python", "process_image.py", "--shard", "1/2", *typed]) == 0
+    merge = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("when all 2 are there: ")[2])
+    assert merge == ["python", "process_image.py", *typed, "--merge", "2"]
+    assert run(merge) == 2  # the second shard is missing
     second = shlex.split(capsys.readouterr().err.partition("run: ")[2])
-    assert second == ["python", "process_image.py", "--shard", "2/2", "--config", str(mixed.config()), *typed]
-    assert main(second[2:]) == 0 and main(command[2:]) == 0
+    assert second == ["python", "process_image.py", *typed, "--shard", "2/2"]
+    assert run(second) == 0 and run(merge) == 0
     assert mixed.read("annotations")["0"][0]["source"] == "two words"
 
 
 def test_a_merge_needs_every_shard_and_the_same_data(mixed, capsys):
     assert mixed.run("--shard", "1/2") == 0 and mixed.run("--merge", "2") == 2
-    assert f"python process_image.py --shard 2/2 --config {mixed.config()}" in capsys.readouterr().err
+    assert "--shard 2/2" in capsys.readouterr().err
     assert mixed.run("--shard", "2/2") == 0
     (mixed.folder / "en" / "8.png").unlink()
     assert mixed.run("--merge", "2") == 2
