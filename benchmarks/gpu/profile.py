@@ -20,6 +20,8 @@ from model.model import base_of
 
 PREFIX = "part: "
 BACKWARD = "autograd::engine::evaluate_function: "
+# The profiler shows regions on the device, too, as if they were kernels.
+SHADOWS = (PREFIX, "Optimizer.", "optimiser", "ProfilerStep", "Torch-Compiled Region", "## ")
 STEPS = 2
 
 
@@ -54,6 +56,9 @@ def take_profile(part: Part, setting: Setting, rows: int) -> dict:
     synchronise(part.device)
     cuda = part.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities):  # the first one only starts the tracing
+        step()
+        synchronise(part.device)
     with profile(activities=activities) as profiler:
         for _ in range(STEPS):
             step()
@@ -131,7 +136,8 @@ def time_by_region(events, cuda: bool) -> dict[str, float]:
     for event in events:
         if event.device_type != DeviceType.CPU:
             continue
-        cost = sum(kernel.duration for kernel in event.kernels) if cuda else event.self_cpu_time_total
+        kernels = [kernel for kernel in event.kernels if not kernel.name.startswith(SHADOWS)]
+        cost = sum(kernel.duration for kernel in kernels) if cuda else event.self_cpu_time_total
         if cost and not event.name.startswith(PREFIX):
             found[region_of(event, forward) or unnamed(event)] += cost
     return dict(found)
@@ -166,8 +172,7 @@ def unnamed(event) -> str:
 
 def on_device(events) -> list:
     """Kernels and copies: what ran on the device, without the regions' own shadows there."""
-    shadows = (PREFIX, "Optimizer.", "optimiser", "ProfilerStep", "## ")
-    return [e for e in events if e.device_type == DeviceType.CUDA and not e.name.startswith(shadows)]
+    return [e for e in events if e.device_type == DeviceType.CUDA and not e.name.startswith(SHADOWS)]
 
 
 def device_facts(events) -> dict:
