@@ -99,8 +99,9 @@ class EpochBatches(Sampler):
         return (self.epoch + 1, 0) if taken == len(self.batches) else (self.epoch, taken)
 
     def __iter__(self):
+        """The batches of the epoch's turns after those that were skipped."""
         smallest = min(range(len(self.batches)), key=self.costs.__getitem__)
-        for number in self.turns:
+        for number in self.turns[self._skipped :]:
             batch = self.batches[smallest if number is None else number]
             yield [self.epoch * self.length + index for index in batch]
 

@@ -19,7 +19,7 @@ from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from settings import Config, load_config
 from tests.helpers.tiny import enlarge_projector, save_qwen, save_siglip
-from train import describe_run
+from training.setup import describe_run
 
 REPO = Path(__file__).resolve().parent.parent
 

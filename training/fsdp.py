@@ -14,14 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
-from transformers import TrainingArguments
 
 from common.errors import UserError
 from settings import Config
 from training.distributed import rank, world_size
 
 
-def is_wanted(asked: bool | None) -> bool:
+def is_wanted(asked: bool) -> bool:
     """``asked`` is ``train.fsdp``; a file of ``accelerate launch`` asks in the environment."""
     return bool(asked) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
@@ -32,16 +31,17 @@ def require_fit(config: Config) -> None:
     Raises:
         UserError: which setting does not go with it.
     """
-    train = config.train
     if world_size() == 1:
         raise UserError("FSDP: there is one process alone; start several with torchrun or accelerate launch")
     for part, fits in (("language", ("full",)), ("vision", ("frozen", "last_blocks", "full"))):
         if (how := getattr(config, part).train) not in fits:
             plain = "start it with plain torchrun or configs/accelerate/ddp.yaml"
             raise UserError(f"FSDP is for full fine-tuning, but {part}.train is {how}, which needs no shards; {plain}")
-    if "8bit" in train.optim:
-        raise UserError(f"train.optim = {train.optim}: bitsandbytes cannot share out its moments; use adamw_torch")
-    if train.torch_compile:
+    if "8bit" in config.train.optim:
+        raise UserError(
+            f"train.optim = {config.train.optim}: bitsandbytes cannot share out its moments; use adamw_torch"
+        )
+    if config.train.torch_compile:
         raise UserError("train.torch_compile does not go with FSDP here; set it to false")
     only = {"version": "2", "cpu_ram_efficient_loading": "false", "activation_checkpointing": "false"}
     for name, right in only.items():
@@ -51,13 +51,25 @@ def require_fit(config: Config) -> None:
             raise UserError(f"FSDP: fsdp_{name} is {found}, and only {right} can be used here; {where}")
 
 
-def prepare(accelerator: Accelerator, arguments: TrainingArguments) -> None:
+def plugin() -> FullyShardedDataParallelPlugin:
+    """What configs/accelerate/fsdp.yaml says, for a run that torchrun started with ``train.fsdp``."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return FullyShardedDataParallelPlugin()  # reads the file's values from the environment
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap",
+        state_dict_type="FULL_STATE_DICT",
+        cpu_ram_efficient_loading=False,
+    )
+
+
+def prepare(accelerator: Accelerator, wanted: FullyShardedDataParallelPlugin, dtype: torch.dtype) -> None:
     """Let accelerate shard the model on any device, and reduce gradients in fp32."""
     state = accelerator.state
     if getattr(state, "fsdp_plugin", None) is None:  # accelerate 1.15 knows FSDP on GPUs only; torch has it on CPUs too
-        state.fsdp_plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
-        state.distributed_type = DistributedType.FSDP
-    if arguments.bf16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
+        state.fsdp_plugin, state.distributed_type = wanted, DistributedType.FSDP
+    if dtype == torch.bfloat16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         state.fsdp_plugin.mixed_precision_policy = policy
 

@@ -27,8 +27,8 @@ from settings import Config, load_config, save_config
 from tests.helpers.forked import forks
 from tests.helpers.runs import assert_same, last_state
 from tests.helpers.tars import LLAVA, only_tar, photo, said
-from train import build_trainer
-from training import streamed
+from training import feed
+from training.setup import build_loop
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 PICTURES = 13
@@ -114,10 +114,10 @@ def test_a_set_that_fits_into_one_window_is_learnt_as_from_the_two_files(make_st
     states = []
     for extra in ([], ["data.stream=null", "data.stream_held_out=null"]):
         config = make_stream(*overrides, f"train.run=run{len(states)}", *extra, size=100, answers=("red",))
-        trainer = build_trainer(config, config.train.output / config.train.run)
-        trainer.train()
+        loop = build_loop(config, config.train.output / config.train.run)
+        loop.train()
         folder = config.train.output / config.train.run / "checkpoint-10"
-        log = [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e]
+        log = [(e["loss"], e["grad_norm"]) for e in loop.progress.log_history if "loss" in e]
         states.append((log, {name: t for file in folder.rglob("*.safetensors") for name, t in load_file(file).items()}))
     (log, tensors), (other_log, other_tensors) = states
     assert log == other_log and len(log) == 10 and tensors.keys() == other_tensors.keys()
@@ -243,10 +243,10 @@ def test_shards_without_a_usable_record_are_one_line_and_not_an_endless_search(m
 
 def test_a_file_that_vanishes_is_one_line_from_a_worker_too(make_stream, tmp_path, monkeypatch):
     config = make_stream("train.dataloader_num_workers=1", "train.max_steps=50", "train.save_steps=100")
-    trainer = build_trainer(config, tmp_path / "run")
+    loop = build_loop(config, tmp_path / "run")
     (tmp_path / "shards" / "train-000001.tar").unlink()
     with pytest.raises(UserError) as caught:
-        trainer.train()
+        loop.train()
     expected = f"data.stream: {tmp_path}/shards/train-000001.tar cannot be read: No such file or directory; mend that"
     assert str(caught.value) == f"{expected} and go on with --resume"
 
@@ -415,25 +415,25 @@ def test_a_position_means_nothing_in_other_shards_or_windows_or_none(make_stream
     config = make_stream("train.save_steps=1", "train.max_steps=1")
     run = config.train.output / "test"
     run.mkdir(parents=True)
-    build_trainer(config, run).train()
+    build_loop(config, run).train()
     for overrides, words in (
         (["data.stream_window=5"], "are not those of the checkpoint; set them as they were"),
         (["data.stream=null", "data.stream_held_out=null"], "was trained with data.stream; set it as it was"),
     ):
-        trainer = build_trainer(make_stream("train.max_steps=2", *overrides), run)
+        loop = build_loop(make_stream("train.max_steps=2", *overrides), run)
         with pytest.raises(UserError, match=f"^--resume: .* {words}"):
-            trainer.train(resume_from_checkpoint=str(run / "checkpoint-1"))
+            loop.train(run / "checkpoint-1")
     (config.data.stream[0].parent / "train-000003.tar").unlink()
-    trainer = build_trainer(make_stream("train.max_steps=2", size=6), run)
+    loop = build_loop(make_stream("train.max_steps=2", size=6), run)
     with pytest.raises(UserError, match="are not those of the checkpoint"):
-        trainer.train(resume_from_checkpoint=str(run / "checkpoint-1"))
+        loop.train(run / "checkpoint-1")
 
 
 def test_processes_that_read_different_things_do_not_save(make_stream, tmp_path, monkeypatch):
-    trainer = build_trainer(make_stream("train.save_steps=1"), tmp_path / "run")
-    monkeypatch.setattr(streamed, "gather_object", lambda positions: [*positions, Position(7)])
+    loop = build_loop(make_stream("train.save_steps=1"), tmp_path / "run")
+    monkeypatch.setattr(feed, "gather_object", lambda positions: [*positions, Position(7)])
     with pytest.raises(UserError, match="^the processes have read different records"):
-        trainer.train()
+        loop.train()
 
 
 # ---------------------------------------------------------------------------------------------- settings

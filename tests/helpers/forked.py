@@ -150,31 +150,31 @@ def arm(event: str, count: int, signal: int = signal.SIGKILL) -> None:
             if "checkpoint-" in str(arguments[0]):
                 happened()
 
-    from training.trainer import MultiModalTrainer
+    from training.loop import Loop
 
     if event == "file":
         sys.addaudithook(audit)
         return
-    name = {"step": "compute_loss", "evaluate": "_prepare_inputs"}[event]
-    original = getattr(MultiModalTrainer, name)
+    name = {"step": "forward_backward", "evaluate": "to_device"}[event]
+    original = getattr(Loop, name)
 
     def counted(self, *args, **kwargs):
         if event == "step" or not self.model.training:
             happened()
         return original(self, *args, **kwargs)
 
-    setattr(MultiModalTrainer, name, counted)
+    setattr(Loop, name, counted)
 
 
 def break_disk(fault: str) -> None:
     """Behind the first checkpoint: the disk is full, or the run's folder is gone, or a file is in its place."""
-    from training.trainer import MultiModalTrainer
+    from training.loop import Loop
 
-    original = MultiModalTrainer._save_checkpoint
+    original = Loop.save
 
     def save(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        run = Path(self.args.output_dir)
+        run = self.run
         if fault == "full":
             import resource
 
@@ -185,7 +185,7 @@ def break_disk(fault: str) -> None:
             if fault == "replaced":
                 run.write_text("a file", encoding="utf-8")
 
-    MultiModalTrainer._save_checkpoint = save
+    Loop.save = save
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from model.feature_cache import FeatureCache
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import enlarge_projector
-from train import build_trainer
+from training.setup import build_loop
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ def test_an_image_that_comes_twice_is_encoded_once(open_cache, config):
 def test_a_run_with_the_cache_learns_as_one_without(make_config, tmp_path, capsys):
     losses = []
     for more in ([], [f"data.feature_cache={tmp_path / 'kept'}"]):
-        trainer = build_trainer(make_config("lora.lora_dropout=0.0", "data.progress=false", *more), tmp_path / "run")
-        trainer.train()
-        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        loop = build_loop(make_config("lora.lora_dropout=0.0", "data.progress=false", *more), tmp_path / "run")
+        loop.train()
+        losses.append([entry["loss"] for entry in loop.progress.log_history if "loss" in entry])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4) and len(losses[0]) == 4
     assert "of 5 images" in capsys.readouterr().out
 
 
 def test_only_a_frozen_tower_can_be_kept(make_config, tmp_path):
     with pytest.raises(UserError, match="data.feature_cache: vision.train is full"):
-        build_trainer(make_config("vision.train=full", f"data.feature_cache={tmp_path / 'kept'}"), tmp_path / "run")
+        build_loop(make_config("vision.train=full", f"data.feature_cache={tmp_path / 'kept'}"), tmp_path / "run")

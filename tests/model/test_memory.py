@@ -20,7 +20,9 @@ from model.model import build_model
 from model.plain_peft import LoraConfig, get_peft_model
 from qwen.load import four_bit_bytes, four_bit_options
 from qwen.tokenizer import load_tokenizer
-from train import build_trainer, describe_run, make_arguments
+from train import print_estimate
+from training import setup
+from training.setup import build_loop, describe_run, require_optional
 
 BATCH = Batch(rows=2, length=60, images=2, labels=20)
 
@@ -120,16 +122,14 @@ def test_checkpointing_and_fewer_labels_lower_the_estimate(make_config):
 
 
 def test_a_dry_run_estimates_before_it_loads(make_config, monkeypatch, capsys):
-    import train
-
     config = make_config()
 
     def stop(*arguments):
         raise InterruptedError
 
-    monkeypatch.setattr(train, "build_model", stop)
+    monkeypatch.setattr(setup, "build_model", stop)
     with pytest.raises(InterruptedError):
-        build_trainer(config, Path(config.train.output) / "a", announce=train.print_estimate)
+        build_loop(config, Path(config.train.output) / "a", announce=print_estimate)
     line = re.search(r"estimate .*", capsys.readouterr().out)[0]
     assert "before loading" in line and "optimiser" in line and "2 rows of" in line
 
@@ -144,7 +144,7 @@ def no_bitsandbytes(monkeypatch):
 
 
 def start(config):
-    return build_trainer(config, Path(config.train.output) / "a")
+    return build_loop(config, Path(config.train.output) / "a")
 
 
 def test_training_in_four_bits_without_cuda_or_the_package_is_one_line(make_config, monkeypatch, no_bitsandbytes):
@@ -168,19 +168,17 @@ def test_four_bits_are_nf4_with_scales_quantised_too_where_the_model_will_run():
 
 
 @pytest.mark.parametrize("name", ["paged_adamw_8bit", "adamw_8bit"])
-def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(
-    make_config, tmp_path, monkeypatch, no_bitsandbytes, name
-):
-    config = make_config(f"train.optim={name}", "train.use_cpu=false")
+def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(make_config, monkeypatch, no_bitsandbytes, name):
+    config, on_cpu = (make_config(f"train.optim={name}", f"train.use_cpu={value}") for value in ("false", "true"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     advice = "install a CUDA build of torch .* else set train.optim=adamw_torch"
     with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
-        make_arguments(config, tmp_path, torch.float32)
+        require_optional(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=f"train.optim = {name}: .*{advice}"):
-        make_arguments(make_config(f"train.optim={name}"), tmp_path, torch.float32)
+        require_optional(on_cpu)
     with pytest.raises(UserError, match=f"train.optim = {name}: pip install bitsandbytes, or set train.optim="):
-        make_arguments(config, tmp_path, torch.float32)
+        require_optional(config)
 
 
 # ---------------------------------------------------------------------------------------------- what is trained
@@ -188,7 +186,7 @@ def test_eight_bit_moments_without_cuda_or_the_package_are_one_line(
 
 def test_adapters_are_on_all_linear_layers_of_the_language_model_and_printed(make_config, capsys):
     config = make_config()
-    model = build_trainer(config, Path(config.train.output) / "a").model
+    model = build_loop(config, Path(config.train.output) / "a").model
     layers = lora_layers(model.language)
     assert len(layers) == 14 and set(layers) == linear_layers(model.language.get_base_model())
     assert not lora_layers(model.vision) and not any("lm_head" in name for name in layers)

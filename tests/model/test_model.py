@@ -22,7 +22,7 @@ from model.plain_peft import get_peft_model_state_dict
 from model.run_checkpoints import choices_of, latest_checkpoint
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import save_clip, save_qwen, save_siglip
-from train import describe_run
+from training.setup import describe_run
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, modules
 from safetensors.torch import load_file
 
-import train
 from answering.assistant import Assistant
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
@@ -25,6 +24,8 @@ from qwen.load import four_bit_bytes, load_language
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, picture, save_qwen, save_qwen3
+from training import setup
+from training.setup import build_loop
 
 BACKBONES = REPO / "demo" / "backbones"
 FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3"]
@@ -160,7 +161,7 @@ def test_four_bit_weights_and_scales_take_the_bytes_that_are_estimated():
 @pytest.fixture
 def on_the_cpu(monkeypatch):
     """Lets train.py go on where it would refuse: it is the same code on CUDA, only faster."""
-    monkeypatch.setattr(train, "require_bitsandbytes", lambda *arguments: None)
+    monkeypatch.setattr(setup, "require_bitsandbytes", lambda *arguments: None)
 
 
 def run(make_config, *overrides: str):
@@ -172,14 +173,14 @@ def run(make_config, *overrides: str):
 def test_a_run_in_four_bits_with_eight_bit_states_learns_goes_on_to_the_bit_and_answers(make_config, on_the_cpu):
     config = run(make_config, "train.max_steps=16", "train.save_steps=8", "train.gradient_checkpointing=true")
     folder = Path(config.train.output) / "test"
-    trainer = train.build_trainer(config, folder)
-    before = {name: layer.weight.data.clone() for name, layer in in_four_bits(trainer.model).items()}
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    loop = build_loop(config, folder)
+    before = {name: layer.weight.data.clone() for name, layer in in_four_bits(loop.model).items()}
+    loop.train()
+    losses = [entry["loss"] for entry in loop.progress.log_history if "loss" in entry]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])  # three steps an epoch
-    moved = [p for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    moved = [p for name, p in loop.model.named_parameters() if "lora_B" in name]
     assert len(moved) == 28 and all(p.abs().max() > 0 and p.isfinite().all() for p in moved)
-    for name, layer in in_four_bits(trainer.model).items():
+    for name, layer in in_four_bits(loop.model).items():
         assert torch.equal(layer.weight.data, before[name])
 
     files = ("projector.safetensors", "language/adapter_model.safetensors", "optimizer.safetensors")
@@ -187,8 +188,8 @@ def test_a_run_in_four_bits_with_eight_bit_states_learns_goes_on_to_the_bit_and_
     kinds = {name.split(".")[1]: tensor.dtype for name, tensor in whole["optimizer.safetensors"].items()}
     assert {tensor.dtype for tensor in whole["optimizer.safetensors"].values()} == {torch.uint8, torch.float32}
     assert {"qmap1", "qmap2", "absmax1", "absmax2"} < kinds.keys()
-    again = train.build_trainer(config, folder)
-    again.train(resume_from_checkpoint=str(folder / "checkpoint-8"))
+    again = build_loop(config, folder)
+    again.train(folder / "checkpoint-8")
     for file, tensors in whole.items():
         found = load_file(folder / "checkpoint-16" / file)
         assert found.keys() == tensors.keys()
@@ -196,8 +197,8 @@ def test_a_run_in_four_bits_with_eight_bit_states_learns_goes_on_to_the_bit_and_
             assert torch.equal(found[name], tensor), f"{file}: {name}"
 
     requests = [Request([Turn(question_with_images("What color is it?", 1))], [picture(c)]) for c in ("red", "blue")]
-    processor, tokenizer = trainer.image_processor, trainer.tokenizer
-    wanted = Assistant(trainer.model.eval(), tokenizer, processor, config).answer(requests)
+    processor, tokenizer = loop.image_processor, loop.tokenizer
+    wanted = Assistant(loop.model.eval(), tokenizer, processor, config).answer(requests)
     opened = Assistant.load(folder, "cpu")
     assert len(in_four_bits(opened.model)) == 28 and opened.answer(requests) == wanted
     assert [("".join(opened.stream(request))).strip() for request in requests] == wanted
@@ -206,13 +207,13 @@ def test_a_run_in_four_bits_with_eight_bit_states_learns_goes_on_to_the_bit_and_
 def test_rows_for_new_tokens_are_in_the_checkpoint(make_config, on_the_cpu, tmp_path):
     base = save_qwen(tmp_path / "full", vocab_size=552, **SIZES)
     config = make_config(f"language.path={base}", "language.load_in_4bit=true", "train.max_steps=1")
-    trainer = train.build_trainer(config, Path(config.train.output) / "test")
-    language = trainer.model.language.get_base_model()
+    loop = build_loop(config, Path(config.train.output) / "test")
+    language = loop.model.language.get_base_model()
     matrices = (language.get_input_embeddings().weight, language.get_output_embeddings().weight)
     with torch.no_grad():
         for matrix in matrices:
             matrix[552] += 1.0  # as if another version had started it elsewhere
-    trainer.train()
+    loop.train()
     folder = Path(config.train.output) / "test" / "checkpoint-1"
     assert {t.shape for t in load_file(folder / "language" / "grown.safetensors").values()} == {(1, 64)}
     restored, *_ = load_checkpoint(folder)
@@ -229,7 +230,7 @@ def test_an_adapter_that_starts_from_the_base_weights_is_refused_in_one_line(mak
 
 def test_without_the_package_a_checkpoint_in_four_bits_is_one_line(make_config, on_the_cpu, monkeypatch):
     config = run(make_config, "train.max_steps=1")
-    train.build_trainer(config, Path(config.train.output) / "test").train()
+    build_loop(config, Path(config.train.output) / "test").train()
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     with pytest.raises(UserError) as caught:

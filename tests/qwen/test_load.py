@@ -23,7 +23,7 @@ from qwen.load import load_language
 from qwen.tokenizer import CHATML, IMAGE_TOKEN, load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1, write_shards
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3
-from train import build_trainer, describe_run
+from training.setup import build_loop, describe_run
 
 FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3", "qwen3-tied"]
 
@@ -236,8 +236,8 @@ def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(m
     (base / "model.safetensors").unlink()
     write_shards(state, base, shards=3)
     config = make_config(f"language.path={base}", "train.max_steps=2")
-    trainer = build_trainer(config, tmp_path / "run")
-    trainer.train()
+    loop = build_loop(config, tmp_path / "run")
+    loop.train()
     folder = tmp_path / "run" / "checkpoint-2"
     load_checkpoint(folder)
     shard = base / "model-00002-of-00003.safetensors"
@@ -255,7 +255,7 @@ def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(m
     (tmp_path / "moved").rename(base)
     with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
         load_checkpoint(folder)
-    again = build_trainer(config, tmp_path / "run")
+    again = build_loop(config, tmp_path / "run")
     with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
         again.train(resume_from_checkpoint=str(folder))
 

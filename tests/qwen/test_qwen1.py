@@ -30,7 +30,7 @@ from qwen.qwen1_tokenizer import PATTERN, SPECIAL_TOKENS, load_qwen1_tokenizer, 
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1, save_pair, write_shards
 from tests.helpers.tiny import REPO, picture, save_qwen
-from train import build_trainer
+from training.setup import build_loop
 
 BACKBONES = REPO / "demo" / "backbones"
 QUESTIONS = ["What color is it?", "图中有几个图形？"]
@@ -142,10 +142,10 @@ def test_trained_in_qwen1s_format_and_in_qwen2s_the_demos_models_are_the_same_to
     for name, folder in formats.items():
         paths = [f"vision.path={BACKBONES / 'siglip'}", f"language.path={folder}", "vision.image_context_length=63"]
         config = make_config(*paths, f"train.run={name}", "train.max_steps=12")
-        trainer = build_trainer(config, config.train.output / name)
-        loaded[name] = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
-        trainer.train()
-        losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        loop = build_loop(config, config.train.output / name)
+        loaded[name] = {key: tensor.clone() for key, tensor in loop.model.state_dict().items()}
+        loop.train()
+        losses[name] = [entry["loss"] for entry in loop.progress.log_history if "loss" in entry]
         answers[name] = Assistant.load(config.train.output / name).answer(requests)
     assert loaded["qwen1"].keys() == loaded["qwen2"].keys()
     for key, tensor in loaded["qwen1"].items():

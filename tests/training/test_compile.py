@@ -14,7 +14,7 @@ from transformers import CompileConfig
 from answering.assistant import Assistant
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.tiny import never_ends, picture
-from train import build_trainer
+from training.setup import build_loop
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="compiling takes a minute; `make soak` does it"),
@@ -50,8 +50,8 @@ def test_a_compiled_step_has_the_losses_of_a_plain_one(make_config, tmp_path):
     for compiled in ("false", "true"):
         options = ("lora.lora_dropout=0.0", "train.max_steps=6", "train.save_steps=100")
         config = make_config(*options, f"train.torch_compile={compiled}", pictures=9)
-        trainer = build_trainer(config, tmp_path / compiled)
-        trainer.train()
-        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+        loop = build_loop(config, tmp_path / compiled)
+        loop.train()
+        losses.append([line["loss"] for line in loop.progress.log_history if "loss" in line])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.files import write_text
 from model.run_checkpoints import latest_checkpoint, newest_undamaged, prune
 from tests.helpers.runs import assert_same, last_state, runs_of
-from train import build_trainer
+from training.setup import build_loop
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -217,26 +217,32 @@ def test_a_signal_in_a_step_reaches_all_processes(start):
 
 
 @pytest.fixture
-def trainer(make_config):
+def loop(make_config):
     config = make_config("train.save_steps=1", "train.max_nonfinite_steps=2", "train.max_steps=8")
-    return build_trainer(config, Path(config.train.output) / "run")
+    return build_loop(config, Path(config.train.output) / "run")
 
 
-def poison(trainer, monkeypatch, steps: set[int], value: float) -> None:
-    original = type(trainer).compute_loss
+def poison(loop, monkeypatch, steps: set[int], value: float) -> None:
+    backward = loop.accelerator.backward
 
-    def poisoned(self, *args, **kwargs):
+    def poisoned(loss):
+        backward(loss * value if loop.progress.step + 1 in steps else loss)
+
+    original = type(loop).forward_backward
+
+    def noted(self, *args, **kwargs):
         loss = original(self, *args, **kwargs)
-        return loss * value if self.state.global_step + 1 in steps else loss
+        return loss * value if self.progress.step + 1 in steps else loss
 
-    monkeypatch.setattr(type(trainer), "compute_loss", poisoned)
+    monkeypatch.setattr(type(loop), "forward_backward", noted)
+    monkeypatch.setattr(loop.accelerator, "backward", poisoned)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(trainer, monkeypatch, caplog, value):
-    poison(trainer, monkeypatch, {3}, value)
-    trainer.train()
-    run = Path(trainer.args.output_dir)
+def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(loop, monkeypatch, caplog, value):
+    poison(loop, monkeypatch, {3}, value)
+    loop.train()
+    run = loop.run
     before, after = (load_file(run / f"checkpoint-{n}" / "optimizer.safetensors") for n in (2, 3))
     assert before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     before, after, later = (load_file(run / f"checkpoint-{n}" / "projector.safetensors") for n in (2, 3, 4))
@@ -245,49 +251,49 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(tra
     (message,) = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
     assert message.startswith("step 3: loss or gradient is not finite; nothing was learnt from samples ")
     assert message.count("/0") == 2  # a batch of two
-    entries = {e["step"]: e for e in trainer.state.log_history if "loss" in e}
+    entries = {e["step"]: e for e in loop.progress.log_history if "loss" in e}
     assert 3 not in entries and all(math.isfinite(e["loss"]) for e in entries.values())
     assert entries[4]["nonfinite_steps"] == 1 and "nonfinite_steps" not in entries[2]
 
 
-def test_the_loss_of_a_step_whose_gradient_is_not_finite_is_not_in_the_log(trainer, monkeypatch):
-    losses, original = [], type(trainer).compute_loss
+def test_the_loss_of_a_step_whose_gradient_is_not_finite_is_not_in_the_log(loop, monkeypatch):
+    losses, original = [], type(loop).forward_backward
 
     def noted(self, *args, **kwargs):
         losses.append(original(self, *args, **kwargs))
         return losses[-1]
 
-    monkeypatch.setattr(type(trainer), "compute_loss", noted)
-    next(trainer.model.projector.parameters()).register_hook(
-        lambda gradient: gradient * (math.inf if trainer.state.global_step == 2 else 1.0)
+    monkeypatch.setattr(type(loop), "forward_backward", noted)
+    next(loop.model.projector.parameters()).register_hook(
+        lambda gradient: gradient * (math.inf if loop.progress.step == 2 else 1.0)
     )
-    trainer.train()
-    entries = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
+    loop.train()
+    entries = {e["step"]: e["loss"] for e in loop.progress.log_history if "loss" in e}
     assert 3 not in entries and losses[2].isfinite()
     assert entries[4] == pytest.approx(losses[3].item(), rel=1e-6)
 
 
-def test_too_many_such_steps_in_a_row_stop_the_run(trainer, monkeypatch):
-    poison(trainer, monkeypatch, {2, 4, 5, 6}, float("nan"))
+def test_too_many_such_steps_in_a_row_stop_the_run(loop, monkeypatch):
+    poison(loop, monkeypatch, {2, 4, 5, 6}, float("nan"))
     with pytest.raises(UserError, match=r"^3 steps in a row .*train.max_nonfinite_steps allows 2.* samples \d/0[,;]"):
-        trainer.train()
-    assert latest_checkpoint(Path(trainer.args.output_dir)).name == "checkpoint-5"
+        loop.train()
+    assert latest_checkpoint(loop.run).name == "checkpoint-5"
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_names_the_batch_and_what_to_change(trainer, monkeypatch, error):
-    original = type(trainer).compute_loss
+def test_out_of_memory_names_the_batch_and_what_to_change(loop, monkeypatch, error):
+    backward = loop.accelerator.backward
 
-    def too_large(self, *args, **kwargs):
-        if self.state.global_step == 2:
+    def too_large(loss):
+        if loop.progress.step == 2:
             raise error
-        return original(self, *args, **kwargs)
+        backward(loss)
 
-    monkeypatch.setattr(type(trainer), "compute_loss", too_large)
+    monkeypatch.setattr(loop.accelerator, "backward", too_large)
     with pytest.raises(UserError) as caught:
-        trainer.train()
+        loop.train()
     message = str(caught.value)
     assert "out of memory in step 3, in a batch of 2 rows of " in message and "2 images" in message
     assert "lower train.per_device_train_batch_size" in message and "checkpoint-2 stands" in message

@@ -51,11 +51,12 @@ def taken_by_all(processes: int, accumulation: int, epoch: int, place: int, step
         skipped = sampler.resume(epoch, place)
         assert skipped % accumulation == 0 and len(sampler.turns) == len(sampler)
         end = len(sampler) if steps is None else min(len(sampler), skipped + steps * accumulation)
-        rows = list(sampler)
+        rows = iter(sampler)
         turn = skipped
         while turn < end:
             size = min(accumulation, len(sampler) - turn)
-            for real, row in zip(sampler.take(size), rows[turn : turn + size], strict=True):
+            for real in sampler.take(size):
+                row = next(rows)
                 samples += [key - epoch * len(LENGTHS) for key in row] if real else []
             turn += size
         positions.add(sampler.position)

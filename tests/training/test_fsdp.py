@@ -10,14 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from common.errors import UserError
 from model.checkpoint import load_checkpoint
 from tests.helpers.runs import assert_same, last_state, losses, runs_of
 from tests.helpers.tiny import save_qwen3
-from train import build_trainer
 from training import fsdp as sharded
+from training.setup import build_loop
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
@@ -95,7 +96,7 @@ def test_what_does_not_go_with_it_is_refused(make_config, monkeypatch, override,
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=message):
-        build_trainer(make_config("language.train=full", override), Path("never"))
+        build_loop(make_config("language.train=full", override), Path("never"))
 
 
 @pytest.mark.parametrize(
@@ -115,17 +116,17 @@ def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monke
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=message):
-        build_trainer(make_config("language.train=full"), Path("never"))
+        build_loop(make_config("language.train=full"), Path("never"))
 
 
 def test_one_process_has_nobody_to_share_with(make_config):
     with pytest.raises(UserError, match="one process alone; start several"):
-        build_trainer(make_config("language.train=full", "train.fsdp=true"), Path("never"))
+        build_loop(make_config("language.train=full", "train.fsdp=true"), Path("never"))
 
 
 def test_bf16_rounds_neither_the_loss_nor_the_sum_of_gradients():
     accelerator = SimpleNamespace(state=SimpleNamespace())
-    sharded.prepare(accelerator, SimpleNamespace(bf16=True, fsdp_plugin_args={"fsdp_version": 2}))
+    sharded.prepare(accelerator, FullyShardedDataParallelPlugin(fsdp_version=2), torch.bfloat16)
     policy = accelerator.state.fsdp_plugin.mixed_precision_policy
     assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
 

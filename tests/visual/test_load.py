@@ -18,7 +18,7 @@ from model.manifest import write_manifest
 from model.model import build_model
 from settings import load_config, save_config
 from tests.helpers.tiny import save_clip, save_siglip
-from train import describe_run
+from training.setup import describe_run
 from visual.geometry import visual_token_count
 from visual.load import load_vision
 

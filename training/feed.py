@@ -1,0 +1,229 @@
+"""Batches for the loop: from the two files (:class:`EpochFeed`) or from a stream of shards (:class:`StreamFeed`).
+
+A feed gives the batches of one optimiser step at a time, epoch after epoch, and knows its position in the data: the
+same numbers for any number of processes, which a checkpoint keeps and a resumed run continues from.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import gather_object
+
+from common.errors import UserError
+from dataset.batches import EpochBatches
+from dataset.collate import Position
+from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.loader import open_loader
+from dataset.streaming import StreamedBatches, StreamedDataset
+from dataset.trees import plan_batches
+from settings import Config
+from training.distributed import rank, world_size
+
+logger = logging.getLogger(__name__)
+Batch = dict[str, Any]  # tensors for the model, and "info" (dataset.collate.BatchInfo)
+
+
+class Feed(Protocol):
+    known: ImageCaptionDataset  # what is known of the training data before it is trained on
+    epoch: float  # how far it has come, in epochs
+    epoch_ended: bool  # the latest step was the last one of its epoch
+
+    def step(self) -> list[Batch]:
+        """This process's batches of the next optimiser step."""
+
+    def held_out(self) -> Iterator[Batch]:
+        """This process's batches of the held-out split."""
+
+    def position(self) -> dict[str, Any]:
+        """The position after the latest step, for progress.json. All processes must call it."""
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """Continue from the position in a checkpoint's progress.json, which also names the ``step``."""
+
+    def total_steps(self, done: int) -> int:
+        """Optimiser steps of the whole run, of which ``done`` were done where this run begins."""
+
+
+def open_feed(
+    config: Config,
+    dataset: ImageCaptionDataset | StreamedDataset,
+    held_out: ImageCaptionDataset | StreamedDataset | None,
+    data_hash: str,
+    known: ImageCaptionDataset,
+) -> Feed:
+    """``known`` is a stream's first window, or the data set itself (:attr:`Feed.known`)."""
+    if isinstance(dataset, StreamedDataset):
+        return StreamFeed(config, dataset, held_out, known)
+    return EpochFeed(config, dataset, held_out, data_hash)
+
+
+def plan(config: Config, dataset: ImageCaptionDataset, size: int) -> list[list[int]]:
+    """Batches of like length: ``size`` samples, or as many as ``data.tokens_per_batch`` holds."""
+    return plan_batches(dataset.lengths, size=size, budget=config.data.tokens_per_batch, seed=config.data.seed)
+
+
+def data_seed(config: Config) -> int:
+    return config.train.seed if config.train.data_seed is None else config.train.data_seed
+
+
+def loader(
+    config: Config, source: ImageCaptionDataset | StreamedBatches, batches: EpochBatches | None = None
+) -> Iterable[Batch]:
+    """Not accelerate's: which process gets which batch is decided in dataset/batches.py and dataset/streaming.py."""
+    train = config.train
+    return open_loader(
+        source,
+        batches,
+        workers=train.dataloader_num_workers,
+        pin_memory=train.dataloader_pin_memory and torch.cuda.is_available(),
+        persistent_workers=train.dataloader_persistent_workers,
+        prefetch_factor=train.dataloader_prefetch_factor,
+    )
+
+
+class EpochFeed:
+    """Batches that are planned once and come in another order in each epoch."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: ImageCaptionDataset,
+        held_out: ImageCaptionDataset | None,
+        data_hash: str,
+    ) -> None:
+        """``data_hash``: of the files, so that a position in other data is noticed."""
+        self.config, self.known, self.held_out_dataset, self.data_hash = config, dataset, held_out, data_hash
+        self.accumulation = config.train.gradient_accumulation_steps
+        batches = plan(config, dataset, config.train.per_device_train_batch_size)
+        self.order = EpochBatches(
+            batches, dataset.lengths, data_seed(config), world_size(), rank(), accumulation=self.accumulation
+        )
+        self.loader = loader(config, dataset, self.order)
+        self.batches: Iterator[Batch] | None = None  # of the current epoch
+
+    def step(self) -> list[Batch]:
+        if self.batches is None or self.epoch_ended:
+            if self.epoch_ended:
+                self.order.set_epoch(self.order.epoch + 1)
+            self.batches = iter(self.loader)
+        turns = min(self.accumulation, len(self.order) - self.order.turn)
+        batches = []
+        for real in self.order.take(turns):
+            batch = next(self.batches)
+            batch["info"].real = real
+            batches.append(batch)
+        return batches
+
+    def held_out(self) -> Iterator[Batch]:
+        dataset = self.held_out_dataset
+        batches = plan(self.config, dataset, self.config.train.eval_batch_size)
+        order = EpochBatches(batches, dataset.lengths, None, world_size(), rank())
+        for batch, real in zip(loader(self.config, dataset, order), order.take(len(order)), strict=True):
+            batch["info"].real = real
+            yield batch
+
+    @property
+    def epoch(self) -> float:
+        return self.order.epoch + self.order.turn / len(self.order)
+
+    @property
+    def epoch_ended(self) -> bool:
+        return self.order.turn == len(self.order)
+
+    def position(self) -> dict[str, Any]:
+        epoch, taken = self.order.position
+        return {"epoch": epoch, "batches": taken, "of": len(self.order.batches), "plan": self._plan()}
+
+    def _plan(self) -> list[str]:
+        """Where this differs, a number of batches means other samples."""
+        return [self.data_hash, self.order.fingerprint]
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """With other data or other batches than the checkpoint's run had, at the same share of the epoch."""
+        if "stream" in progress:
+            raise UserError("--resume: the checkpoint was trained with data.stream; set it as it was")
+        taken, count = progress["batches"], len(self.order.batches)
+        if progress["plan"] != self._plan():
+            taken = min(count - 1, round(progress["batches"] / progress["of"] * count))
+            if not rank():
+                logger.warning(
+                    "--resume: the data, or what puts them into batches (train.per_device_train_batch_size, "
+                    "data.tokens_per_batch, a seed), are not those of the checkpoint; going on at %.0f %% of epoch %d, "
+                    "of which samples may come twice or not at all",
+                    100 * taken / count,
+                    progress["epoch"] + 1,
+                )
+        self.order.resume(progress["epoch"], taken)
+
+    def total_steps(self, done: int) -> int:
+        """As many epochs as asked for, however many steps the first of them took with other batches."""
+        if self.config.train.max_steps is not None:
+            return self.config.train.max_steps
+        per_epoch = math.ceil(len(self.order) / self.accumulation)
+        wanted = math.ceil(self.config.train.num_train_epochs * per_epoch)
+        here = self.order.epoch * per_epoch + self.order.turn // self.accumulation
+        return done + max(0, wanted - here)
+
+
+class StreamFeed:
+    """Shards, read without end. The run ends at ``train.max_steps``: how much the shards hold is not known."""
+
+    epoch_ended = False
+
+    def __init__(
+        self, config: Config, dataset: StreamedDataset, held_out: StreamedDataset | None, known: ImageCaptionDataset
+    ) -> None:
+        self.config, self.dataset, self.held_out_dataset, self.known = config, dataset, held_out, known
+        self.accumulation = config.train.gradient_accumulation_steps
+        size, seed = config.train.per_device_train_batch_size, data_seed(config)
+        self.order = self._order(dataset, size, seed, self.accumulation)
+        self.batches: Iterator[Batch] | None = None
+
+    def _order(self, dataset: StreamedDataset, size: int, seed: int | None, accumulation: int) -> StreamedBatches:
+        budget = self.config.data.tokens_per_batch
+        return StreamedBatches(dataset, size, budget, seed, world_size(), rank(), accumulation)
+
+    def step(self) -> list[Batch]:
+        if self.batches is None:
+            self.batches = iter(loader(self.config, self.order))
+        batches = [next(self.batches) for _ in range(self.accumulation)]
+        self.order.position = batches[-1]["info"].position
+        return batches
+
+    def held_out(self) -> Iterator[Batch]:
+        order = self._order(self.held_out_dataset, self.config.train.eval_batch_size, None, 1)
+        yield from loader(self.config, order)
+
+    @property
+    def epoch(self) -> float:
+        return self.order.epochs
+
+    def position(self) -> dict[str, Any]:
+        """Raises: UserError: the processes have read different records."""
+        everyone = gather_object([self.order.position])
+        if any(position != everyone[0] for position in everyone):
+            raise UserError(
+                "the processes have read different records from the shards: some of them see a damaged or another "
+                "file; go on from the last checkpoint with --resume when that is mended"
+            )
+        return {"stream": {"place": list(self.order.position), "fingerprint": self.dataset.fingerprint()}}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        if "stream" not in progress:
+            raise UserError("--resume: the checkpoint was trained without data.stream; set it as it was")
+        if progress["stream"]["fingerprint"] != self.dataset.fingerprint():
+            raise UserError(
+                "--resume: the shards, or what decides on their batches (data.stream_window, tokens_per_batch, "
+                "train.per_device_train_batch_size, a seed, ...), are not those of the checkpoint; "
+                "set them as they were, or start anew with --overwrite"
+            )
+        self.order.position = Position(*progress["stream"]["place"])
+
+    def total_steps(self, done: int) -> int:
+        assert self.config.train.max_steps is not None, "settings asks for it with data.stream"
+        return self.config.train.max_steps

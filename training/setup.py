@@ -1,0 +1,229 @@
+"""From a config to a :class:`training.loop.Loop`: data, model, accelerator; prints what is trained, and on what."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+    set_seed,
+)
+
+from common.errors import UserError
+from common.hashing import hash_files, hash_model
+from dataset.image import load_image_processor
+from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.streaming import StreamedDataset, find_shards
+from model.adapters import lora_layers
+from model.checkpoint import base_models
+from model.feature_cache import FeatureCache
+from model.model import MMultiModal, build_model
+from qwen.tokenizer import load_tokenizer
+from settings import Config
+from training import fsdp
+from training.distributed import world_size
+from training.feed import open_feed, plan
+from training.loop import Loop
+
+AnyDataset = ImageCaptionDataset | StreamedDataset
+Announce = Callable[[Config, ImageCaptionDataset, torch.dtype], None]
+
+
+def build_loop(config: Config, run: Path, announce: Announce | None = None) -> Loop:
+    """Everything a run needs, ready to train into the folder ``run``.
+
+    ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
+
+    Raises:
+        UserError: something that the config names is missing, or does not go together on this machine.
+    """
+    train = config.train
+    if sharded := fsdp.is_wanted(train.fsdp):
+        fsdp.require_fit(config)
+    dtype, reason = choose_dtype(config)
+    print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
+    tokenizer = load_tokenizer(config.language.path)
+    processor = load_image_processor(config.vision.path, config.vision.image_size)
+    read = ImageCaptionDataset if config.data.stream is None else StreamedDataset
+    dataset = read(config, tokenizer, processor, "train")
+    held_out = read(config, tokenizer, processor, "held_out") if train.eval_strategy != "no" else None
+    require_optional(config)
+    accelerator = open_accelerator(config, dtype)
+    known = known_part(dataset)
+    if announce and not sharded:  # the estimate is of one process that holds all
+        announce(config, known, dtype)
+    set_seed(train.seed)
+    model = build_model(config, tokenizer, dtype, accelerator.device)
+    model.set_attention(config.language.attention)
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.data.feature_cache is not None:
+        keep_features(model, config, accelerator, [dataset] if held_out is None else [dataset, held_out])
+    facts = describe_run(config, model, train.seed)
+    feed = open_feed(config, dataset, held_out, facts["data"]["sha256"], known)
+    set_seed(train.seed + accelerator.process_index)  # each process drops out differently
+    print_start(config, model, known, dataset, held_out)
+    return Loop(config, run, model, feed, accelerator, facts, tokenizer, processor)
+
+
+def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
+    """Meets the other processes, if there are any."""
+    plugin = fsdp.plugin() if fsdp.is_wanted(config.train.fsdp) else None
+    if config.train.torch_compile and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32, which compiled kernels gain most from
+    accelerator = Accelerator(
+        # Without a GPU several processes would not find each other unless this is set, and each would train alone.
+        cpu=config.train.use_cpu or not torch.cuda.is_available(),
+        mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
+        # The loop counts the batches of a step itself.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.train.torch_compile else "no"),
+        fsdp_plugin=plugin,
+        kwargs_handlers=[
+            # None is unused (use_all); looking for them waits in every step.
+            DistributedDataParallelKwargs(find_unused_parameters=False),
+            # Others wait while the first process fills data.feature_cache.
+            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+        ],
+    )
+    if plugin:
+        fsdp.prepare(accelerator, plugin, dtype)
+    return accelerator
+
+
+def known_part(dataset: AnyDataset) -> ImageCaptionDataset:
+    """What is known of the training data before it is trained on: all of it, or a stream's beginning."""
+    return dataset.first_window() if isinstance(dataset, StreamedDataset) else dataset
+
+
+def keep_features(
+    model: MMultiModal, config: Config, accelerator: Accelerator, datasets: list[ImageCaptionDataset]
+) -> None:
+    """Let the tower see every image once, now, and give the datasets what it made of them."""
+    if config.vision.train != "frozen":
+        raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
+    processor = datasets[0].image_processor
+    model.vision.to(accelerator.device)
+    paths = [dataset.paths[i] for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
+    kept = (config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
+    with accelerator.local_main_process_first():  # the first process makes them, the others find them
+        cache = FeatureCache(*kept)
+        new = cache.fill(paths, workers=config.train.dataloader_num_workers, progress=config.data.progress)
+    print(f"features  of {len(set(paths)):,} images in {cache.folder}, {new:,} of them new")
+    for dataset in datasets:
+        dataset.features = cache
+
+
+def choose_dtype(config: Config) -> tuple[torch.dtype, str]:
+    """The dtype of frozen weights and of autocast, and the reason for it."""
+    train = config.train
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if train.use_cpu and train.bf16:
+        return torch.bfloat16, "train.use_cpu and train.bf16 are set; trainable weights stay fp32"
+    if train.use_cpu or not name:
+        why = "train.use_cpu is set" if train.use_cpu else "no CUDA GPU was found"
+        return torch.float32, f"{why}, so this trains on the CPU, in fp32 (right for the demo, slow for real models)"
+    if not train.bf16:
+        return torch.float32, f"train.bf16 is off ({name})"
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32, f"{name} has no bf16 units; fp32 is slower and takes twice the memory"
+    return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
+
+
+def require_optional(config: Config) -> None:
+    """What needs a GPU, or a package that is not always installed.
+
+    Raises:
+        UserError: which setting asks for it, and what to do.
+    """
+    train = config.train
+    if "tensorboard" in train.report_to and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("train.report_to = tensorboard: it is not installed; pip install tensorboard")
+    if "8bit" in train.optim:
+        require_bitsandbytes(f"train.optim = {train.optim}", "train.optim=adamw_torch", train.use_cpu)
+    if config.language.load_in_4bit:
+        require_bitsandbytes("language.load_in_4bit = true", "language.load_in_4bit=false", train.use_cpu)
+    if config.language.attention == "flex_attention" and (train.use_cpu or not torch.cuda.is_available()):
+        raise UserError("language.attention = flex_attention: its backward pass needs CUDA; set it to sdpa")
+
+
+def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> None:
+    """4-bit weights and optimiser states in 8 bits are bitsandbytes', and trained with on CUDA alone.
+
+    Its CPU kernels, which answer from a 4-bit checkpoint, have to make every weight again in each forward and backward
+    pass, and save no time for the memory they save.
+    """
+    if use_cpu or not torch.cuda.is_available():
+        raise UserError(
+            f"{setting}: to train with it, install a CUDA build of torch (pytorch.org) on a machine with a CUDA GPU; "
+            f"else set {instead}"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{setting}: pip install bitsandbytes, or set {instead}")
+
+
+def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
+    """What a checkpoint's manifest says about where it comes from."""
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "pillow")
+    trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "base_models": {
+            key: {"path": path, "sha256": hash_model(path, key)} for key, path in base_models(config).items()
+        },
+        "data": {"sha256": hash_data(config)},
+        "seed": seed,
+        "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
+        "trainable": trainable,
+    }
+
+
+def hash_data(config: Config) -> str:
+    """Of the two files; of shards their names and sizes, as reading them would take hours."""
+    if config.data.stream is None:
+        return hash_files([config.data.image_map, config.data.annotations])
+    shards = find_shards(config.data.stream, "data.stream")
+    return hashlib.sha256(json.dumps([(path.name, path.stat().st_size) for path in shards]).encode()).hexdigest()
+
+
+def print_start(
+    config: Config, model: MMultiModal, known: ImageCaptionDataset, dataset: AnyDataset, held_out: AnyDataset | None
+) -> None:
+    how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    for part, (trainable, total) in model.trainable_counts().items():
+        print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
+    for part in ("language", "vision"):
+        if layers := lora_layers(getattr(model, part)):
+            kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
+            print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
+    batches = plan(config, known, config.train.per_device_train_batch_size)
+    rows = sum(map(len, batches)) / len(batches) * config.train.gradient_accumulation_steps * world_size()
+    tokens = sum(known.lengths)
+    room = sum(len(batch) * max(known.lengths[i] for i in batch) for batch in batches)
+    mean = tokens / len(known)
+    if isinstance(dataset, StreamedDataset):
+        print(f"stream    {dataset}; of the first window:")
+    used = known.total - len(known.unusable)
+    print(f"data      {used:,} conversations in {len(known):,} samples of {mean:.0f} tokens")
+    if known.unusable:
+        print(f"skipped   {known.describe_unusable()}")
+    if isinstance(held_out, StreamedDataset):
+        print(f"held out  {held_out}")
+    elif held_out is not None:
+        print(f"held out  {held_out.total - len(held_out.unusable):,} conversations")
+        if held_out.unusable:
+            print(f"skipped   held out: {held_out.describe_unusable()}")
+    padding = 1 - tokens / max(1, room)
+    print(f"batch     {rows:.1f} samples a step, about {rows * mean:,.0f} tokens, {padding:.1%} padding", flush=True)
