@@ -218,12 +218,14 @@ def _attend(query, key, value, bounds_q, bounds_k, longest_q, longest_k, causal,
             query, key, value, *bounds, 0.0, causal, False, scale=scale
         )
         return out, lse
-    out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query), dtype=_lse_dtype(query))
+    dtype, wide = query.dtype, _lse_dtype(query)
+    query, key, value = (states.to(wide) for states in (query, key, value))
+    out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query))
     for begin, end, keys in _sequences(bounds_q, bounds_k):
         scores = _scores(query[begin:end], key[keys], causal, scale)  # [H, q, k]
         lse[:, begin:end] = scores.logsumexp(-1)
         out[begin:end] = torch.einsum("hqk,khe->qhe", scores.softmax(-1), _per_head(value[keys], query))
-    return out, lse
+    return out.to(dtype), lse
 
 
 def _attend_backward(grad, query, key, value, out, lse, bounds_q, bounds_k, longest_q, longest_k, causal, scale):
@@ -234,6 +236,8 @@ def _attend_backward(grad, query, key, value, out, lse, bounds_q, bounds_k, long
         return torch.ops.aten._flash_attention_backward(
             grad, query, key, value, out, lse, *bounds, 0.0, causal, seed, unused, scale=scale
         )
+    dtype, wide = query.dtype, _lse_dtype(query)
+    grad, query, key, value, out = (states.to(wide) for states in (grad, query, key, value, out))
     d_query, d_key, d_value = (torch.zeros_like(states) for states in (query, key, value))
     groups = key.shape[1], query.shape[1] // key.shape[1]
     for begin, end, keys in _sequences(bounds_q, bounds_k):
@@ -247,7 +251,7 @@ def _attend_backward(grad, query, key, value, out, lse, bounds_q, bounds_k, long
         of_value = torch.einsum("hqk,qhe->khe", weights, grad[begin:end])
         d_key[keys] += of_key.unflatten(1, groups).sum(2)
         d_value[keys] += of_value.unflatten(1, groups).sum(2)
-    return d_query, d_key, d_value
+    return d_query.to(dtype), d_key.to(dtype), d_value.to(dtype)
 
 
 def _lse_dtype(query: torch.Tensor) -> torch.dtype:

@@ -12,6 +12,8 @@ from torch import nn
 
 from benchmarks.common import PRESETS, Shape, batch_of, build_llava, build_ours, step_flops
 from dataset.prompt import IGNORE_INDEX
+from model.compiling import compile_layers
+from model.fused_lora import fuse_lora
 from model.model import base_of
 
 RANK = 64
@@ -52,10 +54,12 @@ class Setting:
     checkpointing: bool = False
     compiled: bool = False
     dropout: float = 0.0
+    fused: bool = False  # model/fused_lora.py instead of peft's own layers
 
     def __str__(self) -> str:
         what = "rows" if self.questions == 1 else f"trees of {self.questions}"
         more = [self.attention] if self.attention != "sdpa" else []
+        more += ["fused LoRA"] * self.fused
         more += ["recomputing"] * self.checkpointing + ["compiled"] * self.compiled
         more += [f"dropout {self.dropout}"] if self.dropout else []
         return ", ".join([f"{self.side} {self.size}", what, *more])
@@ -63,7 +67,7 @@ class Setting:
     @property
     def model(self) -> tuple:
         """Settings with the same of this can share a model."""
-        return self.side, self.size, self.attention, self.checkpointing, self.compiled, self.dropout
+        return self.side, self.size, self.attention, self.checkpointing, self.compiled, self.dropout, self.fused
 
 
 def build(setting: Setting, device: torch.device, tiny: bool) -> nn.Module:
@@ -77,7 +81,11 @@ def build(setting: Setting, device: torch.device, tiny: bool) -> nn.Module:
         for name, module in model.named_modules():
             if name.endswith("lora_dropout"):
                 module["default"] = nn.Dropout(setting.dropout)
-    if setting.compiled:
+    if setting.fused:
+        fuse_lora(model.language)
+    if setting.compiled and setting.side == "ours":
+        compile_layers(model)
+    elif setting.compiled:
         for layer in layers_of(model):
             layer.compile()
     return model

@@ -16,24 +16,30 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from peft.tuners import lora
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.common import PRESETS, Shape, batch_of, build_ours, image_token, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import RANK, language_of, layers_of
 from benchmarks.gpu.part import Part, Skip
+from model.fused_lora import fuse_lora
 
 QUESTIONS = 5
-WAYS = {  # trees or rows, attention, last layer narrowed, layers compiled
-    "rows sdpa": (False, "sdpa", True, False),
-    "trees sdpa": (True, "sdpa", True, False),
-    "rows eager": (False, "eager", True, False),
-    "trees eager": (True, "eager", True, False),
-    "trees sdpa, last layer whole": (True, "sdpa", False, False),
-    "trees flex_attention": (True, "flex_attention", True, False),
-    "rows flex_attention": (False, "flex_attention", True, False),
-    "trees sdpa compiled": (True, "sdpa", True, True),
+WAYS = {  # trees or rows, attention, last layer narrowed, layers compiled, LoRA fused
+    "rows sdpa": (False, "sdpa", True, False, False),
+    "trees sdpa": (True, "sdpa", True, False, False),
+    "rows eager": (False, "eager", True, False, False),
+    "trees eager": (True, "eager", True, False, False),
+    "trees sdpa, last layer whole": (True, "sdpa", False, False, False),
+    "trees sdpa, fused LoRA": (True, "sdpa", True, False, True),
+    "rows tree_attention, fused LoRA": (False, "tree_attention", True, False, True),
+    "trees tree_attention, fused LoRA": (True, "tree_attention", True, False, True),
+    "trees flex_attention": (True, "flex_attention", True, False, False),
+    "rows flex_attention": (False, "flex_attention", True, False, False),
+    "trees sdpa compiled": (True, "sdpa", True, True, False),
+    "trees tree_attention, fused LoRA, compiled": (True, "tree_attention", True, True, True),
 }
-QUICK, COMPILED = list(WAYS)[:5], list(WAYS)[5:]
+QUICK, COMPILED = list(WAYS)[:8], list(WAYS)[8:]
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
@@ -53,6 +59,7 @@ def run(part: Part) -> None:
     part.measure("SDPA's kernels at odd lengths, bf16", kernels_at_lengths, part)
     part.measure("decoding: static cache, dynamic cache, whole prompt", decoding, pairs["1.5b"])
     part.measure("QLoRA against the same weights in bf16", four_bits, pairs["1.5b"])
+    compare("1.5b", BF16, "trees tree_attention, fused LoRA, compiled")
     compare("1.5b", BF16, "trees flex_attention")
     compare("1.5b", BF16, "trees sdpa compiled")
     compare("0.5b", BF16, "trees flex_attention")
@@ -95,7 +102,9 @@ class Pair:
         self.models[dtype] = model
         return model
 
-    def gradients(self, dtype, trees: bool, attention: str, narrow: bool = True, compiled: bool = False):
+    def gradients(
+        self, dtype, trees: bool, attention: str, narrow: bool = True, compiled: bool = False, fused: bool = False
+    ):
         """Loss and gradients in float64, by name."""
         model, device = self.model(dtype), self.part.device
         model.set_attention(attention)
@@ -104,8 +113,13 @@ class Pair:
         for layer in layers_of(model):
             layer._compiled_call_impl = None
             if compiled:
-                layer.compile()
+                layer.compile(dynamic=True)
         model.zero_grad()
+        for module in list(model.modules()):
+            if isinstance(module, lora.Linear):
+                module.__class__ = lora.Linear
+        if fused:
+            fuse_lora(model.language)
         whole = mock.patch.object(type(language), "_narrows", lambda *_: False)
         with contextlib.nullcontext() if narrow else whole:
             with torch.autocast(device.type, BF16, enabled=dtype == BF16):
@@ -129,15 +143,17 @@ class Pair:
         moved = {key: value.to(self.part.device) for key, value in tree.items()}
         return {**moved, "images_per_row": tree["images_per_row"]}
 
-    def compare(self, dtype, trees: bool, attention: str, narrow: bool, compiled: bool) -> dict:
+    def compare(self, dtype, trees: bool, attention: str, narrow: bool, compiled: bool, fused: bool) -> dict:
         device = self.part.device
         if device.type == "cpu" and attention == "flex_attention":
             raise Skip("FlexAttention's backward pass is CUDA's alone")
         if compiled and not self.part.compiles:
             raise Skip("what is compiled is measured on CUDA")
+        if attention == "tree_attention" and device.type == "cuda" and dtype != BF16:
+            raise Skip("flash kernels are for bf16 and fp16")
         if self.wanted is None:
             self.wanted = self.gradients(torch.float64, False, "eager")
-        loss, found = self.gradients(dtype, trees, attention, narrow, compiled)
+        loss, found = self.gradients(dtype, trees, attention, narrow, compiled, fused)
         wanted_loss, wanted = self.wanted
         if found.keys() != wanted.keys():
             raise AssertionError(f"other weights have gradients: {sorted(found.keys() ^ wanted.keys())[:3]}")
