@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from answering.prefix_cache import generate_keeping, generate_on_prefixes, prefill, to_static
+from answering.prefix_cache import generate_cached, generate_on_prefixes, prefill, to_static
 from benchmarks.answer import Clock
 from benchmarks.common import Shape, build_llava, build_ours, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import (
@@ -105,7 +105,7 @@ class Answering:
         options = {**self.options(self.new), "streamer": clock}
         synchronise(self.device)
         begin = time.perf_counter()
-        new, kept = generate_keeping(model, prompt, self.end, lambda: self.pixels, kept, static=static, **options)
+        new, kept = generate_cached(model, prompt, self.end, lambda: self.pixels, kept, static=static, **options)
         synchronise(self.device)
         return self.clocked(clock, begin), prompt + new[0].tolist(), kept
 

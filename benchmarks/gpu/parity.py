@@ -227,7 +227,7 @@ def kernel_error(backend: SDPBackend, length: int, device: torch.device) -> list
 @torch.inference_mode()
 def decoding(pair: Pair) -> dict:
     """Answers after a kept picture, in a growing and in a fixed cache, against the whole prompt: tokens and logits."""
-    from answering.prefix_cache import generate_keeping, prefill
+    from answering.prefix_cache import generate_cached, prefill
 
     model, shape, device = pair.model(torch.float32).eval(), pair.shape, pair.part.device
     model.set_attention("sdpa")
@@ -239,9 +239,9 @@ def decoding(pair: Pair) -> dict:
     options["suppress_tokens"] = [image_token(shape)]
     mask = torch.ones_like(ids)
     whole = model.generate(ids, mask, pixel_values=pixels, images_per_row=one, **options)[0].tolist()
-    growing = generate_keeping(model, prompt, end, lambda: pixels, None, **options)[0][0].tolist()
+    growing = generate_cached(model, prompt, end, lambda: pixels, None, **options)[0][0].tolist()
     with mock.patch("torch.compile", lambda function=None, **_: function or (lambda wrapped: wrapped)):
-        fixed = generate_keeping(model, prompt, end, lambda: pixels, None, static=True, **options)[0][0].tolist()
+        fixed = generate_cached(model, prompt, end, lambda: pixels, None, static=True, **options)[0][0].tolist()
     wanted = model(ids, mask, pixel_values=pixels, images_per_row=one, logits_to_keep=len(prompt) - end).logits
     cache = prefill(model, ids[:, :end], mask[:, :end], [pixels])
     positions = torch.arange(end, len(prompt), device=device)[None]
