@@ -1,8 +1,8 @@
-"""A window to ask about a picture. (The name is the project's; it is not a test.)
+"""A window to ask about a picture. (This is the window, not a test.)
 
     python test_gui.py [--checkpoint checkpoints/demo] [picture]
 
-The window is in window/; what it asks and how is in answering/conversation.py, which knows nothing of Tk.
+The window is in window/; the conversation and the thread that answers are in answering/, which does not use Tk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from common.errors import UserError
 
 NO_WINDOW = (
     "error: {reason}; install Tk (Debian and Ubuntu: apt install python3-tk, Fedora: dnf install python3-tkinter, "
@@ -19,8 +22,13 @@ NO_WINDOW = (
 )
 
 
-def main() -> int:
-    args = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        check(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         import tkinter
     except ImportError as error:
@@ -32,28 +40,37 @@ def main() -> int:
         root = tkinter.Tk(className="Ask-a-picture")
     except tkinter.TclError as error:
         return no_window(f"no display to open a window on ({error})", args)
-    from window.app import Window  # with the window already there: it takes half a second
+    from window.controller import Window  # once the window is there: this import takes half a second
 
-    window = Window(root, args.checkpoint, args.device, args.picture, can_drop=takes_files(root))
+    can_drop = takes_files(root)
+    window = Window(root, args.checkpoint, args.device, args.picture, can_drop=can_drop, verify=args.verify)
     root.mainloop()
     if not window.worker.close(timeout=3):
         sys.stdout.flush()
-        os._exit(0)  # in the middle of loading; torch aborts where a thread of its own outlives the interpreter
+        os._exit(0)  # still loading: torch aborts if one of its threads outlives the interpreter
     return 0
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Open a window to ask a trained model about a picture.")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="a checkpoint or a run's folder (default: the newest there is)"
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: as in the window's settings)")
+    parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
     parser.add_argument("picture", nargs="?", help="a picture to open at once")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def takes_files(root) -> bool:
-    """Whether files can be dropped on the window: where tkinterdnd2 is installed, and made for this Tcl."""
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for a device that is not known. The window itself says what is wrong with a checkpoint."""
+    from answering.devices import check_device
+
+    check_device(args.device)
+
+
+def takes_files(root: object) -> bool:
+    """Whether files can be dropped on the window: if tkinterdnd2 is installed, and made for this Tcl."""
     try:
         from tkinterdnd2 import TkinterDnD
 
@@ -64,10 +81,9 @@ def takes_files(root) -> bool:
 
 
 def no_window(reason: str, args: argparse.Namespace) -> int:
-    print(
-        NO_WINDOW.format(reason=reason, checkpoint=args.checkpoint or "DIR", picture=args.picture or "FILE"),
-        file=sys.stderr,
-    )
+    """Say how to get a window, or the same on the terminal; returns the exit status."""
+    checkpoint, picture = args.checkpoint or "DIR", args.picture or "FILE"
+    print(NO_WINDOW.format(reason=reason, checkpoint=checkpoint, picture=picture), file=sys.stderr)
     return 2
 
 

@@ -59,9 +59,9 @@ class Worker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def load(self, checkpoint: Path, device: str | None = None) -> int:
+    def load(self, checkpoint: Path, device: str | None = None, verify: bool = False) -> int:
         """Queue the loading of a checkpoint, ending the answer in progress."""
-        return self._put(self._load, checkpoint, device)
+        return self._put(self._load, checkpoint, device, verify)
 
     def ask(self, request: Request, **overrides) -> int:
         """Queue a question, ending the answer in progress."""
@@ -106,11 +106,13 @@ class Worker:
         except Exception as error:  # if the thread died, the window would wait forever
             self.events.put((job, "problem", describe_error(error)))
 
-    def _load(self, job: int, stop: threading.Event, checkpoint: Path, device: str | None) -> None:
+    def _load(self, job: int, stop: threading.Event, checkpoint: Path, device: str | None, verify: bool) -> None:
+        def report(stage: str) -> None:
+            self.events.put((job, "stage", stage))
+
         self.assistant = None  # first: there may be no memory for two
-        self.events.put((job, "stage", "libraries"))
-        Assistant = import_assistant()
-        self.assistant = Assistant.load(checkpoint, device, lambda stage: self.events.put((job, "stage", stage)))
+        report("libraries")
+        self.assistant = import_assistant().load(checkpoint, device, report, verify)
         self.events.put((job, "ready", self.assistant))
 
     def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.helpers.screen import virtual_screen
-from window.app import Window
+from benchmarks.virtual_screen import virtual_screen
+from window.controller import Window
 from window.preferences import Preferences
 
 BEAT_MS, NEW = 5, 200
@@ -60,12 +60,12 @@ def main() -> None:
         live(root, lambda: window.loading is None and window.reading is None)
         assistant = window.worker.assistant
         if assistant is None:
-            sys.exit(f"error: {window.notes[-1][2]}")
+            sys.exit(f"error: {window.notes[-1].line}")
         print(f"model there after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
         assistant.model.language.generation_config.eos_token_id = None  # every answer as long as asked for
         for _ in range(args.repeats):
             window.new_conversation()
-            window.entry.insert("1.0", "What is in the picture?")
+            window.view.question = "What is in the picture?"
             root.update()
             pulse.longest()
             window.ask()

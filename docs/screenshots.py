@@ -17,10 +17,10 @@ from pathlib import Path
 
 from PIL import Image, ImageGrab
 
+from benchmarks.virtual_screen import virtual_screen
 from dataset.prompt import neutralise
 from model.run_checkpoints import choices_of
-from tests.helpers.screen import virtual_screen
-from window.app import Window
+from window.controller import Window
 from window.preferences import Preferences
 
 DOCS = Path(__file__).resolve().parent
@@ -59,11 +59,11 @@ def shoot(
 ) -> None:
     """Open the window, ask, and save what is to be seen."""
     root = tkinter.Tk(screenName=screen)
-    window = Window(root, checkpoint, "cpu", picture and str(picture), preferences)
+    window = Window(root, checkpoint, "cpu", str(picture) if picture else None, preferences)
     live(root, lambda: window.loading is None and window.reading is None)
     root.focus_force()
     for question in questions:
-        window.entry.insert("1.0", question)
+        window.view.question = question
         window.ask()
         live(root, lambda: window.asking is None and window.looking is None)
     end = time.monotonic() + 1

@@ -26,17 +26,17 @@ def test_without_a_display_one_line_names_the_terminal_command():
 def test_the_command_line_reaches_the_window(monkeypatch):
     tk = pytest.importorskip("tkinter", reason="this Python has no Tk")
     import test_gui
-    import window.app
+    import window.controller
 
     made, root = [], SimpleNamespace(mainloop=lambda: made.append("mainloop"))
     worker = SimpleNamespace(close=lambda timeout: True)
     monkeypatch.setattr(tk, "Tk", lambda className: root)
     keep = lambda *arguments, **options: made.append((arguments, options)) or SimpleNamespace(worker=worker)  # noqa: E731
-    monkeypatch.setattr(window.app, "Window", keep)
+    monkeypatch.setattr(window.controller, "Window", keep)
     monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
     monkeypatch.setattr(sys, "argv", "test_gui.py --checkpoint a/run --device cuda:1 b.png".split())
     assert test_gui.main() == 0
-    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), {"can_drop": False}), "mainloop"]
+    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), {"can_drop": False, "verify": False}), "mainloop"]
 
 
 def test_without_tk_one_line_says_how_to_get_it():

@@ -1,50 +1,38 @@
-"""A person at a screen of the tests' own: keys and clicks go through the X server, as a real keyboard's do."""
+"""A person at a virtual screen: keys and clicks go through the X server, as those of a real keyboard."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from Xlib import XK, X, display
-from Xlib.ext import xtest
+from answering.conversation import Conversation
+from tests.helpers.tiny import never_ends
+
+if TYPE_CHECKING:
+    import tkinter
+
+    from window.controller import Window
+
 
 NAMES = {" ": "space", "?": "question", ".": "period", "/": "slash", "-": "minus", "_": "underscore", ",": "comma"}
 
 
-@contextmanager
-def virtual_screen(size: str = "1600x1200x24") -> Iterator[str]:
-    """The name of a free display with an Xvfb on it, which ends with the block.
-
-    Tk never lets go of a display that it had a window on, and ends the process if that goes away while it looks at
-    events: no window may be opened after the block.
-    """
-    reader, writer = os.pipe()
-    command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", size, "-dpi", "96", "-nolisten", "tcp"]
-    server = subprocess.Popen(command, pass_fds=(writer,), stderr=subprocess.DEVNULL)
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        number = stream.readline().strip()
-    try:
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
 class Person:
-    """Presses keys and moves the mouse on a display, and watches one Tk root."""
+    """Presses keys and moves the mouse on a display, and runs the loop of one Tk root meanwhile."""
 
-    def __init__(self, root, name: str) -> None:
+    def __init__(self, root: tkinter.Tk, name: str) -> None:
+        from Xlib import XK, X, display
+        from Xlib.ext import xtest
+
         self.root, self.display = root, display.Display(name)
+        self.X, self.XK, self.fake_input = X, XK, xtest.fake_input
 
     def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
-        """Let the window live until something is so."""
+        """Run the window's loop until the condition holds; it fails after some seconds."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, "it never came to that"
+            assert time.monotonic() < end, f"not within {seconds} s"
             self.root.update()
             time.sleep(0.005)
 
@@ -53,12 +41,12 @@ class Person:
         self.until(lambda: time.monotonic() > end)
 
     def press(self, *names: str) -> None:
-        """Keys held together, the last one struck: ``press("Control_L", "o")``."""
-        codes = [self.display.keysym_to_keycode(XK.string_to_keysym(name)) for name in names]
+        """Press keys together and release them: ``press("Control_L", "o")``."""
+        codes = [self.display.keysym_to_keycode(self.XK.string_to_keysym(name)) for name in names]
         for code in codes:
-            xtest.fake_input(self.display, X.KeyPress, code)
+            self.fake_input(self.display, self.X.KeyPress, code)
         for code in reversed(codes):
-            xtest.fake_input(self.display, X.KeyRelease, code)
+            self.fake_input(self.display, self.X.KeyRelease, code)
         self.display.sync()
         self.wait(0.01)
 
@@ -69,7 +57,7 @@ class Person:
             self.press(*(["Shift_L"] if shifted else []), name)
 
     def point(self, x: int, y: int) -> None:
-        xtest.fake_input(self.display, X.MotionNotify, x=x, y=y)
+        self.fake_input(self.display, self.X.MotionNotify, x=x, y=y)
         self.display.sync()
         self.wait(0.05)
 
@@ -80,7 +68,39 @@ class Person:
 
     def click_at(self, x: int, y: int) -> None:
         self.point(x, y)
-        for kind in (X.ButtonPress, X.ButtonRelease):
-            xtest.fake_input(self.display, kind, 1)
+        for kind in (self.X.ButtonPress, self.X.ButtonRelease):
+            self.fake_input(self.display, kind, 1)
         self.display.sync()
         self.wait(0.05)
+
+
+def endless(window: Window, tokens: int = 3000) -> None:
+    """Answers of so many tokens, whatever the model would say: by default, more than it has time for."""
+    never_ends(window.worker.assistant)
+    window.preferences.max_new_tokens = tokens
+
+
+def loaded(window: Window, person: Person) -> None:
+    person.until(lambda: window.loading is None and window.reading is None)
+
+
+def seen(window: Window) -> str:
+    return window.view.transcript.text.get("1.0", "end")
+
+
+def answers(window: Window) -> list[str | None]:
+    return [turn.answer for turn in window.conversation.turns]
+
+
+def talked(window: Window, person: Person, *answers: str) -> None:
+    """A conversation with these answers, and the map of the last where maps are shown."""
+    conversation = Conversation(window.conversation.images, window.conversation.paths)
+    for answer in answers:
+        conversation.ask("What?")
+        conversation.answer(answer)
+    window.begin(conversation)
+    person.until(lambda: not window.preferences.look or len(answers) - 1 in window.maps)
+
+
+def every_widget(widget) -> list:
+    return [widget, *(found for child in widget.winfo_children() for found in every_widget(child))]

@@ -1,13 +1,456 @@
-"""PLACEHOLDER"""
+"""What happens in the window, by real keys and clicks on a virtual screen."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
-from tests.helpers.tiny import REPO
+import pytest
+import torch
+from PIL import ImageGrab, ImageTk
+
+from answering.assistant import Assistant
+from answering.conversation import Conversation
+from answering.worker import Worker
+from dataset.prompt import Request, Turn, question_with_images
+from model.manifest import MANIFEST, write_manifest
+from tests.helpers.screen import Person, answers, endless, loaded, seen, talked
+from tests.helpers.tiny import REPO, picture
+
+tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
+
+from window.controller import Read, filedialog  # noqa: E402
+from window.picture import with_heat  # noqa: E402
+from window.preferences import Preferences  # noqa: E402
+
+
+def reference(assistant, *questions: str) -> list[str]:
+    turns: list[Turn] = []
+    for question in questions:
+        turns.append(Turn(question_with_images(question, 0 if turns else 1)))
+        turns[-1].answer = assistant.answer([Request(turns, [picture("red")])])[0]
+    return [turn.answer for turn in turns]
+
+
+def test_a_picture_is_opened_by_keys_and_questions_typed_while_the_model_loads_are_answered(
+    open_window, assistant, red, monkeypatch
+):
+    wanted, gate, load = reference(assistant, "What color?", "and where?"), threading.Event(), Assistant.load
+    monkeypatch.setattr(Assistant, "load", lambda *arguments: (gate.wait(60), load(*arguments))[1])
+    window, person = open_window()
+    person.until(lambda: window.status[0] == "stage_libraries")
+
+    def choose() -> None:
+        person.until(lambda: "filedialog" in str(window.root.tk.call("focus")))
+        person.type("red.png")
+        person.press("Return")
+
+    window.root.after(300, choose)
+    person.press("Control_L", "o")
+    person.until(lambda: window.conversation.images)
+    person.type("What color?")
+    person.press("Return")
+    assert window.view.entry.get("1.0", "end-1c") == "" and "What color?" in seen(window)
+    assert window.status[0] == "stage_waiting" and window.loading is not None
+    gate.set()
+    person.until(lambda: window.asking is None and window.loading is None)
+    assert wanted[0] and answers(window) == wanted[:1] and wanted[0] in seen(window)
+    towers = []
+    window.worker.assistant.model.vision.register_forward_hook(lambda *_: towers.append(1))
+    person.type("and where?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert wanted[1] not in ("", wanted[0]) and answers(window) == wanted
+    assert towers == []  # the follow-up did not encode the picture again
+
+
+@pytest.mark.parametrize("by", ["button", "key"])
+def test_stop_ends_a_long_answer_and_the_conversation_continues(open_window, red, by):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    assert window.partial in seen(window)
+    person.click(window.view.stop_button) if by == "button" else person.press("Escape")
+    person.until(lambda: window.asking is None)
+    (answer,) = answers(window)
+    assert answer and len(window.worker.assistant.tokenizer.encode(answer)) < 3000
+    assert "stopped" in seen(window) and window.view.stop_button.instate(["disabled"])
+    window.preferences.max_new_tokens = 4
+    person.until(lambda: window.looking is None)
+    person.type("and?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert answers(window)[0] == answer and len(answers(window)) == 2
+
+
+def test_asking_again_ends_the_answer_in_progress_and_keeps_its_words(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    window.preferences.max_new_tokens = 5
+    person.type("two")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    first, second = answers(window)
+    tokenizer = window.worker.assistant.tokenizer
+    assert 0 < len(tokenizer.encode(first)) < 3000
+    assert (
+        len(tokenizer.encode(second.replace("\ufffd", ""))) <= 6
+    )  # half a character is one token, and read again three
+    assert seen(window).index("one") < seen(window).index(first) < seen(window).index("two")
+
+
+def test_another_picture_in_the_middle_of_an_answer_begins_a_new_conversation(open_window, red, blue):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    steps = []
+    window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
+    window.open_picture(str(blue))
+    person.until(lambda: window.conversation.paths == [str(blue)])
+    person.wait(0.5)  # what the old answer still had to say has come
+    computed = len(steps)
+    person.wait(0.3)
+    assert len(steps) == computed  # it ended
+    assert window.asking is None and window.conversation.turns == []
+    assert seen(window).strip() == "Questions and answers about the picture appear here."
+    assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path, monkeypatch):
+    handlers, taken = {}, []
+    monkeypatch.setitem(sys.modules, "tkinterdnd2", SimpleNamespace(DND_FILES="DND_Files"))
+    register, bind = lambda canvas, kind: taken.append(kind), lambda canvas, name, do: handlers.update({name: do})
+    monkeypatch.setattr(tkinter.Canvas, "drop_target_register", register, raising=False)
+    monkeypatch.setattr(tkinter.Canvas, "dnd_bind", bind, raising=False)
+    window, person = open_window(can_drop=True)
+    assert taken == ["DND_Files"]
+    spaced = tmp_path / "a b {1}%20.png"
+    picture("blue").save(spaced)
+    for data, file in (
+        (str(red), red),
+        (tkinter._join([str(spaced), str(red)]), spaced),  # several, as Tcl lists them
+        (red.as_uri(), red),
+        (spaced.as_uri(), spaced),
+    ):
+        handlers["<<Drop>>"](SimpleNamespace(data=data))
+        person.until(lambda: window.reading is None)
+        assert window.conversation.paths == [str(file)]
+    handlers["<<Drop>>"](SimpleNamespace(data=""))
+    handlers["<<Drop>>"](SimpleNamespace(data="https://example.org/a.png"))
+    assert "https://example.org/a.png is an address on the web" in seen(window) and window.reading is None
+
+
+def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(red.read_bytes()[:40])
+    window.open_picture(str(broken))
+    person.until(lambda: window.reading is None)
+    assert "broken.jpg cannot be opened: cannot be decoded" in seen(window)
+    assert window.conversation.paths == [str(red)]
+
+
+def test_closing_while_it_answers_ends_the_answer(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    steps = []
+    window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
+    window.close()
+    window.closed = True
+    assert window.worker.close(20) and len(steps) <= 3
+
+
+def test_the_word_under_the_mouse_shows_its_own_map(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    endless(window, 20)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.maps)
+    found = window.maps[0]
+    whole = window.view.pane.grid_shown
+    shown = ImageTk.getimage(window.view.pane.photo).convert("RGB")
+    assert shown.tobytes() == with_heat(picture("red").resize(shown.size), whole).tobytes()
+    assert whole.shape == (3, 3) and torch.tensor(whole).isnan().nonzero().tolist() == [[0, 0]]
+    span = found.words()[-1]
+    text, start = window.view.transcript.text, window.view.transcript._start_of(0)
+    box = text.bbox(f"{start} + {span[1] - 1} chars")  # the last letter: one further is another word, or none
+    person.point(text.winfo_rootx() + box[0] + box[2] // 2, text.winfo_rooty() + box[1] + box[3] // 2)
+    assert window.span == span and (window.view.pane.grid_shown[1:] == found.of(span)[1:]).all()
+    assert found.text[slice(*span)] in window.view.map_note.cget("text")
+    person.click(window.view.switch)
+    assert window.view.pane.grid_shown is None and Preferences.load().look is False
+    assert ImageTk.getimage(window.view.pane.photo).getpixel((1, 1))[:3] == (255, 0, 0)
+    person.press("Control_L", "l")
+    assert window.view.pane.grid_shown is not None and Preferences.load().look is True
+
+
+def test_words_and_answers_are_reached_with_keys(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, "a red circle", "at the top")
+    assert window.shown_turn() == 1
+    person.press("Control_L", "Shift_L", "c")
+    assert window.root.clipboard_get() == answers(window)[1]
+    person.press("Alt_L", "Up")
+    person.until(lambda: 0 in window.maps)
+    person.press("Alt_L", "Right")
+    assert window.shown_turn() == 0 and window.span == window.maps[0].words()[0]
+    person.press("Alt_L", "Left")
+    assert window.span is None
+    person.press("Control_L", "Shift_L", "c")
+    assert window.root.clipboard_get() == answers(window)[0]
+    text = window.view.transcript.text
+    box = text.bbox(window.view.transcript._start_of(1))
+    person.click_at(text.winfo_rootx() + box[0] + 2, text.winfo_rooty() + box[1] + 2)
+    assert window.shown_turn() == 1
+
+
+def test_a_map_of_an_earlier_conversation_is_not_shown(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, "a red circle")
+    late = window.maps[0]
+    window.new_conversation()
+    window.on_event(99, "looked", late)
+    assert window.maps == {} and window.view.pane.grid_shown is None
+
+
+def test_the_map_of_the_dropped_patch_says_so_under_the_mouse(open_window, red):
+    window, person = open_window(red, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, "a red circle")
+    left, top, width, height = window.view.pane.place
+    x, y = window.view.pane.canvas.winfo_rootx() + left, window.view.pane.canvas.winfo_rooty() + top
+    person.point(x + 3, y + 3)
+    assert "left out" in window.view.map_note.cget("text")
+    person.point(x + width - 3, y + 3)
+    share = 100 * window.maps[0].of()[0, 2]
+    assert window.view.map_note.cget("text") == f"Row 1, column 3: {share:.1f} %"
+
+
+def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_path, monkeypatch):
+    window, person = open_window(red)
+    loaded(window, person)
+    person.type("What color?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    kept = answers(window)
+    assert kept[0]
+    monkeypatch.setattr(filedialog, "asksaveasfilename", lambda **options: str(tmp_path / "talk.json"))
+    person.press("Control_L", "s")
+    saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
+    assert saved["images"] == [str(red)] and saved["about"]["checkpoint"].endswith("checkpoint-1")
+    assert saved["about"]["do_sample"] is False and saved["about"]["max_new_tokens"] == 8
+    person.press("Control_L", "n")
+    assert window.conversation.turns == [] and window.conversation.paths == [str(red)]
+    window.take(Read(Conversation([picture("blue")], [str(blue)]), picture("blue")))
+    window.open_conversation(tmp_path / "talk.json")
+    person.until(lambda: window.conversation.turns)
+    assert answers(window) == kept and kept[0] in seen(window)
+    assert window.preview.getpixel((0, 0)) == (255, 0, 0) and "red.png" in window.view.picture_name.cget("text")
+
+
+def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    window.worker.assistant.stream = no_memory
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    assert "The memory is full. In the settings choose the CPU" in seen(window) and window.conversation.turns == []
+    assert "What?" not in seen(window)  # nor is a question left without an answer
+    other = tmp_path / "checkpoints" / "other" / "checkpoint-1"
+    shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", other)
+    manifest = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
+    manifest["base_models"]["language.path"]["sha256"] = "0" * 64
+    write_manifest(other, {key: value for key, value in manifest.items() if key != "sha256"})
+    window.load(other)
+    loaded(window, person)
+    assert "is not the model that" in seen(window) and "Traceback" not in seen(window)
+
+
+def test_without_any_checkpoint_the_window_says_what_to_do(open_window, tmp_path):
+    shutil.rmtree(tmp_path / "checkpoints")
+    window, person = open_window()
+    assert window.loading is None and "No trained model was found in checkpoints/" in seen(window)
+    window.take(Read(Conversation([picture("red")], ["red.png"]), picture("red")))
+    person.type("What?")
+    person.press("Return")
+    assert "No model is loaded; choose one in the Model menu." in seen(window) and window.conversation.turns == []
+    assert window.view.entry.get("1.0", "end-1c") == "What?"
+
+
+def test_an_error_in_the_window_itself_is_a_sentence_too(open_window):
+    window, person = open_window()
+    window.root.after_idle(lambda: 1 / 0)
+    person.until(lambda: "ZeroDivisionError: division by zero" in seen(window))
+
+
+def another_checkpoint(tmp_path: Path) -> Path:
+    """A copy of the checkpoint, and older than it."""
+    other = tmp_path / "checkpoints" / "other" / "checkpoint-7"
+    shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", other)
+    os.utime(other / MANIFEST, (1, 1))
+    return other
+
+
+def test_the_menu_lists_the_checkpoints_and_loads_the_one_chosen(open_window, tmp_path):
+    another_checkpoint(tmp_path)
+    window, person = open_window()
+    loaded(window, person)
+    assert window.checkpoint == Path("checkpoints/test/checkpoint-1")
+    window.view.fill_models(window.view.models)
+    labels = [window.view.models.entrycget(i, "label") for i in range(2)]
+    assert labels == ["test / checkpoint-1", "other / checkpoint-7"]
+    window.view.models.invoke(1)
+    loaded(window, person)
+    assert window.worker.assistant.checkpoint == window.checkpoint == Path("checkpoints/other/checkpoint-7")
+    assert window.view.model_button.cget("text").startswith("other / checkpoint-7")
+
+
+def test_checkpoint_and_device_of_the_command_line_come_first(open_window, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(Worker, "load", lambda worker, checkpoint, device, verify: loads.append((checkpoint, device)))
+    other = another_checkpoint(tmp_path)
+    open_window(checkpoint=other, device="cuda:1", preferences=Preferences(device="cpu"))
+    open_window(preferences=Preferences(device="cpu"))
+    assert loads == [(other, "cuda:1"), (Path("checkpoints/test/checkpoint-1"), "cpu")]
+
+
+def test_the_stage_of_loading_is_shown_until_it_is_over(open_window, monkeypatch):
+    gate, load = threading.Event(), Assistant.load
+
+    def slow(checkpoint, device, on_stage, verify):
+        on_stage("weights")
+        gate.wait(60)
+        return load(checkpoint, device)
+
+    monkeypatch.setattr(Assistant, "load", slow)
+    window, person = open_window()
+    person.until(lambda: window.view.status_label.cget("text") == "Reading test / checkpoint-1...")
+    assert window.view.progress.winfo_manager() == "pack"
+    gate.set()
+    loaded(window, person)
+    assert (
+        window.view.status_label.cget("text") == "test / checkpoint-1 on cpu"
+        and not window.view.progress.winfo_manager()
+    )
+
+
+def test_another_model_in_the_middle_of_an_answer_ends_it_and_keeps_its_words(open_window, red, tmp_path):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.partial.strip())
+    window.preferences.look = True
+    window.maps = {0: "the first model's"}
+    window.load(another_checkpoint(tmp_path))
+    (answer,) = answers(window)
+    assert answer and answer in seen(window) and window.asking is None and window.maps == {}
+    loaded(window, person)
+    assert window.worker.assistant.checkpoint.name == "checkpoint-7" and answers(window) == [answer]
+
+
+def test_a_picture_or_a_file_is_pasted_by_keys_and_text_stays_text(open_window, red, blue, monkeypatch):
+    window, person = open_window()
+    monkeypatch.setattr(ImageGrab, "grabclipboard", lambda: picture("green"))
+    window.root.clipboard_clear()  # another test's answer may be there
+    person.press("Control_L", "v")  # in the question
+    person.until(lambda: window.conversation.paths == ["clipboard"])
+    window.root.clipboard_clear()
+    window.root.clipboard_append(str(red))
+    person.press("Control_L", "Shift_L", "v")
+    person.until(lambda: window.conversation.paths == [str(red)])
+    window.root.clipboard_clear()
+    window.root.clipboard_append(blue.as_uri())
+    person.press("Control_L", "v")
+    person.until(lambda: window.conversation.paths == [str(blue)])
+    assert window.view.entry.get("1.0", "end-1c") == ""
+    window.root.clipboard_clear()
+    window.root.clipboard_append("What color?")
+    person.press("Control_L", "v")
+    assert window.view.entry.get("1.0", "end-1c") == "What color?" and window.conversation.paths == [str(blue)]
+
+
+def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    assistant = window.worker.assistant
+    endless(window, 200)
+    pieces, beats = [], []
+    take = window.on_event
+    window.on_event = lambda job, kind, value: (
+        pieces.append(value) if kind == "piece" else None,
+        take(job, kind, value),
+    )
+
+    def beat() -> None:
+        beats.append(time.perf_counter())
+        window.root.after(5, beat)
+
+    beat()
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    pauses = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
+    assert len(assistant.tokenizer.encode("".join(pieces))) >= 150 and len(pieces) > 20
+    assert max(pauses) < 2  # generous: other work on this machine is not the window's fault
+
+
+def test_the_script_opens_a_window_and_control_q_ends_it(screen, config_home, tmp_path):
+    environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(REPO)}
+    command = [sys.executable, str(REPO / "test_gui.py")]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    watcher = tkinter.Tk(screenName=screen)
+    watcher.withdraw()
+    person = Person(watcher, screen)
+    try:
+
+        def gone() -> bool:
+            window = next((w for w in person.display.screen().root.query_tree().children if w.get_wm_class()), None)
+            if window is not None:
+                window.set_input_focus(2, 0)
+                person.press("Control_L", "q")
+            return process.poll() is not None
+
+        person.until(gone)
+        assert process.returncode == 0 and process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+        watcher.destroy()
+        person.display.close()
 
 
 def test_the_window_opens_before_torch_is_imported():
-    code = "import sys; import window.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys; import window.controller; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0

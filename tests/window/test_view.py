@@ -1,0 +1,140 @@
+"""What is seen in the window, on a virtual screen."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.screen import answers, every_widget, loaded, seen, talked
+from tests.helpers.tiny import picture
+
+tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
+
+from window.controller import filedialog  # noqa: E402
+from window.preferences import Preferences  # noqa: E402
+
+
+def test_shift_enter_is_a_new_line_and_enter_without_a_picture_asks_for_one(open_window):
+    window, person = open_window()
+    person.type("one")
+    person.press("Shift_L", "Return")
+    person.type("two")
+    assert window.view.entry.get("1.0", "end-1c") == "one\ntwo" and window.conversation.turns == []
+    person.press("Return")
+    assert "Open a picture first." in seen(window) and window.view.entry.get("1.0", "end-1c") == "one\ntwo"
+
+
+def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, blue, monkeypatch):
+    window, person = open_window()
+    (button,) = [
+        w for w in every_widget(window.view.frame) if w.winfo_class() == "TButton" and "Open" in w.cget("text")
+    ]
+    for place, file in ((window.view.pane.canvas, red), (button, blue)):
+        monkeypatch.setattr(filedialog, "askopenfilename", lambda file=file, **options: str(file))
+        person.click(place)
+        person.until(lambda file=file: window.conversation.paths == [str(file)])
+    monkeypatch.setattr(filedialog, "askopenfilename", lambda **options: str(red))
+    person.click(window.view.pane.canvas)  # no longer empty
+    person.wait(0.2)
+    assert window.reading is None and window.conversation.paths == [str(blue)]
+
+
+def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, red):
+    """Each wait is a few milliseconds more beside a model that keeps all cores busy: 480 of them made 130 ms."""
+    window, person = open_window(red)
+    loaded(window, person)
+    drawn, draw = [], window.view.pane.draw
+    window.view.pane.draw = lambda: drawn.append(draw())
+    window.worker.ask = lambda request, **options: 0
+    window.view.entry.insert("1.0", "What?")
+    window.root.update()
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    window.ask()
+    window.root.update()
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 100
+    assert drawn == []
+    window.asking = None
+
+
+def test_the_names_of_picture_and_model_are_shortened_to_fit(open_window, tmp_path):
+    long = tmp_path / ("a picture with a very long name, " * 4 + "its end.png")
+    picture("red").save(long)
+    window, person = open_window(long, preferences=Preferences(size=100))
+    loaded(window, person)
+    window.root.geometry("760x480")
+    window.checkpoint = Path("a/run-with-a-very-long-name-of-its-own/checkpoint-1600")
+    window.show_state()
+    person.until(lambda: window.root.winfo_width() == 760)
+    person.wait(0.2)
+    for label, end in ((window.view.picture_name, "nd.png  ·  30 × 60"), (window.view.model_button, "0  ▾")):
+        assert "…" in label.cget("text") and label.cget("text").endswith(end)
+        assert label.winfo_reqwidth() <= label.winfo_width()
+    assert (
+        window.view.picture_name.winfo_rootx() > window.view.switch.winfo_rootx() + window.view.switch.winfo_reqwidth()
+    )
+
+
+def test_language_colours_and_size_change_during_a_conversation(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    person.type("What?")
+    person.press("Return")
+    person.until(lambda: window.asking is None)
+    person.type("half a ques")
+    before = window.view.entry.winfo_height()
+    window.prefer(language="zh", dark=True, size=200)
+    person.until(lambda: window.root.title() == "看图问答")
+    person.until(lambda: window.view.entry.winfo_height() > 1.5 * before)
+    assert window.root.cget("background") == "#1b1d22"
+    assert answers(window)[0] in seen(window) and "What?" in seen(window)
+    assert window.view.entry.get("1.0", "end-1c") == "half a ques" and Preferences.load().size == 200
+    window.prefer(language="en")
+    person.until(lambda: window.root.title() == "Ask a picture")
+    window.prefer(dark=False)
+    person.until(lambda: window.root.cget("background") == "#f3f4f6")
+
+
+def test_the_window_opens_as_it_was_closed_and_in_the_language_of_the_locale(open_window, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    Preferences(dark=True, size=150).save()
+    window, person = open_window()
+    assert window.root.title() == "看图问答" and window.view.look.dark and window.view.look.scale == 1.5
+
+
+def test_enter_presses_the_button_that_has_the_focus(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    talked(window, person, "a red circle")
+    (new,) = [w for w in every_widget(window.view.frame) if w.winfo_class() == "TButton" and w.cget("text") == "New"]
+    new.focus_set()
+    person.press("Return")
+    assert window.conversation.turns == []
+
+
+def test_tab_reaches_every_button(open_window):
+    window, person = open_window()
+    loaded(window, person)
+    window.view.stop_button.state(["!disabled"])
+    reached = set()
+    for _ in range(14):
+        person.press("Tab")
+        reached.add(window.root.focus_get())
+    wanted = {
+        w for w in every_widget(window.view.frame) if w.winfo_class() in ("TButton", "TMenubutton", "TCheckbutton")
+    }
+    assert len(wanted) == 8 and wanted <= reached and window.view.entry in reached
+
+
+def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
+    other = shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", tmp_path / "elsewhere")
+    config = tmp_path / "checkpoints" / "test" / "checkpoint-1" / "config.yaml"
+    config.write_text("language: {path: demo/backbones/qwen}", encoding="utf-8")
+    window, person = open_window()
+    assert (
+        "only the tiny demo" in window.view.demo_note.cget("text") and window.view.demo_note.winfo_manager() == "grid"
+    )
+    window.load(other)
+    assert not window.view.demo_note.winfo_manager()
