@@ -12,6 +12,7 @@ from argparse import Namespace
 import pytest
 
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.parity import QUICK
 from benchmarks.gpu.part import Part, Skip
 from tests.helpers.tiny import REPO
 
@@ -54,7 +55,7 @@ def test_each_part_measures_and_nothing_fails(whole):
 def test_all_ways_to_compute_agree(whole):
     found = by_name(whole, "parity")
     ways = {name: record for name, record in found.items() if "worst gradient" in record}
-    assert len(ways) == 2 * 2 * 5
+    assert len(ways) == 2 * 2 * len(QUICK)
     for name, record in ways.items():
         assert record["loss difference"] < (2e-3 if "bfloat16" in name else 1e-5), name
         assert 0 < record["worst gradient"] < (0.05 if "bfloat16" in name else 1e-5), name
