@@ -1,31 +1,31 @@
 """Which batches a process gets, and when: the same order for any number of processes.
 
 The batches of an epoch are planned once (:func:`dataset.trees.plan_batches`) and come in an order that is a pure
-function of (seed, epoch). Every optimiser step takes the next ``processes x accumulation`` of them. So a place in the
-epoch is one number, the batches taken so far, which means the same to a run of one process and to one of eight.
+function of (seed, epoch). Every optimiser step takes the next ``processes x accumulation`` of them. So a position in
+the epoch is one number, the batches taken so far, which means the same to a run of one process and to one of eight.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch.utils.data import Sampler
 
 
-class EpochBatches(Sampler):
+class EpochBatches(Sampler[list[int]]):
     """The batches of one process, each a list of ``epoch * length + index``.
 
-    Where an epoch's batches do not divide among the processes, some get the smallest batch once more, which must count
-    for nothing: :meth:`take` says which are real.
+    If the number of batches is no multiple of the processes, some processes get the smallest batch a second time, which
+    must count for nothing: :meth:`take` says which batches are real.
 
     Args:
-        batches: indices of samples, each batch of like length.
+        batches: indices of samples; the samples of a batch have similar lengths.
         lengths: of all samples, in tokens.
-        seed: of the order; None keeps the batches as they are.
+        seed: of the order; None keeps the order of ``batches``.
         processes, rank: how many processes share the batches, and which of them this is.
         accumulation: batches that each process takes for one optimiser step.
     """
@@ -44,7 +44,7 @@ class EpochBatches(Sampler):
         self.batches, self.length, self.seed = batches, len(lengths), seed
         self.processes, self.rank, self.accumulation = processes, rank, accumulation
         self.costs = [len(batch) * max(lengths[i] for i in batch) for batch in batches]
-        self.resumed = (0, 0)  # in this epoch, so many batches were taken before
+        self.resumed = (0, 0)  # an epoch, and how many of its batches an earlier run has taken
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -52,21 +52,24 @@ class EpochBatches(Sampler):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the batches and their order: where it differs, a number of batches taken means other samples."""
+        """SHA-256 of the batches and their order. If it differs, the same position means other samples."""
         return hashlib.sha256(json.dumps([self.seed, self.batches]).encode()).hexdigest()
 
     def resume(self, epoch: int, taken: int) -> int:
-        """Go on behind the first ``taken`` batches of an epoch; how many of this process's batches are to be skipped.
+        """Continue after the first ``taken`` batches of an epoch.
 
-        It is a multiple of the accumulation, as the Trainer wants it. Where ``taken`` is not (another number of
-        processes), the next step is the smaller one.
+        If ``taken`` is no multiple of ``processes x accumulation`` (the earlier run had another number of processes),
+        the next step is a smaller one.
+
+        Returns:
+            How many of this process's turns are over: a multiple of the accumulation.
         """
         self.resumed = (epoch, taken)
         self.set_epoch(epoch)
         return self._skipped
 
     def set_epoch(self, epoch: int) -> None:
-        """Plan an epoch: for each of this process's turns a batch or None, and the batches taken behind each step."""
+        """Plan an epoch: a batch or None for each of this process's turns, and the batches taken after each step."""
         self.epoch, taken = epoch, self.resumed[1] if epoch == self.resumed[0] else 0
         order = list(range(len(self.batches)))
         if self.seed is not None:
@@ -75,30 +78,30 @@ class EpochBatches(Sampler):
         left = -(-(len(order) - taken) // self.processes)
         self._skipped = self.turn = (len(self) - left) // self.accumulation * self.accumulation
         self.turns: list[int | None] = [None] * self._skipped
-        self.taken_behind = {self._skipped: taken}
+        self.taken_after = {self._skipped: taken}  # turns -> batches that all processes have taken
         missing = len(self) - self._skipped - left  # turns of the first step that have no batch
         while len(self.turns) < len(self):
             turns = min(self.accumulation, len(self) - len(self.turns))
             step = order[taken : taken + (turns - missing) * self.processes]
             shares = share_out([self.costs[number] for number in step], self.processes, turns)
-            mine = [step[place] for place in shares[self.rank]]
+            mine = [step[number] for number in shares[self.rank]]
             self.turns += mine + [None] * (turns - len(mine))
             taken, missing = taken + len(step), 0
-            self.taken_behind[len(self.turns)] = taken
+            self.taken_after[len(self.turns)] = taken
 
     def take(self, turns: int) -> list[bool]:
-        """Note that so many batches were fetched; for each whether it is real."""
+        """Record that so many batches were fetched; returns for each whether it is real."""
         real = [number is not None for number in self.turns[self.turn : self.turn + turns]]
         self.turn += turns
         return real
 
     @property
     def position(self) -> tuple[int, int]:
-        """The epoch, and how many of its batches all processes have taken, behind the latest step."""
-        taken = self.taken_behind[self.turn]
+        """The epoch, and how many of its batches all processes have taken, after the latest step."""
+        taken = self.taken_after[self.turn]
         return (self.epoch + 1, 0) if taken == len(self.batches) else (self.epoch, taken)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch's turns after those that were skipped."""
         smallest = min(range(len(self.batches)), key=self.costs.__getitem__)
         for number in self.turns[self._skipped :]:
@@ -107,15 +110,16 @@ class EpochBatches(Sampler):
 
 
 def share_out(costs: Sequence[int], processes: int, turns: int) -> list[list[int]]:
-    """Which of a step's batches each process takes, at most ``turns`` each, so that all take about as long.
+    """Which of a step's batches each process takes, at most ``turns`` each, so that all need about the same time.
 
-    The dearest first, each to the process with the least so far; processes meet only at the end of the step.
+    The most expensive batch goes first, to the process with the lowest cost so far: processes wait for each other only
+    at the end of the step.
     """
     shares: list[list[int]] = [[] for _ in range(processes)]
     loads = [0] * processes
-    for place in sorted(range(len(costs)), key=lambda place: (-costs[place], place)):
+    for number in sorted(range(len(costs)), key=lambda number: (-costs[number], number)):
         open_ = [rank for rank in range(processes) if len(shares[rank]) < turns]
         rank = min(open_, key=lambda rank: (loads[rank], rank))
-        shares[rank].append(place)
-        loads[rank] += costs[place]
+        shares[rank].append(number)
+        loads[rank] += costs[number]
     return [sorted(share) for share in shares]

@@ -1,19 +1,21 @@
-"""What process_image.py wrote, read again: image paths by id, and the conversations of a split."""
+"""Reading the two files that process_image.py writes: image paths by id, and the conversations of a split."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 
-Given = tuple[dict[int, str | bytes], list[tuple[str, dict]]]  # images (paths, or files' contents) and conversations
+Conversation = dict[str, Any]  # "source", "language", "split", "turns", "images"
+Named = list[tuple[str, Conversation]]  # (name, conversation)
 
 
-def read_conversations(image_map: Path, annotations: Path, split: str) -> Given:
-    """Read ``process_image.py``'s two files: image paths by id, and the (name, conversation) pairs of one split.
+def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[dict[int, str], Named]:
+    """Image paths by id, and the (name, conversation) pairs of one split.
 
-    Each conversation gets an ``images`` list of ids, empty for a text-only one. Its name is "<image id>/<number>".
+    Each conversation gets ``images``, a list of ids, empty without an image. Its name is "<image id>/<number>".
 
     Raises:
         UserError: the files cannot be read, are not what ``process_image.py`` writes, or are of different runs.
@@ -48,8 +50,12 @@ def _read_object(path: Path) -> dict:
     return content
 
 
-def checked(conversation: dict) -> dict:
-    """A conversation as :mod:`process_image` writes it; what follows relies on these types."""
+def checked(conversation: Conversation) -> Conversation:
+    """The conversation, if its values have the types that ``process_image.py`` writes.
+
+    Raises:
+        TypeError, LookupError, AttributeError: they have not.
+    """
     texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
     lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
     if not all(isinstance(each, list) and each for each in lists) or not all(isinstance(text, str) for text in texts):

@@ -1,8 +1,8 @@
-"""The one place where a file becomes pixels.
+"""From an image file to ``pixel_values``.
 
-Training, evaluation, ``ask.py`` and the window all go through :func:`load_image` and :func:`prepare_image`, so a
-model is always shown a picture in the way it was taught. Files come from the outside and are not trusted: whatever
-is wrong with one becomes an :class:`ImageError` with a one-line reason, and the sizes are checked before decoding.
+Training, evaluation, ``ask.py`` and the window all use :func:`load_image` and :func:`prepare_image`, so a picture is
+prepared for an answer as it was for training. Files come from outside: any fault of one is an :class:`ImageError` with
+a reason of one line, and the size is checked before decoding.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
 from common.errors import UserError
 from common.hub import model_folder
 
-if TYPE_CHECKING:  # the processes that only check images need neither
+if TYPE_CHECKING:  # processes that only check images need neither
     import torch
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-# Named, because Pillow's full list holds formats that start other programs (EPS runs Ghostscript) or hold pictures
-# within pictures of another size (icons). MPO comes with JPEG. TGA has no signature of its own and is tried last.
+ImageProcessor = Any  # one of these two; transformers has no types
+
+# Some formats in Pillow's full list start other programs (EPS runs Ghostscript) or hold pictures of several sizes
+# (icons), so the list is explicit. MPO comes with JPEG. TGA has no signature and is tried last.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 
 _UPRIGHT = {
@@ -43,23 +45,24 @@ class ImageError(ValueError):
 def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_000) -> Image.Image:
     """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
 
-    ``path`` may also be the file's content.
-    ``max_pixels`` is width times height; above Pillow's own ``MAX_IMAGE_PIXELS`` that one holds. A JPEG is decoded at
-    its full size: JPEG's smaller scales are faster from 768 px on, but move ``pixel_values`` by up to 40 of 255 levels
-    (``python -m benchmarks.loader``), where the encoder's own processor rounds by half a level.
+    A JPEG is decoded at its full size: JPEG's smaller scales are faster from 768 px on, but change ``pixel_values`` by
+    up to 40 of 255 levels (``python -m benchmarks.loader``); the encoder's own processor rounds by half a level.
+
+    Args:
+        path: of the file, or its content.
+        max_pixels: the largest width times height; Pillow's ``MAX_IMAGE_PIXELS`` holds if it is lower.
 
     Raises:
         ImageError: missing, too large, or not decodable to the last row.
     """
-    if isinstance(path, bytes):
-        path = io.BytesIO(path)
-    elif not os.path.isfile(path):  # opening a pipe would wait forever
+    if not isinstance(path, bytes) and not os.path.isfile(path):  # opening a pipe would wait forever
         raise ImageError("not a file" if os.path.exists(path) else "missing")
+    file = io.BytesIO(path) if isinstance(path, bytes) else path
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged metadata, one for each such photo
+            warnings.simplefilter("ignore")  # one about damaged metadata for each such photo
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
                 image.load()
                 return _to_rgb(_upright(image))
@@ -73,23 +76,23 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_00
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from None
 
 
-def prepare_image(image: Image.Image, processor) -> torch.Tensor:
-    """What the encoder sees of a picture: float32 [3, H, W], by the encoder's own processor."""
+def prepare_image(image: Image.Image, processor: ImageProcessor) -> torch.Tensor:
+    """The encoder's input for a picture, by the encoder's own processor: float32 [3, H, W]."""
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 def load_image_processor(
     folder_or_name: str, image_size: int | None = None
 ) -> SiglipImageProcessorPil | CLIPImageProcessorPil:
-    """The processor beside an encoder, from a folder or a hub name, in the variant that needs only Pillow.
+    """The processor in an encoder's folder or under its hub name, in the variant that needs only Pillow.
 
     Args:
-        image_size: another resolution than its own, in pixels (``vision.image_size``).
+        image_size: a resolution instead of the processor's own, in pixels (``vision.image_size``).
 
     Raises:
         UserError: no readable ``preprocessor_config.json``, or one of another kind of encoder.
     """
-    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil  # seconds; checking images needs neither
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil  # takes seconds
 
     classes = {"SiglipImageProcessor": SiglipImageProcessorPil, "CLIPImageProcessor": CLIPImageProcessorPil}
     folder = model_folder(folder_or_name, "vision.path")
@@ -106,7 +109,7 @@ def load_image_processor(
     return processor if image_size is None else resized(processor, image_size)
 
 
-def resized(processor, image_size: int):
+def resized(processor: ImageProcessor, image_size: int) -> ImageProcessor:
     """The same processor at another resolution: SigLIP stretches to a square, CLIP crops one from the middle."""
     square = {"height": image_size, "width": image_size}
     crops = processor.do_center_crop
@@ -123,11 +126,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. Damaged EXIF is no reason to lose a picture: it stays as it is."""
+    """The picture turned as its EXIF data say; as it is if they are damaged."""
     try:
-        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
 
 
@@ -136,7 +140,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _deep_to_rgb(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    if image.mode == "La":  # premultiplied; Pillow knows only this way out of it
+    if image.mode == "La":  # premultiplied; Pillow converts it only to LA
         image = image.convert("LA")
     image = image.convert("RGBA")
     page = Image.new("RGB", image.size, "white")
@@ -147,23 +151,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """Greyscale of 16 or 32 bits or of floats, scaled to 8 bits; ``convert`` would clip everything above 255 to white.
 
-    Whole numbers count from 0 to 65535. Floats have no fixed white: it is the smallest of 1, 255 and 65535 that holds
-    them. What fits in none of these is stretched between its own extremes.
+    White is 65535 for integers. For floats it is the smallest of 1, 255 and 65535 that no value exceeds. Other ranges
+    are stretched between their minimum and maximum.
     """
     import numpy as np  # 0.1 s of each command's start, and only such pictures need it
 
     values = np.array(image, dtype=np.float32)  # [H, W]
     values[~np.isfinite(values)] = 0.0
     low, high = float(values.min()), float(values.max())
-    white = next((w for w in ((1, 255, 65535) if image.mode == "F" else (65535,)) if high <= w), None)
-    if low < 0 or white is None:
-        black, white = low, high
-    else:
-        black = 0.0
-    see_through = values == image.info.get("transparency")  # one value of a PNG, or nothing
+    whites = [w for w in ((1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)) if high <= w]
+    black, white = (0.0, whites[0]) if low >= 0 and whites else (low, high)
+    transparent = values == image.info.get("transparency")  # a PNG may name one value
     scale = 255 / (white - black or 1.0)
     grey = np.clip(np.rint(values * scale - black * scale), 0, 255).astype(np.uint8)
-    grey[see_through] = 255
+    grey[transparent] = 255
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -6,43 +6,43 @@ the uninterrupted one would have read.
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
-from dataset.conversations import Given, read_conversations
-from dataset.image import ImageError, load_image, prepare_image
+from dataset.conversations import Conversation, Named, read_conversations
+from dataset.image import ImageError, ImageProcessor, load_image, prepare_image
 from dataset.prompt import PromptError, Turn, encode_text, fit_prompt, images_first
 from dataset.trees import Row, grow_tree, root_length, split_into_trees
-from qwen.tokenizer import IMAGE_TOKEN, token_id
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, token_id
 
 if TYPE_CHECKING:
     from settings import Config
 
-logger = logging.getLogger(__name__)
+Given = tuple[Mapping[int, str | bytes], Named]  # images (paths, or files' contents) and conversations
+Sample = dict[str, Any]  # see ImageCaptionDataset
 
 
-class ImageCaptionDataset(Dataset):
+class ImageCaptionDataset(Dataset[Sample]):
     """Conversations about images, as token ids, labels and pixels.
 
-    A sample is a message tree (:mod:`dataset.trees`): all conversations about one image, or about as many as fit
+    A sample is a message tree (:mod:`dataset.trees`): all conversations about one image, or as many of them as fit
     into ``language.max_length`` tokens; with ``data.message_trees`` off, a single conversation. ``dataset[i]`` is
-    sample i of epoch 0; ``dataset[epoch * len(dataset) + i]`` is the same sample in a later epoch, where other
+    sample i of epoch 0; ``dataset[epoch * len(dataset) + i]`` is the same sample in a later epoch, for which other
     reference answers may be drawn. A sample is a dict:
 
     - ``input_ids``, ``labels``, ``segments``, ``position_ids``: lists of int, equally long, placeholders expanded
-    - ``pixel_values``: list of float32 tensors [3, H, W], one per image, in the order of the placeholders; features
-      [N, D] where ``features`` gives them
+    - ``pixel_values``: list of float32 tensors [3, H, W], one per image, in the order of the placeholders; or of
+      features [N, D], from ``features``
     - ``images``: their ids
     - ``visual_tokens``: how many of its tokens are visual
-    - ``id``: which conversations it holds, for messages
+    - ``id``: the names of its conversations, for messages
     - ``skipped``: one line for each conversation that could not be used
 
     Conversations that can never be used (too long, placeholders that do not match the images) are in no sample: they
@@ -50,9 +50,14 @@ class ImageCaptionDataset(Dataset):
     """
 
     def __init__(
-        self, config: Config, tokenizer, image_processor, split: str = "train", given: Given | None = None
+        self,
+        config: Config,
+        tokenizer: Tokenizer,
+        image_processor: ImageProcessor,
+        split: str = "train",
+        given: Given | None = None,
     ) -> None:
-        """``given`` is read instead of the two files.
+        """``given`` replaces what the two files hold.
 
         Raises:
             UserError: the files cannot be read, or more than ``data.max_skipped`` of the split's conversations cannot
@@ -65,7 +70,9 @@ class ImageCaptionDataset(Dataset):
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
         self.seed = config.data.seed
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
-        self.features: Callable[[str], torch.Tensor] | None = None  # of a path, instead of pixels, if set
+        self.features: Callable[[str], torch.Tensor] | None = None  # path -> features, which replace pixels if set
+        self.paths: Mapping[int, str | bytes]
+        self.conversations: Named
         self.paths, self.conversations = given or read_conversations(
             config.data.image_map, config.data.annotations, split
         )
@@ -81,8 +88,8 @@ class ImageCaptionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.trees)
 
-    def __getitem__(self, key: int) -> dict:
-        """The sample, or another one where it cannot be used (a picture that was damaged after preprocessing).
+    def __getitem__(self, key: int) -> Sample:
+        """The sample, or another one if it cannot be used (its picture was damaged after preprocessing).
 
         Raises:
             UserError: neither it nor 99 others can be used.
@@ -92,7 +99,7 @@ class ImageCaptionDataset(Dataset):
         for candidate in self._candidates(epoch, index):
             sample = self._sample(self.trees[candidate], epoch, skipped)
             if sample is not None:
-                return {**sample, "skipped": skipped}
+                return sample
         raise UserError(f"{len(skipped)} samples in a row cannot be used; the first: {skipped[0]}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -106,8 +113,8 @@ class ImageCaptionDataset(Dataset):
         others = [other for other in drawn if other != index][:99]
         yield from sorted(others, key=lambda other: self.lengths[other] > self.lengths[index])
 
-    def _sample(self, tree: list[int], epoch: int, skipped: list[str]) -> dict | None:
-        """What can be used of a tree; lines about the rest are added to ``skipped``."""
+    def _sample(self, tree: list[int], epoch: int, skipped: list[str]) -> Sample | None:
+        """The usable conversations of a tree; lines about the others are added to ``skipped``."""
         names, rows = [], []
         for number in tree:
             name, conversation = self.conversations[number]
@@ -127,21 +134,23 @@ class ImageCaptionDataset(Dataset):
             return None
         root = root_length(rows, self.image_token_id, self.image_context_length)
         shared = rows[0][0][:root].count(self.image_token_id) // self.image_context_length
-        images = images[:shared] + [image for _ in rows for image in images[shared:]]  # those after the root
+        images = images[:shared] + [image for _ in rows for image in images[shared:]]  # each branch has those again
         return {
             **grow_tree(rows, root),
             "pixel_values": [pixel_values[image] for image in images],
             "images": images,
             "visual_tokens": len(images) * self.image_context_length,
             "id": ", ".join(names),
+            "skipped": skipped,
         }
 
     def _pixels(self, path: str | bytes) -> torch.Tensor:
         if self.features is not None:
+            assert isinstance(path, str), "a stream has no feature cache"
             return self.features(path)
         return prepare_image(load_image(path, self.max_pixels), self.image_processor)
 
-    def _encode(self, conversation: dict, choose) -> Row:
+    def _encode(self, conversation: Conversation, choose: Callable[[list[str]], str]) -> Row:
         """``input_ids`` and ``labels`` of a conversation; ``choose`` picks one of each turn's reference answers.
 
         Raises:
@@ -161,8 +170,8 @@ class ImageCaptionDataset(Dataset):
         )
 
     def _plan(self, message_trees: bool, progress: bool) -> None:
-        """Put conversations with the same images into trees, where their images lie in what they share."""
-        groups: dict[tuple, list[int]] = {}
+        """Put conversations with the same images into trees, if their images are in what they share."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for number, (name, conversation) in enumerate(self.conversations):
             together = message_trees and conversation["images"]
             groups.setdefault(tuple(conversation["images"]) if together else (name,), []).append(number)
@@ -173,7 +182,8 @@ class ImageCaptionDataset(Dataset):
                 bar.update(len(numbers))
 
     def _plan_group(self, numbers: list[int]) -> None:
-        rows, usable = [], []
+        rows: list[Row] = []
+        usable: list[int] = []
         for number in numbers:
             name, conversation = self.conversations[number]
             try:
@@ -185,13 +195,13 @@ class ImageCaptionDataset(Dataset):
         wanted = len(self.conversations[numbers[0]][1]["images"]) * self.image_context_length
         if len(rows) > 1 and rows[0][0][:root].count(self.image_token_id) == wanted:
             trees = split_into_trees([len(ids) for ids, _ in rows], root, self.max_length)
-        else:  # an image behind the question is no part of what is shared
+        else:  # an image after the question is not shared
             root, trees = 0, [[i] for i in range(len(rows))]
         for tree in trees:
             self.trees.append([usable[i] for i in tree])
             self.lengths.append(root + sum(len(rows[i][0]) - root for i in tree))
 
-    def _longest_row(self, conversation: dict) -> Row:
+    def _longest_row(self, conversation: Conversation) -> Row:
         """Ids and labels with the longest answers.
 
         A last answer that does not fit even alone is removed from the conversation if another one fits: turns before
@@ -237,7 +247,7 @@ class ImageCaptionDataset(Dataset):
 
     @property
     def total(self) -> int:
-        """Conversations, used or not."""
+        """The number of conversations, usable or not."""
         return sum(map(len, self.trees)) + len(self.unusable)
 
     @property

@@ -1,13 +1,13 @@
-"""The one place where a conversation becomes token ids and labels.
+"""From a conversation to token ids and labels.
 
-Training, evaluation, ``ask.py`` and the window all call :func:`build_prompt`, so a model is always asked in
-exactly the words it was taught in. The layout is Qwen's ChatML::
+Training, evaluation, ``ask.py`` and the window all call :func:`build_prompt`, so a question is put for an answer
+exactly as it was for training. The layout is Qwen's ChatML::
 
     <|im_start|>system\n{system}<|im_end|>\n
     <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n   (once per turn)
 
-Ids and labels grow together, segment by segment. Nothing is re-tokenised afterwards to find out where an answer
-began: that search is what gives "tokenization mismatch" and silent zero losses elsewhere.
+Ids and labels are built together, segment by segment. Nothing is tokenised a second time to find where an answer
+begins: in other projects that search ends in "tokenization mismatch" and losses of zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, token_id
 if TYPE_CHECKING:
     from PIL import Image
 
-NO_THOUGHTS = "<think>\n\n</think>\n\n"  # how Qwen3 is told, before its answer, not to think first
+NO_THOUGHTS = "<think>\n\n</think>\n\n"  # before an answer: turns the thinking of Qwen3 off
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
 
@@ -42,31 +42,30 @@ class Turn:
 
 @dataclass
 class Request:
-    """A conversation whose last turn waits for its answer, and the images its placeholders stand for, in order."""
+    """A conversation whose last turn has no answer yet, and the images of its placeholders, in order."""
 
     turns: list[Turn]
     images: list[Image.Image] = field(default_factory=list)
 
 
 def neutralise(text: str) -> str:
-    """Defuse anything in user text that looks like a control token, keeping it readable.
+    """Separate the characters of every control token in user text: ``<|im_end|>`` becomes ``<| im_end |>``.
 
-    ``<|im_end|>`` becomes ``<| im_end |>`` and ``<image>`` becomes ``< image >``. Only characters are added, so no
-    new control token can appear from the pieces of a broken one.
+    ``<image>`` becomes ``< image >``. Only spaces are added, so no new control token can form from broken ones.
     """
     return _CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text)
 
 
 def question_with_images(text: str, images: int) -> str:
-    """What a person typed, as a question about ``images`` pictures. Control tokens in it are defused."""
+    """What a person typed, as a question about ``images`` pictures; control tokens in it are neutralised."""
     return IMAGE_TOKEN * images + ("\n" if images else "") + neutralise(text)
 
 
 @lru_cache(maxsize=10_000)
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Ids of plain text. Control tokens spelled out in it stay ordinary characters.
+    """Ids of plain text. Control tokens spelled out in it are ordinary characters.
 
-    The latest texts are remembered: "user\\n" and its like stand in every turn, and a call costs 0.1 ms.
+    Cached, because texts such as "user\\n" are in every turn and a call costs 0.1 ms.
     """
     return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
@@ -78,10 +77,10 @@ def build_prompt(
 
     Every ``<|extra_0|>`` in a question is expanded to ``image_context_length`` ids of that token. Labels are the
     answers and the ``<|im_end|>`` after each, for every turn; everything else is ``IGNORE_INDEX``. A last turn
-    without an answer leaves the prompt open behind ``assistant\\n``, ready for ``generate``.
+    without an answer ends the prompt after ``assistant\\n``, ready for ``generate``.
 
-    Where the model's own template can turn thinking on and off (Qwen3), every answer follows the empty thoughts with
-    which that template turns it off, unless ``thinking``. They are unsupervised, and there in training and in use.
+    If the model's own template can turn thinking off (Qwen3), every answer follows the empty thoughts with which that
+    template does it, unless ``thinking``. They are unsupervised, and the same in training and in answering.
 
     Raises:
         PromptError: no turns, or an unanswered turn before the last.
@@ -119,10 +118,10 @@ def build_prompt(
 
 
 def fit_prompt(tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, **options) -> tuple[list[int], list[int]]:
-    """:func:`build_prompt` within ``max_length`` tokens: the oldest turns go, whole, but never their images.
+    """:func:`build_prompt` within ``max_length`` tokens: the oldest turns are dropped whole, but their images are kept.
 
     Raises:
-        PromptError: the last turn alone is still too long. Nothing is ever cut in the middle.
+        PromptError: the last turn alone is too long. Nothing is cut in the middle.
     """
     for first in range(len(turns)):
         kept = list(turns[first:])
@@ -140,7 +139,7 @@ def fit_prompt(tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, **op
 def images_first(turns: list[Turn]) -> list[Turn]:
     """The same conversation with all its image placeholders at the beginning of its first question.
 
-    LLaVA puts half of them behind the question; in front, all conversations about an image share it.
+    LLaVA has half of them after the question. At the beginning, all conversations about an image can share it.
     """
     images = sum(turn.question.count(IMAGE_TOKEN) for turn in turns)
     bare = [Turn(turn.question.replace(IMAGE_TOKEN, "").strip("\n"), turn.answer) for turn in turns]
@@ -155,14 +154,14 @@ def can_think(tokenizer: Tokenizer) -> bool:
 
 
 def without_thoughts(answer: str) -> str:
-    """What a model says after it has thought; "" where it ran out of tokens while thinking."""
+    """An answer without the thoughts before it; "" if the model ran out of tokens while thinking."""
     return answer.partition("</think>")[2] if answer.lstrip().startswith("<think>") else answer
 
 
 def skip_thoughts(pieces: Iterable[str]) -> Iterator[str]:
-    """Pieces of an answer as they come, joined the same as :func:`without_thoughts` of the whole.
+    """Pieces of an answer as they come; joined, they are :func:`without_thoughts` of the whole.
 
-    What begins as ``<think>`` is held back until its end has come.
+    Pieces from ``<think>`` on are held back until ``</think>``.
     """
     held: str | None = ""
     for piece in pieces:

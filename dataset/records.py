@@ -1,4 +1,4 @@
-"""What a raw record says: captions or LLaVA's messages, as turns with a placeholder for each image.
+"""From a raw record to turns: captions or LLaVA's messages, with a placeholder for each image.
 
 ``process_image.py`` reads records from JSON files, :mod:`dataset.shards` from tar and Parquet; both read them here.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from dataset.prompt import neutralise
 from qwen.tokenizer import IMAGE_TOKEN
 
-PLACEHOLDER = "<image>"  # how LLaVA's conversations mark the place of an image
+PLACEHOLDER = "<image>"  # LLaVA's mark for an image in a question
 CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
@@ -32,7 +32,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, UT
 
 
 class RecordError(ValueError):
-    """Why a record cannot be used, in one line."""
+    """A record that cannot be used; the message is the reason, in one line."""
 
 
 def caption_or_turns(record: dict, images: int, seed: str, keep_all_captions: bool) -> Turns:
@@ -42,7 +42,7 @@ def caption_or_turns(record: dict, images: int, seed: str, keep_all_captions: bo
     references, and one of two Chinese questions is put before it. ``seed`` decides both draws.
 
     Raises:
-        RecordError: neither is there, or it cannot be used.
+        RecordError: it holds neither, or it cannot be used.
     """
     given = record.get("caption")
     given = record.get("conversations") if given is None else given
@@ -62,7 +62,7 @@ def turns_of(messages: object, images: int) -> Turns:
     A question without an answer and an answer without a question are dropped.
 
     Raises:
-        RecordError: no turn is left, or a message that is not one.
+        RecordError: no question has an answer, or a message is malformed.
     """
     if not isinstance(messages, list):
         raise RecordError("conversations is not a list of messages")
@@ -89,9 +89,9 @@ def turns_of(messages: object, images: int) -> Turns:
 
 
 def place_images(questions: Sequence[str], images: int) -> list[str]:
-    """Put ``<|extra_0|>`` where ``<image>`` stands, for as many images as there are, and defuse everything else.
+    """Replace ``<image>`` by ``<|extra_0|>`` for as many images as there are, and neutralise other control tokens.
 
-    A surplus ``<image>`` is only text. Images that have no place get one in front of the first question.
+    A surplus ``<image>`` is text. Images without an ``<image>`` come before the first question.
     """
     left, placed = images, []
     for question in questions:
@@ -118,4 +118,5 @@ def answers_of(value: object, what: str) -> list[str]:
 
 
 def clean(text: str) -> str:
+    """Text without control tokens, and without halves of surrogate pairs."""
     return neutralise(SURROGATE.sub("\ufffd", text))

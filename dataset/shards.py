@@ -40,7 +40,6 @@ PYARROW = "pyarrow==26.0.1"  # as in requirements-dev.txt
 
 Row = dict[str, Any]  # a record: {extension: content, "__key__": key} of a tar, {column: value} of a Parquet file
 
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _KEY_AND_FIELD = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the key ends at the name's first dot
 
 
@@ -125,7 +124,7 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo
             if tar.offset <= end:  # a negative size: tarfile would read the same members for ever
                 raise tarfile.ReadError(f"{member.name} has an impossible size")
             end = tar.offset
-            tar.members = []  # else every header stays in memory
+            tar.members = []  # type: ignore[attr-defined]  # otherwise every header stays in memory; typeshed lacks it
             if member.isreg() and not os.path.basename(member.name).startswith((".", "__")):
                 yield member.name, tar, member
         limited.seek(tar.offset)
@@ -147,9 +146,14 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
+    """The file itself, unless it begins as gzip, bzip2 or xz do."""
     start = file.read(6)
     file.seek(0)
-    return next((opener(file) for magic, opener in _COMPRESSED.items() if start.startswith(magic)), file)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]  # it reads, seeks and tells, as IO does
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    return lzma.LZMAFile(file) if start.startswith(b"\xfd7zXZ") else file
 
 
 class _Limited(io.RawIOBase):

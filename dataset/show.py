@@ -1,4 +1,4 @@
-"""One sample as the model will see it, with the tokens that are learnt from in green.
+"""One sample as the model will see it, its supervised tokens in green.
 
 python -m dataset.show --config demo.yaml [--index 3]
 """
@@ -7,45 +7,47 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from dataset.image import load_image_processor
-from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.image import ImageProcessor, load_image_processor
 from dataset.prompt import IGNORE_INDEX
-from dataset.streaming import StreamedDataset
-from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer
 from settings import Config, add_config_arguments, load_config, require_paths
+
+if TYPE_CHECKING:
+    from dataset.image_caption_dataset import ImageCaptionDataset
 
 
 def show_sample(dataset: ImageCaptionDataset, index: int, color: bool) -> str:
     """One sample as text: runs of visual tokens shortened, supervised tokens in green (or in [brackets])."""
-    sample = dataset[index]
+    sample, tokenizer = dataset[index], dataset.tokenizer
     green, plain = ("\033[32m", "\033[0m") if color else ("[", "]")
-    tokenizer, pieces, run = dataset.tokenizer, [], []
-
-    def flush(supervised: bool) -> None:
-        if run:
-            text = tokenizer.decode(run)
-            text = text.replace(IMAGE_TOKEN * dataset.image_context_length, f"{IMAGE_TOKEN} x {len(run)}")
-            pieces.append(f"{green}{text}{plain}" if supervised else text)
-            run.clear()
-
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    previous = None
-    for token, label, segment in zip(sample["input_ids"], sample["labels"], sample["segments"], strict=True):
-        kind = (label != IGNORE_INDEX, token == image_id, segment)
-        if kind != previous and previous is not None:
-            flush(previous[0])
-            if segment != previous[2]:
-                pieces.append(f"\n-- branch {segment}:\n")
-        run.append(token)
-        previous = kind
-    flush(previous[0])
+    visual, image_id = IMAGE_TOKEN * dataset.image_context_length, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    tokens = list(zip(sample["input_ids"], sample["labels"], sample["segments"], strict=True))
+    kinds = [(label != IGNORE_INDEX, token == image_id, segment) for token, label, segment in tokens]
+    pieces: list[str] = []
+    start = 0
+    for end in range(1, len(tokens) + 1):
+        if end < len(tokens) and kinds[end] == kinds[start]:
+            continue
+        supervised, _, segment = kinds[start]
+        text = tokenizer.decode([token for token, _, _ in tokens[start:end]])
+        text = text.replace(visual, f"{IMAGE_TOKEN} x {end - start}")
+        pieces.append(f"{green}{text}{plain}" if supervised else text)
+        if end < len(tokens) and kinds[end][2] != segment:
+            pieces.append(f"\n-- branch {kinds[end][2]}:\n")
+        start = end
     return "".join(pieces)
 
 
-def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageCaptionDataset:
-    """A split, or of a stream its first window."""
+def open_split(
+    config: Config, tokenizer: Tokenizer, image_processor: ImageProcessor, split: str
+) -> ImageCaptionDataset:
+    """A split; of a stream, its first window."""
+    from dataset.image_caption_dataset import ImageCaptionDataset  # torch: seconds, after everything is checked
+    from dataset.streaming import StreamedDataset
+
     if config.data.stream is None:
         return ImageCaptionDataset(config, tokenizer, image_processor, split)
     return StreamedDataset(config, tokenizer, image_processor, split).first_window()
@@ -53,7 +55,7 @@ def open_split(config: Config, tokenizer, image_processor, split: str) -> ImageC
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Print one training sample as the model will see it: learnt tokens are green.",
+        description="Print one training sample as the model will see it: supervised tokens are green.",
         epilog="example: python -m dataset.show --config demo.yaml --index 3",
     )
     parser.add_argument("--index", type=int, default=0, help="which sample of the split (default: 0)")
@@ -76,7 +78,7 @@ def main() -> None:
     print(text)
     supervised = sum(label != IGNORE_INDEX for label in sample["labels"])
     visual = sample["visual_tokens"]
-    print(f"-- {sample['id']}: {len(sample['labels'])} tokens, {visual} visual, {supervised} learnt from")
+    print(f"-- {sample['id']}: {len(sample['labels'])} tokens, {visual} visual, {supervised} supervised")
     for line in sample["skipped"]:
         print(f"-- stands in for {line}")
 

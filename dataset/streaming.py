@@ -28,10 +28,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from common.errors import UserError
 from dataset.batches import share_out
 from dataset.collate import Position, collate
+from dataset.image import ImageProcessor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.records import RecordError
 from dataset.shards import Row, contents, find_shards, parts_of, read_shard, turns_in
 from dataset.trees import plan_batches
+from qwen.tokenizer import Tokenizer
 from settings import Config
 
 # ---------------------------------------------------------------------------------------------- windows
@@ -48,7 +50,9 @@ class Window:
 class StreamedDataset:
     """The shards of a split; :meth:`windows` reads them."""
 
-    def __init__(self, config: Config, tokenizer, image_processor, split: str = "train") -> None:
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, image_processor: ImageProcessor, split: str = "train"
+    ) -> None:
         self.config, self.tokenizer, self.image_processor, self.split = config, tokenizer, image_processor, split
         key = "stream" if split == "train" else "stream_held_out"
         self.shards = find_shards(getattr(config.data, key), f"data.{key}")
@@ -58,7 +62,7 @@ class StreamedDataset:
         return f"{len(self.shards):,} shards of {self.bytes / 2**30:,.2f} GiB in all"
 
     def fingerprint(self) -> str:
-        """Of everything that says what stands at a :class:`Position`."""
+        """A hash of everything that decides which sample is at a :class:`Position`."""
         data, train = self.config.data, self.config.train
         settings = [data.seed, data.stream_window, data.message_trees, data.images_first, data.tokens_per_batch]
         settings += [data.keep_all_captions, data.images_per_conversation, self.config.language.max_length]
@@ -91,7 +95,7 @@ class StreamedDataset:
     def windows(self, position: Position, seed: int | None) -> Iterator[Window]:
         """The windows of an epoch from the one that begins at ``position``.
 
-        The last takes in what would be less than half a window: a sample that cannot be used needs another to stand in.
+        A rest of less than half a window is added to the last one, so that no window lacks samples that can stand in.
         """
         size, room = self.config.data.stream_window, self.config.data.stream_window * 3 // 2
         records = self._records(position, self.order(position.epoch, seed))
@@ -107,7 +111,7 @@ class StreamedDataset:
             number += 1
 
     def _records(self, position: Position, order: list[Path]) -> Iterator[tuple[int, int, str, Row | Exception]]:
-        """(shard, record, name, row) from a position on; where a shard is damaged, what is wrong is its last row."""
+        """(shard, record, name, row) from a position on; the last row of a damaged shard is the error."""
         for shard in range(position.shard, len(order)):
             path, record = order[shard], position.record if shard == position.shard else 0
             try:
@@ -117,8 +121,8 @@ class StreamedDataset:
             except (UserError, MemoryError):
                 raise
             except Exception as error:  # a damaged file makes tarfile, zlib and pyarrow raise nearly anything
-                if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the data's: it may be mended
-                    reason = f"{error.strerror}; mend that and go on with --resume"
+                if isinstance(error, OSError) and error.errno:  # a fault of the disk, not of the data
+                    reason = f"{error.strerror}; repair that and continue with --resume"
                     raise UserError(f"data.stream: {path} cannot be read: {reason}") from None
                 yield shard, record, f"{path.name} from record {record} on", error
 
@@ -154,7 +158,7 @@ class StreamedDataset:
         return Window(start, dataset, skipped=dataset.unusable)
 
     def _conversation(self, name: str, part: object, images: list[int]) -> list[tuple[str, dict]]:
-        """(name, conversation), or nothing where process_image.py has kept it from training."""
+        """(name, conversation), or nothing if process_image.py has held it out."""
         if self.split == "train" and isinstance(part, dict) and part.get("split") == "held_out":
             return []
         seed = f"{self.config.data.seed}:{name}"
@@ -175,13 +179,13 @@ class _Planned(NamedTuple):
 class StreamedBatches(IterableDataset):
     """The batches of one process, collated. ``info.position`` is where the stream is after the batch's step.
 
-    All processes plan the same endless row of batches, epoch after epoch; each optimiser step takes the next
-    ``processes x accumulation`` of them, shared out by cost. So no process ever has a batch less than another.
+    All processes plan the same endless sequence of batches, epoch after epoch. Each optimiser step takes the next
+    ``processes x accumulation`` of them, shared out by cost, so all processes always have the same number of batches.
 
     Args:
         size, budget: samples in a batch, or tokens if ``budget`` is not None (:func:`dataset.trees.plan_batches`).
-        seed: of the orders of shards and batches; None: one pass, in order, whose last step may repeat a batch that is
-            not ``real``.
+        seed: of the orders of shards and batches. None: one pass, in order; its last step may repeat a batch, which
+            is not ``info.real``.
         processes, rank, accumulation: as in :class:`dataset.batches.EpochBatches`.
     """
 
@@ -206,7 +210,7 @@ class StreamedBatches(IterableDataset):
         for step in self._steps():
             share = share_out([planned.cost for planned in step], self.processes, self.accumulation)[self.rank]
             for number in range(self.accumulation):
-                if turn % workers == mine:  # the DataLoader takes from its workers in turn
+                if turn % workers == mine:  # the DataLoader takes batches from its workers in turn
                     real = number < len(share)
                     batch = self._load(step[share[number] if real else 0], real)
                     batch["info"].position = step[-1].after
@@ -219,7 +223,7 @@ class StreamedBatches(IterableDataset):
         samples = [dataset[first + index] for index in window.batches[planned.number]]
         batch = collate(samples, dataset.tokenizer.pad_token_id)
         batch["info"].real = real
-        if planned.number == 0 and real:  # one process reports what all have seen
+        if planned.number == 0 and real:  # all processes have read the window; one reports
             batch["info"].skipped = window.skipped + batch["info"].skipped
         return batch
 
@@ -231,7 +235,8 @@ class StreamedBatches(IterableDataset):
     def _batches(self) -> Iterator[_Planned]:
         position = Position(*self.position)
         while True:
-            begun, found, skipped = position.shard or position.record, 0, []
+            begun, found = position.shard or position.record, 0
+            skipped: list[str] = []
             for window in self.dataset.windows(position, self.seed):
                 self._plan(window)
                 window.skipped = skipped + window.skipped
@@ -251,7 +256,7 @@ class StreamedBatches(IterableDataset):
             position = Position(position.epoch + 1)
 
     def _plan(self, window: Window) -> None:
-        """Batches of like length, and their order, which is a function of the seed and the window's number alone."""
+        """Plan a window's batches, and their order, which is a function of the seed and the window's number alone."""
         lengths, seed = window.dataset.lengths, self.dataset.config.data.seed
         batches = plan_batches(lengths, size=self.size, budget=self.budget, seed=seed)
         if self.seed is not None:
@@ -270,5 +275,5 @@ class StreamedBatches(IterableDataset):
 
     @property
     def epochs(self) -> float:
-        """How far it has come, in epochs, by shards."""
+        """The position in epochs, by shards."""
         return self.position.epoch + self.position.shard / len(self.dataset.shards)

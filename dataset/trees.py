@@ -1,9 +1,9 @@
-"""Message trees: all conversations about one image as one sequence, what they share in it only once.
+"""Message trees: all conversations about one image as one sequence, which holds what they share only once.
 
-The shared beginning (system text, image, up to where they differ) is the root, segment 0; each conversation goes on
-as a branch of its own, segments 1, 2, ... A branch sees the root and itself, and its positions go on where the root's
-end, so every token is computed as in a row of its own: with 728 visual tokens and 28 of text, five questions cost 868
-tokens where five rows cost 3,780.
+The shared beginning (system text, image, up to where they differ) is the root, segment 0; each conversation continues
+it as a branch, segments 1, 2, ... A branch sees the root and itself, and its position ids follow the root's, so every
+token is computed as in a separate row. With 728 visual tokens and 28 of text, five questions cost 868 tokens as a tree
+and 3,780 as rows.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Row = tuple[list[int], list[int]]  # input_ids and labels of one conversation
 
 
 def root_length(rows: Sequence[Row], image_token_id: int, image_context_length: int) -> int:
-    """How many tokens at their beginning the conversations share and none learns from.
+    """How many tokens the conversations share at their beginning without a supervised one among them.
 
     Two tokens of every row stay out of the root: its first supervised token, and the one before it, which predicts it.
-    So every branch begins with an unsupervised token of its own, the root's last token has nothing to predict, and an
-    answer that two conversations share is learnt from twice, as in separate rows. An image is never cut.
+    So every branch begins with an unsupervised token, the root's last token has nothing to predict, and an answer that
+    two conversations share is supervised twice, as in separate rows. An image is never cut.
     """
     if len(rows) < 2:
         return 0
@@ -35,9 +35,9 @@ def grow_tree(rows: Sequence[Row], root: int) -> dict[str, list[int]]:
     """``input_ids``, ``labels``, ``segments`` and ``position_ids`` of the tree, equally long lists.
 
     Raises:
-        ValueError: a branch would begin with a supervised token, whose prediction the root cannot make for it.
+        ValueError: a branch would begin with a supervised token, which the root cannot predict for several branches.
     """
-    if not root:  # conversations that share nothing stand one behind the other, each a branch without a root
+    if not root:  # conversations that share nothing follow one another, each a branch without a root
         tree: dict[str, list[int]] = {"input_ids": [], "labels": [], "segments": [], "position_ids": []}
     else:
         shared = rows[0][0][:root]
@@ -45,7 +45,7 @@ def grow_tree(rows: Sequence[Row], root: int) -> dict[str, list[int]]:
         tree["position_ids"] = list(range(root))
     for number, (ids, labels) in enumerate(rows, start=1):
         if labels[root] != IGNORE_INDEX or any(label != IGNORE_INDEX for label in labels[:root]):
-            raise ValueError(f"branch {number} of a message tree learns from its first token or from the root")
+            raise ValueError(f"branch {number} of a message tree is supervised at its first token or in the root")
         tree["input_ids"] += ids[root:]
         tree["labels"] += labels[root:]
         tree["segments"] += [number] * (len(ids) - root)
@@ -54,7 +54,7 @@ def grow_tree(rows: Sequence[Row], root: int) -> dict[str, list[int]]:
 
 
 def split_into_trees(lengths: Sequence[int], root: int, most: int) -> list[list[int]]:
-    """Conversations 0, 1, ... dealt in order into trees of at most ``most`` tokens, each with the root once."""
+    """Conversations 0, 1, ... put in order into trees of at most ``most`` tokens, the root of each tree included."""
     trees: list[list[int]] = []
     room = 0
     for number, length in enumerate(lengths):
@@ -67,15 +67,15 @@ def split_into_trees(lengths: Sequence[int], root: int, most: int) -> list[list[
 
 
 def plan_batches(lengths: Sequence[int], *, size: int, budget: int | None, seed: int) -> list[list[int]]:
-    """Batches of like length, so that little is padding: ``size`` rows each, or as many as ``budget`` tokens hold.
+    """Batches of rows of similar length, for little padding: ``size`` rows each, or as many as fit ``budget`` tokens.
 
-    A batch costs its longest row times its rows, padding included. A row longer than the budget is a batch of its own.
-    Rows of equal length are shuffled by the seed.
+    The tokens of a batch are its longest row times its number of rows, padding included. A row longer than the budget
+    is a batch alone. Rows of equal length are shuffled by the seed.
     """
     rng = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
     batches: list[list[int]] = [[]]
-    for index in order:  # ascending: the row at hand is the longest
+    for index in order:  # ascending: this row is the longest of its batch
         rows = len(batches[-1]) + 1
         full = rows > size if budget is None else rows * lengths[index] > budget
         if batches[-1] and full:

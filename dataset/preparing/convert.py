@@ -130,7 +130,7 @@ def image_names(record: object, keys: Sequence[str] = ("image_id", "image")) -> 
     """
     if not isinstance(record, dict):
         raise RecordError(f"is not an object but {KINDS[type(record)]}")
-    value = next((record[key] for key in keys if record.get(key) not in (None, "", [])), [])
+    value: Any = next((record[key] for key in keys if record.get(key) not in (None, "", [])), [])
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise RecordError(f"{' or '.join(keys)} is neither a file name nor a list of file names")

@@ -247,8 +247,8 @@ def test_a_file_that_vanishes_is_one_line_from_a_worker_too(make_stream, tmp_pat
     (tmp_path / "shards" / "train-000001.tar").unlink()
     with pytest.raises(UserError) as caught:
         loop.train()
-    expected = f"data.stream: {tmp_path}/shards/train-000001.tar cannot be read: No such file or directory; mend that"
-    assert str(caught.value) == f"{expected} and go on with --resume"
+    expected = f"data.stream: {tmp_path}/shards/train-000001.tar cannot be read: No such file or directory; repair that"
+    assert str(caught.value) == f"{expected} and continue with --resume"
 
 
 # ---------------------------------------------------------------------------------------------- positions
