@@ -1,6 +1,6 @@
 """Which batches a process gets, and when: the same order for any number of processes.
 
-The batches of an epoch are planned once (:func:`dataset.trees.plan_batches`) and come in an order that is a pure
+The batches of an epoch are planned once (:func:`plan_batches`) and come in an order that is a pure
 function of (seed, epoch). Every optimiser step takes the next ``processes x accumulation`` of them. So a position in
 the epoch is one number, the batches taken so far, which means the same to a run of one process and to one of eight.
 """
@@ -9,11 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch.utils.data import Sampler
+
+
+def plan_batches(lengths: Sequence[int], *, size: int, budget: int | None, seed: int) -> list[list[int]]:
+    """Batches of rows of similar length, for little padding: ``size`` rows each, or as many as fit ``budget`` tokens.
+
+    The tokens of a batch are its longest row times its number of rows, padding included. A row longer than the budget
+    is a batch alone. Rows of equal length are shuffled by the seed.
+    """
+    rng = random.Random(seed)
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
+    batches: list[list[int]] = [[]]
+    for index in order:  # ascending: this row is the longest of its batch
+        rows = len(batches[-1]) + 1
+        full = rows > size if budget is None else rows * lengths[index] > budget
+        if batches[-1] and full:
+            batches.append([])
+        batches[-1].append(index)
+    return batches if order else []
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -29,8 +48,6 @@ class EpochBatches(Sampler[list[int]]):
         processes, rank: how many processes share the batches, and which of them this is.
         accumulation: batches that each process takes for one optimiser step.
     """
-
-    batch_size, drop_last = None, False  # asked for by accelerate
 
     def __init__(
         self,

@@ -26,13 +26,12 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from common.errors import UserError
-from dataset.batches import share_out
+from dataset.batches import plan_batches, share_out
 from dataset.collate import Position, collate
 from dataset.image import ImageProcessor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.records import RecordError
 from dataset.shards import Row, contents, find_shards, parts_of, read_shard, turns_in
-from dataset.trees import plan_batches
 from qwen.tokenizer import Tokenizer
 from settings import Config
 
@@ -183,7 +182,7 @@ class StreamedBatches(IterableDataset):
     ``processes x accumulation`` of them, shared out by cost, so all processes always have the same number of batches.
 
     Args:
-        size, budget: samples in a batch, or tokens if ``budget`` is not None (:func:`dataset.trees.plan_batches`).
+        size, budget: samples in a batch, or tokens if ``budget`` is not None (:func:`dataset.batches.plan_batches`).
         seed: of the orders of shards and batches. None: one pass, in order; its last step may repeat a batch, which
             is not ``info.real``.
         processes, rank, accumulation: as in :class:`dataset.batches.EpochBatches`.
@@ -264,14 +263,6 @@ class StreamedBatches(IterableDataset):
             order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(number))
             batches = [batches[i] for i in order.tolist()]
         window.batches = batches
-
-    # What the Trainer asks of dataset.batches.EpochBatches.
-
-    def set_epoch(self, epoch: int) -> None:
-        """The stream knows its epoch."""
-
-    def take(self, turns: int) -> list[bool]:
-        return [True] * turns
 
     @property
     def epochs(self) -> float:

@@ -9,7 +9,6 @@ and 3,780 as rows.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 
 from dataset.prompt import IGNORE_INDEX
@@ -64,21 +63,3 @@ def split_into_trees(lengths: Sequence[int], root: int, most: int) -> list[list[
         trees[-1].append(number)
         room -= length - root
     return trees
-
-
-def plan_batches(lengths: Sequence[int], *, size: int, budget: int | None, seed: int) -> list[list[int]]:
-    """Batches of rows of similar length, for little padding: ``size`` rows each, or as many as fit ``budget`` tokens.
-
-    The tokens of a batch are its longest row times its number of rows, padding included. A row longer than the budget
-    is a batch alone. Rows of equal length are shuffled by the seed.
-    """
-    rng = random.Random(seed)
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
-    batches: list[list[int]] = [[]]
-    for index in order:  # ascending: this row is the longest of its batch
-        rows = len(batches[-1]) + 1
-        full = rows > size if budget is None else rows * lengths[index] > budget
-        if batches[-1] and full:
-            batches.append([])
-        batches[-1].append(index)
-    return batches if order else []

@@ -15,12 +15,11 @@ import torch
 from accelerate.utils import gather_object
 
 from common.errors import UserError
-from dataset.batches import EpochBatches
+from dataset.batches import EpochBatches, plan_batches
 from dataset.collate import Position
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.loader import open_loader
 from dataset.streaming import StreamedBatches, StreamedDataset
-from dataset.trees import plan_batches
 from settings import Config
 from training.distributed import rank, world_size
 

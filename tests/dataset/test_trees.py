@@ -9,11 +9,12 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
+from dataset.batches import plan_batches
 from dataset.collate import PADDING, collate, samples_of_batch
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import IGNORE_INDEX, Turn, build_prompt, images_first
-from dataset.trees import grow_tree, plan_batches, root_length, split_into_trees
+from dataset.trees import grow_tree, root_length, split_into_trees
 from model.model import build_model
 from process_image import process_coco
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
