@@ -1,7 +1,7 @@
-"""Models in folders and on the hub: from a name to a folder that is whole, and from there to a model, strictly.
+"""Models in folders and on the hub: from a name to a complete folder, and from there to a strictly loaded model.
 
 Nothing here runs code that came with a model or reads a pickle: only JSON, text and safetensors are fetched and opened.
-What is wrong with a folder is said before anything large is read, in one line that names the file.
+A folder is checked before anything large is read, and an error is one line that names the file.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]  # of a repository on the hub
+if TYPE_CHECKING:
+    import torch
+
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]  # fetched from a repository on the hub
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATIENCE = 5.0  # seconds for the hub to answer; a name server that is cut off would take minutes to give up
+PATIENCE = 5.0  # seconds for the hub to answer; without a network, resolving its name alone may take minutes
 
 
 # ---------------------------------------------------------------------------------------------- where a model is
 
 
 def local_model_folder(path: str) -> Path | None:
-    """The folder a model is named by, seen from here or from this repository; None for a hub name."""
+    """The folder that ``path`` names, relative to the working directory or to this repository; None for a hub name."""
     for folder in (Path(os.path.expanduser(path)), REPOSITORY / path):
         if folder.is_dir():
             return folder
@@ -31,12 +35,13 @@ def local_model_folder(path: str) -> Path | None:
 
 
 def model_folder(path: str, key: str, checkpoint: Path | None = None) -> str:
-    """The folder of a model named by folder or hub name, fetched from the hub where the cache lacks it.
+    """The folder of a model that is named by folder or hub name. A model that is not in the hub's cache is fetched.
 
-    With a ``checkpoint``, ``key`` stands in its config and can no longer be set: advice is to bring the model there.
+    ``key`` is the config key that names it. With a ``checkpoint``, the key is in that checkpoint's config and can no
+    longer be set, so errors advise to bring the model to ``path``.
 
     Raises:
-        UserError: it is not here and the hub cannot be reached, or the hub does not give it; names ``key``.
+        UserError: it is not here, and the hub cannot be reached or does not have it; names ``key``.
     """
     folder = local_model_folder(path)
     if folder is not None:
@@ -68,9 +73,9 @@ def model_folder(path: str, key: str, checkpoint: Path | None = None) -> str:
 
 
 def how_to_download(path: str, key: str | None) -> str:
-    """Both commands, and what to set afterwards. ModelScope has the Qwen and SigLIP models under the same names.
+    """Two commands that download a model, and what to set then. ModelScope has Qwen and SigLIP under the same names.
 
-    Without a ``key`` to set, the model goes into a folder of its own name, which is looked for before the hub is.
+    Without a ``key`` to set, the model goes into a folder of its own name, which is found before the hub is asked.
     """
     to = f"models/{path.split('/')[-1]}" if key else path
     return (
@@ -80,7 +85,7 @@ def how_to_download(path: str, key: str | None) -> str:
 
 
 def hub_answers() -> bool:
-    """Whether the hub says anything within ``PATIENCE``, through the proxies that are set."""
+    """Whether the hub answers within ``PATIENCE`` seconds, through the proxies that are set."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
@@ -90,10 +95,10 @@ def hub_answers() -> bool:
     def ask() -> None:
         try:
             answers.append(get_session().head(constants.ENDPOINT, timeout=PATIENCE))
-        except Exception:  # whatever it is, there is no hub to be had
+        except Exception:  # any error means that the hub cannot be used
             return
 
-    # In a thread, because the timeout does not bound the search for the hub's address.
+    # In a thread, because the timeout does not limit how long the hub's name is resolved.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
@@ -103,11 +108,11 @@ def hub_answers() -> bool:
 # ---------------------------------------------------------------------------------------------- what a folder holds
 
 
-def read_config(folder: str | Path, key: str) -> dict:
+def read_config(folder: str | Path, key: str) -> dict[str, Any]:
     """The content of ``config.json``.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: there is none, or it is not a JSON object.
     """
     file = Path(folder) / "config.json"
     try:
@@ -120,7 +125,7 @@ def read_config(folder: str | Path, key: str) -> dict:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up a model: those its index names, else all there are."""
+    """The safetensors files of a model: those that its index names; without an index, all in the folder."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -132,7 +137,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def what_is_missing(folder: Path) -> str:
-    """What a model folder lacks to be whole, in words; "" if nothing. Reads headers, not weights."""
+    """A sentence about what a model folder lacks, or "" if it is complete. Reads headers, not weights."""
     if not (folder / "config.json").is_file():
         return f"{folder} holds no config.json; is the download complete?"
     try:
@@ -154,13 +159,13 @@ def what_is_missing(folder: Path) -> str:
     return ""
 
 
-def read_header(file: Path) -> dict[str, dict]:
-    """Name -> ``dtype`` and ``shape`` of each tensor of a safetensors file, whose length is checked.
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Name -> ``dtype`` and ``shape`` of each tensor of a safetensors file. The file's length is checked.
 
     The format: 8 bytes with the length of a JSON header, the header, the data (huggingface/safetensors, README).
 
     Raises:
-        UserError: it is cut short, or no safetensors file.
+        UserError: the file is truncated, or not a safetensors file.
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -182,18 +187,18 @@ def read_header(file: Path) -> dict[str, dict]:
     return header
 
 
-def read_headers(folder: Path) -> dict[str, dict]:
-    """:func:`read_header` of all of a model's files together."""
+def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    """:func:`read_header` of all files of a model together."""
     return {name: entry for file in weight_files(folder) for name, entry in read_header(file).items()}
 
 
 def check_hash(file: Path, found: str) -> None:
-    """Compare a file's SHA-256 with the one that its download noted; nothing is said of files without a note.
+    """Compare ``found``, a file's SHA-256, with the one that its download noted. A file without a note passes.
 
-    The hub's cache names large files by it; ``hf download --local-dir`` keeps it in ``.cache/huggingface``.
+    The hub's cache names large files by their hash; ``hf download --local-dir`` keeps it in ``.cache/huggingface``.
 
     Raises:
-        UserError: they differ, so the file changed since, or was damaged on its way.
+        UserError: they differ, so the file was changed or damaged.
     """
     noted = file.resolve().name
     metadata = file.parent / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
@@ -206,14 +211,13 @@ def check_hash(file: Path, found: str) -> None:
 # ---------------------------------------------------------------------------------------------- loading
 
 
-def load_strictly(cls, folder: str, dtype, key: str, **options):
-    """``cls.from_pretrained`` from safetensors, where every tensor must be there, fit, and be asked for.
+def load_strictly(cls: Any, folder: str, dtype: torch.dtype, key: str, **options) -> Any:
+    """``cls.from_pretrained`` from safetensors. Tensors in the files and in the model must be the same.
 
     Raises:
-        UserError: names the first tensor that is missing, surplus or of another shape, or the file that is not whole.
+        UserError: names the first tensor that is missing, surplus or of another shape, or the file that is incomplete.
     """
-    lack = what_is_missing(Path(folder))
-    if lack:
+    if lack := what_is_missing(Path(folder)):
         raise UserError(f"{key}: {lack}")
     try:
         model, info = cls.from_pretrained(

@@ -1,4 +1,4 @@
-"""What of a base model is trained: LoRA adapters, its last blocks, all of it or nothing; chosen here and asserted."""
+"""What is trained of a base model: LoRA adapters, the last blocks, everything or nothing; chosen here and asserted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from common.errors import UserError
 from model.plain_peft import LoraConfig, LoraLayer, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -15,40 +16,48 @@ if TYPE_CHECKING:
     from model.model import MMultiModal
     from settings import Config, Lora
 
-# Those that take the adapter's start out of the base weights. Loading does it again, so it must come out the same.
+# Starts that are computed from the base weights and subtracted from them. Loading a checkpoint does the same again, so
+# the result must be the same every time.
 _TAKES_FROM_BASE = re.compile(r"olora|pissa")
 
 
-def prepare_part(part: nn.Module, how: str, lora: Lora, last_blocks: int | None = None) -> nn.Module:
-    """Freeze a part, give it LoRA adapters, or leave it wholly or in its last blocks trainable."""
+def prepare_part(
+    part: PreTrainedModel, how: str, lora: Lora, last_blocks: int | None = None
+) -> PreTrainedModel | PeftModel:
+    """Set what is trained of a tower or language model: ``how`` is frozen, lora, last_blocks or full.
+
+    Raises:
+        UserError: peft refuses ``lora`` for this model, or the model has fewer blocks than ``last_blocks``.
+    """
     part.requires_grad_(how == "full")
-    if how == "last_blocks":
+    if how == "last_blocks" and last_blocks is not None:
         for module in last_modules(part, last_blocks):
             module.requires_grad_(True)
     return add_lora(part, lora) if how == "lora" else part
 
 
-def last_modules(tower: nn.Module, count: int) -> list[nn.Module]:
-    """The last ``count`` blocks of a tower and the norm behind them."""
+def last_modules(tower: PreTrainedModel, count: int) -> list[nn.Module]:
+    """The last ``count`` blocks of a tower and the norm after them.
+
+    Raises:
+        UserError: it has fewer blocks.
+    """
     blocks = tower.encoder.layers
     if count > len(blocks):
         raise UserError(f"vision.last_blocks: {count}, but the encoder has {len(blocks)} blocks")
     return [*blocks[-count:], tower.post_layernorm]
 
 
-# Those that take the adapter's start out of the base weights. Loading does it again, so it must come out the same.
-
-
-def add_lora(part: nn.Module, lora: Lora) -> PeftModel:
-    """The part with fresh adapters; ``part.lora_start`` keeps what was taken out of its weights, if anything was.
+def add_lora(part: PreTrainedModel, lora: Lora) -> PeftModel:
+    """The part with fresh adapters. ``part.lora_start`` keeps the adapters that were subtracted from its weights.
 
     Raises:
         UserError: peft refuses the ``lora`` section for this model.
     """
     if lora.modules_to_save and lora.target_modules == "all-linear":
         raise UserError(
-            "lora.modules_to_save: with target_modules = all-linear these would get adapters besides; name the modules "
-            "that are to get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
+            "lora.modules_to_save: with target_modules = all-linear these modules would also get adapters; name the "
+            "modules that get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
         )
     takes = _TAKES_FROM_BASE.match(str(lora.init_lora_weights))
     try:
@@ -64,48 +73,56 @@ def add_lora(part: nn.Module, lora: Lora) -> PeftModel:
     return wrapped
 
 
-def base_of(part: nn.Module) -> nn.Module:
-    """A tower or a language model itself, out of its adapters."""
+def base_of(part: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """A tower or a language model itself, without the ``PeftModel`` around it."""
     return part.get_base_model() if isinstance(part, PeftModel) else part
 
 
-def lora_layers(part: nn.Module) -> list[str]:
-    """Names of the layers of a part that carry an adapter."""
+def lora_layers(part: PreTrainedModel | PeftModel) -> list[str]:
+    """Names of the layers of a part that have an adapter."""
     if not isinstance(part, PeftModel):
         return []
     return [name for name, module in part.get_base_model().named_modules() if isinstance(module, LoraLayer)]
 
 
-def assert_trainable(model: MMultiModal, config: Config) -> None:
-    """What the config says is trained, and nothing else: LoRA that reaches into the tower is a classic mistake."""
-    how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
-    last = set()
-    if how["vision"] == "last_blocks":
-        last = {id(p) for m in last_modules(model.vision, config.vision.last_blocks) for p in m.parameters()}
-    for name, parameter in model.named_parameters():
-        setting = how[model.part_of(name)]
-        wanted = setting == "full" or (setting == "lora" and "lora_" in name) or id(parameter) in last
-        if setting == "lora" and parameter.requires_grad and not wanted:
-            continue  # what the lora section asks for besides (modules_to_save, bias)
-        if parameter.requires_grad != wanted:
-            raise AssertionError(f"{name} should {'' if wanted else 'not '}be trainable with {setting}")
-    for part, setting in (("vision", how["vision"]), ("language", how["language"])):
-        layers = set(lora_layers(getattr(model, part)))
-        if setting != "lora":
-            wanted_layers: set[str] = set()
-        elif config.lora.target_modules == "all-linear" and not config.lora.exclude_modules:
-            wanted_layers = linear_layers(getattr(model, part).get_base_model())
-        else:
-            continue
-        if layers != wanted_layers:
-            raise AssertionError(f"{part}: adapters on {sorted(layers ^ wanted_layers)[:3]} are not as lora asks")
-
-
-def linear_layers(base: nn.Module) -> set[str]:
-    """Names of all linear layers of a transformers model, plain or inside an adapter, but its output matrix."""
+def linear_layers(base: PreTrainedModel) -> set[str]:
+    """Names of all linear layers of a transformers model, plain or inside an adapter, except its output matrix."""
     head = base.get_output_embeddings()
     return {
         name.removesuffix(".base_layer")
         for name, module in base.named_modules()
         if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
     }
+
+
+def assert_trainable(model: MMultiModal, config: Config) -> None:
+    """Check that what the config says is trained, and nothing else. LoRA that reaches into the tower is a classic bug.
+
+    Raises:
+        AssertionError: names the parameter or the layers.
+    """
+    how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    last: set[int] = set()
+    if config.vision.train == "last_blocks" and config.vision.last_blocks is not None:
+        last = {id(p) for m in last_modules(model.vision, config.vision.last_blocks) for p in m.parameters()}
+    for name, parameter in model.named_parameters():
+        setting = how[model.part_of(name)]
+        wanted = setting == "full" or (setting == "lora" and "lora_" in name) or id(parameter) in last
+        if setting == "lora" and parameter.requires_grad and not wanted:
+            continue  # lora.modules_to_save or lora.bias asks for it
+        if parameter.requires_grad != wanted:
+            raise AssertionError(f"{name} should {'' if wanted else 'not '}be trainable with {setting}")
+    for part in ("vision", "language"):
+        _assert_lora_layers(part, getattr(model, part), how[part], config.lora)
+
+
+def _assert_lora_layers(name: str, part: PreTrainedModel | PeftModel, how: str, lora: Lora) -> None:
+    """Adapters are on all linear layers of the part or on none. Modules that ``lora`` names are checked by peft."""
+    if how != "lora":
+        wanted: set[str] = set()
+    elif lora.target_modules == "all-linear" and not lora.exclude_modules:
+        wanted = linear_layers(part.get_base_model())
+    else:
+        return
+    if different := set(lora_layers(part)) ^ wanted:
+        raise AssertionError(f"{name}: adapters on {sorted(different)[:3]} are not as lora asks")

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from common.errors import UserError
 from common.hashing import hash_model
@@ -39,7 +39,9 @@ from model.plain_peft import PeftModel, get_peft_model_state_dict, set_peft_mode
 from model.run_checkpoints import choices_of
 from qwen.load import matrices
 from qwen.tokenizer import Tokenizer, load_tokenizer
-from settings import Config, load_config, save_config
+
+if TYPE_CHECKING:
+    from settings import Config
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +53,19 @@ GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
 
 
 def save_weights(
-    model: MMultiModal, tokenizer, image_processor, config: Config, folder: Path, state: dict | None = None
+    model: MMultiModal,
+    tokenizer: Tokenizer,
+    image_processor: Any,
+    config: Config,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write everything trained, and everything needed beside the base models to use it.
+    """Write everything that was trained, and everything else that is needed beside the base models to use it.
 
-    ``state`` takes the place of :func:`trained_state` where the model itself holds a share of each tensor only.
+    ``state`` replaces :func:`trained_state` if this process holds only its share of each tensor.
     """
+    from settings import save_config
+
     state = trained_state(model, config) if state is None else state
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_plain(_under("projector", state)), folder / "projector.safetensors")
@@ -81,7 +90,7 @@ def save_weights(
 
 
 def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]:
-    """The trained weights but those of adapters, which peft saves, by their names in the model."""
+    """The trained weights by their names in the model, without those of adapters, which peft saves."""
     parts = {"projector": model.projector.state_dict()}
     for name, how in trained_parts(config).items():
         if how not in ("frozen", "lora"):
@@ -89,35 +98,37 @@ def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]
     return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
 
-def _under(part: str, state: dict) -> dict[str, torch.Tensor]:
-    start = f"{part}."
-    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
-
-
 def trained_parts(config: Config) -> dict[str, str]:
+    """How each base model is trained: frozen, lora, last_blocks or full."""
     return {"vision": config.vision.train, "language": config.language.train}
 
 
-def grown_rows(language: nn.Module) -> dict[str, torch.Tensor]:
-    """Rows that the base model's matrices lack, [n, D] each; none where every token found a spare row."""
+def grown_rows(language: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The rows [n, D] that were added to the base model's matrices; empty if it had a spare row for every token."""
     rows = {name: matrix[language.grown_from :] for name, matrix in matrices(language).items()}
     return {name: new for name, new in rows.items() if len(new)}
 
 
+def _under(part: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of one part, without its name in theirs."""
+    start = f"{part}."
+    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+
+
 def _trained(part: nn.Module, how: str) -> dict[str, torch.Tensor]:
-    """What goes into model.safetensors of a part without adapters."""
+    """The content of model.safetensors for a part without adapters."""
     state = _untied(part)
     if how == "last_blocks":
         state = {name: state[name] for name, parameter in part.named_parameters() if parameter.requires_grad}
     return state
 
 
-def _plain(state: dict) -> dict[str, torch.Tensor]:
+def _plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def _untied(part: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with each shared tensor once: safetensors refuses aliases, and tied weights are tied on load."""
+    """The state dict with each shared tensor once. safetensors refuses aliases, and loading ties the weights again."""
     once = {name for name, _ in [*part.named_parameters(), *part.named_buffers()]}
     return {name: tensor for name, tensor in part.state_dict().items() if name in once}
 
@@ -126,10 +137,11 @@ def _untied(part: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
-    """Read trained weights into a model built from the same config; every tensor must be there and fit.
+    """Read trained weights into a model that was built from the same config. Their tensors must be the same.
 
     Raises:
-        UserError: a file is missing or damaged, or its tensors are not exactly the model's.
+        Damaged: a file is missing or unreadable.
+        UserError: the tensors in a file are not those of the model; names the first.
     """
     _fill(model.projector, folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
@@ -148,7 +160,8 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
                 rows.copy_(state[name])
 
 
-def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
+def _fill(module: nn.Module, file: Path, wanted: dict[str, torch.Tensor] | None = None) -> None:
+    """Read the tensors ``wanted`` (None: all) of a module from a file."""
     state = read_tensors(file)
     current = wanted or module.state_dict()
     _require_same(file, state, current)
@@ -156,7 +169,7 @@ def _fill(module: nn.Module, file: Path, wanted: dict | None = None) -> None:
 
 
 def like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """``value``, which every process holds whole, as this process's share of it where ``tensor`` is a DTensor."""
+    """``value``; this process's share of it if ``tensor`` is a DTensor. Every process must hold the whole ``value``."""
     if not isinstance(tensor, DTensor) or value.shape != tensor.shape:
         return value
     # src_data_rank=None: each process cuts its share out of its own copy, and nothing is sent.
@@ -171,7 +184,11 @@ def _fill_adapter(part: PeftModel, file: Path) -> None:
 
 
 def _check_start(part: PeftModel, file: Path) -> None:
-    """PiSSA and OLoRA take the adapter's start out of the base weights; here it must have been the same start."""
+    """PiSSA and OLoRA subtract an adapter's start from the base weights: it must be the same here as in the run.
+
+    Raises:
+        UserError: the product B A of the two starts differs by more than 0.1 % of its largest number.
+    """
     if not hasattr(part, "lora_start"):
         return
     saved = read_tensors(file)
@@ -183,7 +200,8 @@ def _check_start(part: PeftModel, file: Path) -> None:
             raise UserError(f"{file}: the start of {name} comes out differently here; was another base model used?")
 
 
-def _require_same(file: Path, state: dict, wanted: dict) -> None:
+def _require_same(file: Path, state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Raises UserError if the names or shapes of the two differ."""
     for problem, names in (("lacks", wanted.keys() - state.keys()), ("has surplus", state.keys() - wanted.keys())):
         if names:
             raise UserError(f"{file} {problem} {len(names)} tensors, {min(names)} first; was another base model used?")
@@ -194,6 +212,11 @@ def _require_same(file: Path, state: dict, wanted: dict) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint's file by name, on the CPU.
+
+    Raises:
+        Damaged: the file is missing or unreadable.
+    """
     try:
         return load_file(file)
     except FileNotFoundError as error:
@@ -228,6 +251,8 @@ def load_checkpoint(
         Damaged: a file is missing, or is not what was saved.
         UserError: a base model is missing, or is another one.
     """
+    from settings import load_config
+
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=verify)
     config = load_config(folder / "config.yaml", check_models=False)
@@ -242,7 +267,11 @@ def load_checkpoint(
 
 
 def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]]) -> None:
-    """``found`` is the path and hash of each base model in use, which must be those that the checkpoint is of."""
+    """Check that the base models in use are those of the checkpoint. ``found`` is the path and hash of each by its key.
+
+    Raises:
+        UserError: one is another.
+    """
     for key, (path, digest) in found.items():
         if digest != manifest["base_models"][key]["sha256"]:
             raise UserError(f"{key}: {path} is not the model that {folder} was trained from (other weights)")
@@ -265,4 +294,5 @@ def load_undamaged(
 
 
 def base_models(config: Config) -> dict[str, str]:
+    """The folder or hub name of each base model, by its key in the config."""
     return {"vision.path": config.vision.path, "language.path": config.language.path}

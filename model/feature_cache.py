@@ -1,12 +1,12 @@
-"""The frozen tower's features on disk, for language models so small that the tower is most of a step.
+"""The frozen tower's features on disk, for language models that are so small that the tower is most of a step.
 
-Off by default (``data.feature_cache``). A so400m feature of 729 x 1152 in bf16 is 1.7 MB, ten times its JPEG: for a
-language model of a billion parameters, reading it may cost more than computing it. ``python -m
-benchmarks.feature_cache`` measures both, as do the tokens per second that ``train.py`` logs.
+Off by default (``data.feature_cache``). A so400m feature of 729 x 1152 in bf16 is 1.7 MB, ten times its JPEG. With a
+language model of a billion parameters, reading it may take longer than computing it. ``python -m
+benchmarks.feature_cache`` measures both, and ``train.py`` logs tokens per second.
 
-Layout: ``<folder>/<encoder>/features-<n>.safetensors``; ``encoder`` is a hash of the tower's files, its image
-processor and the dtype, the tensors in a shard are named by the hash of the image's file. Changed pictures, weights or
-settings are other names, so nothing stale is ever read.
+Layout: ``<folder>/<encoder>/features-<n>.safetensors``. ``encoder`` is a hash of the tower's files, its image processor
+and the dtype; the tensors in a shard are named by the hash of their image's file. Changed pictures, weights or settings
+have other names, so nothing stale is ever read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -27,21 +27,26 @@ from common.errors import UserError
 from common.files import publish_file
 from common.hashing import hash_model, sha256
 from dataset.image import ImageError, load_image, prepare_image
+from visual.load import Tower
 
 SHARD = 512  # images: 0.9 GB of so400m features
 
 
 class FeatureCache:
-    """Features [N, D] of image files, in the tower's dtype, patch 0 included.
+    """Features [N, D] of image files in the tower's dtype, before the first is dropped.
 
     Args:
-        folder: where shards are kept; made if absent.
+        folder: where shards are kept; made if it is missing.
         vision: a frozen tower, [K, 3, H, W] -> [K, N, D].
         path: the tower's folder or hub name, for its hash.
-        image_processor: what prepares images for it.
+        image_processor: transformers' image processor of this tower.
+        max_pixels: a larger image counts as unreadable.
+
+    Raises:
+        UserError: the folder cannot be written, or a shard in it is damaged.
     """
 
-    def __init__(self, folder: Path, vision: nn.Module, path: str, image_processor, max_pixels: int) -> None:
+    def __init__(self, folder: Path, vision: Tower, path: str, image_processor: Any, max_pixels: int) -> None:
         self.vision, self.image_processor, self.max_pixels = vision, image_processor, max_pixels
         self.dtype = next(vision.parameters()).dtype
         shape = f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px"  # as vision.layer left it
@@ -49,7 +54,7 @@ class FeatureCache:
         self.folder = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.names: dict[str, str] = {}  # path of an image -> hash of the file
         self.shards: dict[str, Path] = {}  # that hash -> the shard that holds it
-        self._open: dict[Path, object] = {}
+        self._open: dict[Path, Any] = {}  # safetensors' open files
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -58,9 +63,9 @@ class FeatureCache:
             self._index(shard)
 
     def fill(self, paths: Sequence[str], *, batch_size: int = 16, workers: int = 0, progress: bool = True) -> int:
-        """Encode the images that are not kept yet; returns their number. One that cannot be read is left out.
+        """Encode the images that are not in the cache yet, and return their number. Unreadable ones are left out.
 
-        A shard is written aside and renamed: what is interrupted begins again at the last whole shard.
+        A shard appears when it is complete, so after an interruption the next run continues after the last one.
         """
         with ThreadPoolExecutor() as pool:
             present = [path for path in dict.fromkeys(paths) if Path(path).is_file()]
@@ -82,10 +87,10 @@ class FeatureCache:
         return len(missing)
 
     def __call__(self, path: str) -> torch.Tensor:
-        """[N, D] of an image that :meth:`fill` was given.
+        """The features [N, D] of an image that :meth:`fill` was given.
 
         Raises:
-            ImageError: it could not be read then.
+            ImageError: the image could not be read then.
         """
         name = self.names.get(path)
         if name not in self.shards:
@@ -96,7 +101,7 @@ class FeatureCache:
         return self._open[shard].get_tensor(name)
 
     def __getstate__(self) -> dict:
-        """For the loader's processes: without the tower, and each opens the shards itself."""
+        """For the loader's processes, which need no tower and open the shards themselves."""
         return {**self.__dict__, "vision": None, "_open": {}}
 
     @torch.inference_mode()
@@ -107,10 +112,10 @@ class FeatureCache:
     def _write(self, features: dict[str, torch.Tensor]) -> None:
         number = len(list(self.folder.glob("features-*.safetensors")))
         shard = self.folder / f"features-{number:05d}.safetensors"
-        aside = shard.with_suffix(".tmp")
+        temporary = shard.with_suffix(".tmp")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in features.items()}, aside)
-            publish_file(aside, shard)
+            save_file({name: tensor.contiguous() for name, tensor in features.items()}, temporary)
+            publish_file(temporary, shard)
         except (OSError, SafetensorError) as error:
             raise UserError(f"data.feature_cache: {shard} cannot be written ({error})") from None
         self._index(shard)
@@ -124,9 +129,9 @@ class FeatureCache:
 
 
 class _Images(Dataset):
-    """(name, pixels or None) of image files."""
+    """(name, pixels [3, H, W], or None if the image is unreadable) of (name, path)."""
 
-    def __init__(self, items: list[tuple[str, str]], image_processor, max_pixels: int) -> None:
+    def __init__(self, items: list[tuple[str, str]], image_processor: Any, max_pixels: int) -> None:
         self.items, self.image_processor, self.max_pixels = items, image_processor, max_pixels
 
     def __len__(self) -> int:

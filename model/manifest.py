@@ -22,7 +22,7 @@ class Damaged(UserError):
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Complete a checkpoint with ``facts`` about its run, the SHA-256 of each of its files, and that of the manifest."""
+    """Complete a checkpoint: ``facts`` about its run, the SHA-256 of each of its files, and that of the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     content = {**facts, "files": hashes}

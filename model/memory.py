@@ -1,8 +1,8 @@
-"""How much memory a training run will take, from configs alone, before any weight is read.
+"""How much memory a training run will need, from configs alone, before any weight is read.
 
-Weights, gradients and optimiser states are counted exactly, on a model without data. Activations are a rule of thumb,
-calibrated against what autograd really keeps (``tests/model/test_memory.py``); CUDA's own context and fragmentation,
-about a GiB together, come on top.
+Weights, gradients and optimiser states are counted exactly, on a model without data. Activations are a rule of thumb
+that was fitted to what autograd keeps (``tests/model/test_memory.py``). CUDA's context and fragmentation need about
+1 GiB more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from visual.load import empty_vision
 
 @dataclass
 class Batch:
-    """What a batch holds: padded rows, tokens in each, images in all, tokens that are learnt from in all."""
+    """The size of a batch: padded rows, tokens in each row, and in all rows images and tokens with a label."""
 
     rows: int
     length: int
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass
 class Estimate:
-    """Bytes. ``trained`` are the trainable weights, which ``weights`` leaves out."""
+    """Bytes. ``weights`` are the frozen ones, ``trained`` the others."""
 
     weights: int
     trained: int
@@ -54,9 +54,10 @@ class Estimate:
 
 
 def estimate(config: Config, tokens: int, batch: Batch, dtype: torch.dtype) -> Estimate:
-    """What training by ``config`` needs for ``batch``; ``tokens`` is the length of the tokenizer.
+    """The memory of training by ``config`` with batches of the size ``batch``.
 
-    Reads nothing but the two base models' config.json.
+    Reads only the config.json of the two base models. ``tokens`` is the length of the tokenizer, ``dtype`` that of
+    frozen weights and activations.
     """
     model = empty_model(config, tokens, dtype)
     train = config.train
@@ -75,19 +76,17 @@ def estimate(config: Config, tokens: int, batch: Batch, dtype: torch.dtype) -> E
 
 
 def empty_model(config: Config, tokens: int, dtype: torch.dtype) -> MMultiModal:
-    """The whole model of a config on the meta device: every parameter's shape and dtype, and no data."""
-    lora = config.lora.model_copy(update={"init_lora_weights": False})  # no start to compute
+    """The whole model of a config on the meta device: every parameter has a shape and a dtype, and no data."""
+    lora = config.lora.model_copy(update={"init_lora_weights": False})  # starts such as PiSSA's need the weights
     plain = config.model_copy(update={"lora": lora})
     with torch.device("meta"):
-        vision = empty_vision(config.vision.path, image_size=config.vision.image_size, layer=config.vision.layer).to(
-            dtype
-        )
-        language = empty_language(config.language.path, tokens).to(dtype)
-        return assemble(plain, vision, language)
+        vision = empty_vision(config.vision.path, image_size=config.vision.image_size, layer=config.vision.layer)
+        language = empty_language(config.language.path, tokens)
+        return assemble(plain, vision.to(dtype), language.to(dtype))
 
 
-def frozen_linears(language: nn.Module) -> list[nn.Parameter]:
-    """The weights that 4-bit loading quantises: all linear layers but the output matrix."""
+def frozen_linears(language: nn.Module) -> list[torch.Tensor]:
+    """The weights that 4-bit loading quantises: those of all linear layers except the output matrix."""
     found = [
         module.weight
         for name, module in language.named_modules()
@@ -102,7 +101,7 @@ def optimizer_bytes(name: str) -> float:
 
 
 def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: torch.dtype, checkpointing: bool) -> int:
-    """The most that is kept for the backward pass at one time, or in passing where nothing is kept."""
+    """Bytes that are kept for the backward pass at one time, or by the largest step of a part that keeps nothing."""
     language = model.language.config
     tokens = batch.rows * batch.length
     kv_width = language.num_key_value_heads * (
@@ -111,9 +110,9 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     dropout = config.language.train == "lora" and config.lora.lora_dropout > 0
     block = tokens * block_bytes(language.hidden_size, language.intermediate_size, kv_width, dtype, dropout)
     kept = kept_bytes(block, tokens * language.hidden_size * dtype.itemsize, language.num_hidden_layers, checkpointing)
-    # Logits in the run's dtype and in fp32, their softmax, and its gradient.
+    # Logits in the run's dtype and in fp32, their softmax and its gradient.
     head = batch.labels * language.vocab_size * (dtype.itemsize + 12)
-    mask = batch.rows * batch.length**2 * (1 + dtype.itemsize)  # of the branches: as truth values and as numbers
+    mask = batch.rows * batch.length**2 * (1 + dtype.itemsize)  # of branches, as bool and in the run's dtype
     tower = model.vision.config
     patches = batch.images * model.patch_grid.encoded
     one = patches * block_bytes(tower.hidden_size, tower.intermediate_size, tower.hidden_size, dtype)
@@ -123,10 +122,10 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
 
 
 def block_bytes(width: int, inner: int, kv_width: int, dtype: torch.dtype, dropout: bool = False) -> int:
-    """What one transformer block keeps for each token, with adapters on all its linear layers.
+    """Bytes that one transformer block keeps for each token, with adapters on all its linear layers.
 
-    In the run's dtype 7 widths, keys and values, and 4 of the MLP's inner width; in 16 bits, what the norms and
-    adapters cast to fp32 besides. With dropout every adapter keeps an input of its own, and what of it fell out.
+    In the run's dtype: 7 times the width, keys and values, and 4 times the MLP's inner width. If that has 16 bits, the
+    norms and adapters also cast 13 bytes a width to fp32. With dropout, each adapter keeps its own input and its mask.
     """
     narrow = dtype.itemsize < 4
     kept = dtype.itemsize * (7 * width + 2 * kv_width + 4 * inner) + (13 * width if narrow else 0)
@@ -134,5 +133,5 @@ def block_bytes(width: int, inner: int, kv_width: int, dtype: torch.dtype, dropo
 
 
 def kept_bytes(block: int, boundary: int, blocks: int, checkpointing: bool) -> int:
-    """All blocks' activations, or with checkpointing what enters each of them and the one that is being recomputed."""
+    """The activations of all blocks; with checkpointing, the input of each and the activations of one."""
     return block + boundary * blocks if checkpointing else block * blocks

@@ -1,6 +1,6 @@
-"""The whole model: a SigLIP tower, a projector, and a Qwen that takes the projected features among its words.
+"""The whole model: a vision tower, a projector, and a Qwen that takes the visual tokens among its words.
 
-``visual/`` and ``qwen/`` do not know each other; they meet here.
+``visual/`` and ``qwen/`` do not know each other. They meet here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
@@ -18,8 +20,10 @@ from model.adapters import assert_trainable, base_of, prepare_part
 from model.connectors import Connector, build_connector
 from model.plain_peft import PeftModel
 from qwen.load import load_language
+from qwen.Mqwen import ImageInputMixin
+from qwen.tokenizer import Tokenizer
 from visual.geometry import PatchGrid, patch_grid
-from visual.load import load_vision
+from visual.load import Tower, load_vision
 
 if TYPE_CHECKING:
     from settings import Config
@@ -28,7 +32,7 @@ PARTS = ("vision", "projector", "language")
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and notices from between a script's own lines."""
+    """Turn off the libraries' progress bars and notices, which would appear between a command's own lines."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # peft 0.21 still asks transformers for gradient checkpointing under its old name.
@@ -47,10 +51,14 @@ class MMultiModal(nn.Module):
         train_vision: let gradients into the tower; otherwise it runs without a graph.
     """
 
+    vision: PreTrainedModel | PeftModel
+    language: PreTrainedModel | PeftModel
+    projector: Connector
+
     def __init__(
         self,
-        vision: nn.Module,
-        language: nn.Module,
+        vision: PreTrainedModel | PeftModel,
+        language: PreTrainedModel | PeftModel,
         projector: Connector,
         *,
         drop_first_token: bool = True,
@@ -82,13 +90,24 @@ class MMultiModal(nn.Module):
             features = features[:, 1:]  # [K, 728, Dv]
         return self.projector(features.to(self.projector.dtype))  # [K, N, Dl]
 
-    def images_by_row(self, images_per_row, pixel_values=None, image_features=None, image_index=None):
-        """Visual tokens of each row, a list of [n_b, N, Dl]; None where the batch has no image at all."""
-        if pixel_values is None and image_features is None:
+    def images_by_row(
+        self,
+        images_per_row: torch.Tensor | None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> list[torch.Tensor] | None:
+        """Visual tokens of each row, a list of [n_b, N, Dl]; None if the batch has no image. See :meth:`forward`."""
+        if image_features is not None:
+            tokens = self.project(image_features)  # [U, N, Dl], U different images
+        elif pixel_values is not None:
+            tokens = self.encode_images(pixel_values)
+        else:
             return None
-        tokens = self.encode_images(pixel_values) if image_features is None else self.project(image_features)
+        if images_per_row is None:
+            raise ValueError("images need images_per_row, which says how many belong to each row")
         if image_index is not None:
-            tokens = tokens[image_index]  # [K, N, Dl] of the unique ones
+            tokens = tokens[image_index]  # [K, N, Dl], an image that occurs twice is there twice
         return list(tokens.split(images_per_row.tolist()))
 
     def forward(
@@ -102,15 +121,19 @@ class MMultiModal(nn.Module):
         image_index: torch.Tensor | None = None,
         use_all: bool = False,
         **kwargs,
-    ):
-        """``input_ids`` [B, T], ``pixel_values`` [K, 3, H, W], ``images_per_row`` [B] summing to K, ``labels`` [B, T].
+    ) -> CausalLMOutputWithPast:
+        """The loss with ``labels`` [B, T], logits [B, T, V] without (:meth:`qwen.Mqwen.ImageInputMixin.forward`).
 
-        ``image_features`` [K, 729, Dv] take the place of pixels where the tower has seen them already. With
-        ``image_index`` [K], images that come more than once are given once, and this says which stands where.
-        ``use_all`` gives the projector (and a trained tower) gradients of zero where the batch has no image.
-
-        Returns transformers' ``CausalLMOutputWithPast``: the loss with labels, logits [B, T, V] without
-        (see :meth:`qwen.Mqwen.ImageInputMixin.forward`).
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 0 at padding.
+            pixel_values: [K, 3, H, W].
+            images_per_row: [B], how many images belong to each row; they sum to K.
+            image_features: [K, 729, Dv], the tower's output for these pixels, which replaces them.
+            image_index: [K]. If images occur more than once, pixels or features hold each once, and this says which
+                of them is at each occurrence.
+            use_all: give the projector (and a trained tower) gradients of zero if the batch has no image, because
+                processes that train together wait for the gradients of every parameter.
         """
         images = self.images_by_row(images_per_row, pixel_values, image_features, image_index)
         output = self.language(
@@ -121,7 +144,7 @@ class MMultiModal(nn.Module):
         return output
 
     def _blank_tokens(self) -> torch.Tensor:
-        """What a black image becomes, or without a trained tower, features of zero: [1, N, Dl]."""
+        """Visual tokens [1, N, Dl] of a black image; of features that are 0 where the tower is frozen."""
         config = base_of(self.vision).config
         if self.train_vision:
             return self.encode_images(torch.zeros(1, 3, config.image_size, config.image_size, device=self.device))
@@ -137,59 +160,64 @@ class MMultiModal(nn.Module):
         images_per_row: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Ids of the answers, [B, new], without the prompt. Batches must be padded on the left."""
+        """Ids of the answers [B, new] without the prompt. Batches must be padded on the left."""
         images = self.images_by_row(images_per_row, pixel_values)
         ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, images=images, **kwargs)
         return ids[:, input_ids.shape[1] :]
 
     def train(self, mode: bool = True) -> MMultiModal:
-        """As in torch, but a frozen tower stays in eval mode."""
+        """The same as torch's, but a frozen tower stays in eval mode."""
         super().train(mode)
         if not self.train_vision:
             self.vision.eval()
         return self
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute activations in the backward pass: of the language model, and of the tower where it is trained.
+        """Recompute activations in the backward pass: the language model's, and those of a trained tower.
 
-        Non-reentrant, so the frozen embedding needs no hook and the tower builds no graph of its own.
+        Non-reentrant, so that the frozen embedding needs no hook and the tower builds no graph of its own.
         """
         for part in (self.language, *([self.vision] if self.train_vision else [])):
             base_of(part).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def set_attention(self, implementation: str) -> None:
-        """Which attention the language model is trained with: ``sdpa``, ``eager`` or ``flex_attention``."""
+        """Choose the language model's attention, by transformers' name: ``sdpa``, ``eager``, ``flex_attention``, ..."""
         base_of(self.language).set_attn_implementation(implementation)
 
     def merge_adapters(self) -> None:
-        """Fold adapters into the weights they adapt, for answering: a token then takes 0.7 to 0.8 of the time on a CPU.
+        """Merge adapters into the weights, for answering: on a CPU, a token then takes 0.7 to 0.8 of the time.
 
-        Only weights in fp32 take them in: the 8 bits that bf16 keeps of a number are few for what adapters change.
+        Only into weights in fp32: bf16 has 8 bits of mantissa, too few for what adapters change.
         """
         for name in ("vision", "language"):
             part = getattr(self, name)
-            if not isinstance(part, PeftModel) or part.peft_config["default"].lora_bias:  # a bias has no place to go
+            # With lora.lora_bias, an adapter has a bias, and these linear layers have none to merge it into.
+            if not isinstance(part, PeftModel) or part.peft_config["default"].lora_bias:
                 continue
             if all(p.dtype == torch.float32 for p in part.parameters()):
                 setattr(self, name, part.merge_and_unload())
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """accelerate's name for the classes of layers that FSDP gathers one at a time: the language model's, which run
-        in every batch. The tower's do not run where a batch has no image, and processes would wait for each other."""
+        """The classes of layers that FSDP gathers one at a time, under accelerate's name for them.
+
+        Only the language model's, which run in every batch. The tower's do not run in a batch without images, and the
+        processes would wait for each other.
+        """
         return list({type(layer).__name__ for layer in base_of(self.language).model.layers})
 
     def part_of(self, name: str) -> str:
-        """Which of PARTS a parameter belongs to, by its name."""
+        """Which of PARTS a parameter belongs to, from its name."""
         return name.split(".", 1)[0]
 
     def trainable_counts(self) -> dict[str, tuple[int, int]]:
         """(trainable, all) parameters of each part."""
-        counts = {part: [0, 0] for part in PARTS}
+        counts = dict.fromkeys(PARTS, (0, 0))
         for name, parameter in self.named_parameters():
-            counts[self.part_of(name)][0] += parameter.numel() if parameter.requires_grad else 0
-            counts[self.part_of(name)][1] += parameter.numel()
-        return {part: (trainable, total) for part, (trainable, total) in counts.items()}
+            trainable, total = counts[self.part_of(name)]
+            size = parameter.numel()
+            counts[self.part_of(name)] = trainable + size * parameter.requires_grad, total + size
+        return counts
 
     @property
     def device(self) -> torch.device:
@@ -197,11 +225,11 @@ class MMultiModal(nn.Module):
 
 
 def build_model(
-    config: Config, tokenizer, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> MMultiModal:
-    """The model of a config on the CPU: base weights in ``dtype``, projector and adapters fresh, trainable parts fp32.
+    """The model of a config on the CPU: base weights in ``dtype``, fresh projector and adapters, trained weights fp32.
 
-    ``device`` is where it will run: 4-bit weights are there from the start.
+    ``device`` is where it will run: 4-bit weights are made there.
 
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
@@ -211,14 +239,19 @@ def build_model(
     longest = getattr(language.config, "seq_length", None)
     if longest is not None and config.language.max_length > longest:
         raise UserError(
-            f"language.max_length: {config.language.max_length}, but this Qwen-1 answers rightly up to its seq_length; "
+            f"language.max_length: {config.language.max_length}, but this Qwen-1 is right only up to its seq_length; "
             f"set language.max_length={longest}"
         )
     return assemble(config, vision, language)
 
 
-def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiModal:
-    """The whole model of its two base models: what is trained is chosen here, and asserted."""
+def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMultiModal:
+    """The whole model from its two base models. What the config trains is set trainable, and that is asserted.
+
+    Raises:
+        UserError: the model gives another number of visual tokens than ``vision.image_context_length``, or peft refuses
+            the ``lora`` section.
+    """
     widths = vision.config.hidden_size, language.config.hidden_size
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
@@ -229,14 +262,14 @@ def assemble(config: Config, vision: nn.Module, language: nn.Module) -> MMultiMo
     )
     check_token_count(model, config)
     for parameter in model.parameters():
-        if parameter.requires_grad:  # bf16 has 8 bits of mantissa: updates of 1e-4 of a weight would be lost
+        if parameter.requires_grad:  # bf16 has 8 bits of mantissa, so an update of 1e-4 of a weight would be lost
             parameter.data = parameter.data.float()
     assert_trainable(model, config)
     return model.eval()
 
 
 def check_token_count(model: MMultiModal, config: Config) -> None:
-    """Prompts hold ``vision.image_context_length`` placeholders a picture, so the model must give as many tokens.
+    """Prompts hold ``vision.image_context_length`` placeholders for a picture; the model must give as many tokens.
 
     Raises:
         UserError: it gives another number; names the right one.

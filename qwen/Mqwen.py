@@ -1,11 +1,13 @@
-"""The language's side: Qwen, extended so that visual features can stand among the words.
+"""Qwen, extended to take visual tokens among its words.
 
-Where ``input_ids`` holds the placeholder ``<|extra_0|>``, the word embedding is replaced by a visual feature, one
-placeholder per feature. Everything behind the embedding is Qwen unchanged: KV cache, ``generate``, SDPA and gradient
-checkpointing. Without images every call goes straight to transformers and is equal to it to the bit.
+At each placeholder ``<|extra_0|>`` in ``input_ids``, a visual token replaces the word embedding. Everything after the
+embedding is Qwen unchanged: KV cache, ``generate``, SDPA and gradient checkpointing. Calls without images go straight
+to transformers, with results equal to the bit.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +21,23 @@ from qwen.tree_attention import NAME as TREE_ATTENTION
 from qwen.tree_attention import TreeLayout, tree_layout
 from qwen.tree_mask import check_mask, fill_blocks, tree_block_mask, tree_mask
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Family
+else:
+    _Family = object  # at run time, a family's own class follows the mixin in the MRO
 
-class ImageInputMixin:
-    """What every Qwen family needs to take images; the family's own class stands behind it in the MRO.
 
-    ``image_token_id`` is the id of ``<|extra_0|>`` in this model's tokenizer. It is set by whoever owns both, since
-    the id differs between families (151646 in Qwen-1 only).
+class ImageInputMixin(_Family):
+    """What every Qwen family needs to take images.
+
+    ``image_token_id`` is the id of ``<|extra_0|>`` in this model's tokenizer. Whoever loads both sets it, because the
+    id differs between families (151646 in Qwen-1 only).
     """
 
     image_token_id: int | None = None
+    grown_from: int  # rows of the embedding matrix before qwen.load.grow
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         narrow_last_layer(self.model.layers)
 
@@ -44,32 +52,33 @@ class ImageInputMixin:
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """``input_ids`` [B, T] -> logits [B, T, V], or a loss where ``labels`` [B, T] are given.
+        """``input_ids`` [B, T] -> logits [B, T, V], or with ``labels`` [B, T] a loss.
 
-        ``images[b]`` holds the projected features of row b: [n_b, N, D] for n_b images of N visual tokens each, in
-        the order in which they stand in the row; n_b may be 0.
+        With labels, the head and most of the last layer (qwen/last_layer.py) run only at the positions that have one:
+        10 to 40 of 760 in a typical row, and a row of logits is 151,936 wide. ``logits`` is then None.
 
-        With labels the head runs only on the positions that have one (10 to 40 of 760 in a typical row, and a row of
-        logits is 151,936 wide), so ``logits`` is None, and so does most of the last layer (qwen/last_layer.py). The
-        loss is summed over labels and divided by ``num_items_in_batch``, the count over the whole accumulated batch
-        (default: the count in this call).
-
-        ``segments`` [B, T] says which branch of a message tree each token belongs to (:func:`tree_mask`); it takes the
-        place of ``attention_mask`` and goes with ``position_ids`` that restart behind the root.
-
-        ``logits_to_keep`` is transformers': the logits of the last so many positions, or of all with 0.
+        Args:
+            images: for each row, the visual tokens [n_b, N, D] of its n_b images in the order of their placeholders;
+                n_b may be 0.
+            num_items_in_batch: the summed loss is divided by it: the number of labels in the whole accumulated batch
+                (None: the number in this call).
+            segments: [B, T], the branch of a message tree that each token belongs to (:func:`tree_mask`). It replaces
+                ``attention_mask`` and goes with ``position_ids`` that restart after the root.
+            logits_to_keep: of transformers: how many positions from the end get logits; 0 for all.
 
         Raises:
-            ValueError: the placeholders of a row and its visual tokens differ in number, no position has a label, or
-                the mask is of a kind that the attention in use would misread.
+            ValueError: placeholders and visual tokens of a row differ in number, no position has a label, or the
+                attention in use would misread a mask of this kind.
         """
-        # Two are named above though only handed on, for ``generate`` looks for the names. Without ``position_ids``
-        # padding between a kept prefix and a short question would count as text; without ``logits_to_keep`` there would
-        # be logits of a whole prompt, 151,936 wide, where one row is wanted.
+        # ``generate`` looks for these two names in the signature. Without ``position_ids``, padding between a cached
+        # prefix and a short question would count as text. Without ``logits_to_keep``, there would be logits of a whole
+        # prompt, 151,936 wide, where one row is needed.
         if labels is not None and self.config._attn_implementation == "flex_attention":
-            batch = {"input_ids": input_ids, "labels": labels, "segments": segments, "position_ids": position_ids}
-            batch = fill_blocks({**batch, "attention_mask": kwargs.pop("attention_mask", None)})
-            input_ids, labels, segments, position_ids = batch.values()
+            if input_ids is None:
+                raise ValueError("labels under flex_attention need input_ids")
+            input_ids, labels, segments, position_ids = fill_blocks(
+                input_ids, labels, segments, position_ids, kwargs.pop("attention_mask", None)
+            )
         kwargs["position_ids"] = position_ids
         self._check_length(input_ids, position_ids, kwargs)
         if segments is not None:
@@ -81,23 +90,36 @@ class ImageInputMixin:
             return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **kwargs)
         return self._labelled_forward(input_ids, labels, num_items_in_batch, **kwargs)
 
-    def _check_length(self, input_ids: torch.Tensor | None, position_ids: torch.Tensor | None, kwargs: dict) -> None:
-        """Qwen-1 scales attention and rotary base beyond its ``seq_length``, which the Qwen2 architecture does not."""
+    def _check_length(
+        self, input_ids: torch.Tensor | None, position_ids: torch.Tensor | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Refuse what is longer than a Qwen-1's ``seq_length``: beyond it, the original scales queries and rotary base,
+        and the Qwen2 architecture does not.
+
+        Raises:
+            ValueError: names both lengths.
+        """
         longest = getattr(self.config, "seq_length", None)
         if longest is None:
             return
         past = kwargs.get("past_key_values")
         shape = kwargs["inputs_embeds"].shape if input_ids is None else input_ids.shape
         length = shape[1] + (past.get_seq_length() if past is not None else 0)
-        if length > longest and position_ids is not None:  # padding counts no position, branches share theirs
+        if length > longest and position_ids is not None:  # padding has no position, and branches share theirs
             length = int(position_ids.max()) + 1
         if length > longest:
             raise ValueError(
-                f"a sequence of {length} tokens, where this Qwen-1 answers rightly up to its seq_length of {longest}; "
+                f"a sequence of {length} tokens, but this Qwen-1 is right only up to its seq_length of {longest}; "
                 f"lower language.max_length to {longest}"
             )
 
-    def _labelled_forward(self, input_ids, labels, num_items_in_batch, **kwargs) -> CausalLMOutputWithPast:
+    def _labelled_forward(
+        self,
+        input_ids: torch.Tensor | None,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
         mask = kwargs.get("attention_mask")
         check_mask(mask, self.config._attn_implementation, kwargs.get("position_ids"))
         if self.config._attn_implementation == TREE_ATTENTION and self._is_causal(mask):
@@ -141,20 +163,26 @@ class ImageInputMixin:
             return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
         return mask
 
-    def embed(self, input_ids: torch.Tensor, images: list[torch.Tensor]) -> torch.Tensor:
-        """Word embeddings [B, T, D] with the visual features in place of the placeholders."""
+    def embed(self, input_ids: torch.Tensor | None, images: list[torch.Tensor]) -> torch.Tensor:
+        """Word embeddings [B, T, D] with visual tokens in place of the placeholders; ``images`` as in :meth:`forward`.
+
+        Raises:
+            ValueError: placeholders and visual tokens of a row differ in number, or there are no ids.
+        """
+        if input_ids is None:
+            raise ValueError("images need input_ids: the placeholders there say where the visual tokens belong")
+        if self.image_token_id is None:
+            raise ValueError("image_token_id is not set: it is the tokenizer's id of <|extra_0|>")
         embeds = self.get_input_embeddings()(input_ids)  # [B, T, D]
-        placeholder = input_ids == self.image_token_id  # [B, T]
+        placeholder = input_ids.eq(self.image_token_id)  # [B, T]
         self._check_counts(placeholder, images)
         if not any(len(image) for image in images):
             return embeds
-        features = torch.cat([image.flatten(0, 1) for image in images])  # [sum n_b * N, D], row by row
-        # masked_scatter fills row by row in the same order; in place, autograd would refuse the embedding leaf.
-        return embeds.masked_scatter(placeholder.unsqueeze(-1), features.to(embeds.dtype))
+        tokens = torch.cat([image.flatten(0, 1) for image in images])  # [sum n_b * N, D], row by row
+        # masked_scatter fills row by row in the same order. In place, autograd would refuse the embedding leaf.
+        return embeds.masked_scatter(placeholder.unsqueeze(-1), tokens.to(embeds.dtype))
 
     def _check_counts(self, placeholder: torch.Tensor, images: list[torch.Tensor]) -> None:
-        if self.image_token_id is None:
-            raise ValueError("image_token_id is not set: it is the tokenizer's id of <|extra_0|>")
         if len(images) != len(placeholder):
             raise ValueError(f"images for {len(images)} rows, input_ids with {len(placeholder)}")
         for row, (wanted, image) in enumerate(zip(placeholder.sum(1).tolist(), images, strict=True)):
@@ -162,15 +190,18 @@ class ImageInputMixin:
             if wanted != given:
                 raise ValueError(f"row {row} has {wanted} <|extra_0|> placeholders but {given} visual tokens")
 
-    def generate(self, input_ids: torch.Tensor | None = None, images: list[torch.Tensor] | None = None, **kwargs):
+    def generate(
+        self, input_ids: torch.Tensor | None = None, images: list[torch.Tensor] | None = None, **kwargs
+    ) -> torch.Tensor:
         """transformers' ``generate``; ``images`` as in :meth:`forward`. Returns ids [B, T + new], prompt included.
 
-        The embeddings are made once, here, so that beams and repeated sequences expand them like any other input.
+        The embeddings are computed once, here, so that beams and repeated sequences expand them like any other input.
         """
         if images is not None:
-            kwargs["inputs_embeds"] = self.embed(input_ids, images)
-            if kwargs.get("attention_mask") is None:  # else beams get position ids for one row only
-                kwargs["attention_mask"] = torch.ones_like(input_ids)
+            embeds = self.embed(input_ids, images)  # [B, T, D]
+            kwargs["inputs_embeds"] = embeds
+            if kwargs.get("attention_mask") is None:  # without one, beams get position ids for one row only
+                kwargs["attention_mask"] = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         return super().generate(input_ids, **kwargs)
 
 
@@ -182,4 +213,5 @@ class MQwen3ForCausalLM(ImageInputMixin, Qwen3ForCausalLM):
     """Qwen3, dense."""
 
 
-MODEL_CLASSES = {"qwen2": MQwen2ForCausalLM, "qwen3": MQwen3ForCausalLM}  # by the config's model_type
+# By the config's model_type.
+MODEL_CLASSES: dict[str, type[ImageInputMixin]] = {"qwen2": MQwen2ForCausalLM, "qwen3": MQwen3ForCausalLM}

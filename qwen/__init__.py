@@ -1,0 +1,2 @@
+"""The language models, every dense Qwen, extended to take visual tokens; and their tokenizers.
+May import common."""

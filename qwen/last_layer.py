@@ -1,33 +1,40 @@
 """The last decoder layer of Qwen, computed only where its output is read.
 
-In training, the head reads the positions that predict a label, 10 to 40 of 760. What the last layer gives at all the
-others is thrown away, so there its queries, its output projection and its MLP (95 % of its arithmetic) need not run;
-keys and values are still those of every position. Loss and gradients are unchanged.
+In training, the head reads the positions that predict a label, 10 to 40 of 760. At all others, nothing reads the last
+layer's output, so its queries, its output projection and its MLP (95 % of its arithmetic) need not run there. Keys and
+values are still computed at every position. Loss and gradients are unchanged.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, eager_attention_forward
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb, eager_attention_forward
 
 from qwen.tree_attention import TreeLayout
 
+if TYPE_CHECKING:
+    from transformers.modeling_layers import GradientCheckpointingLayer as _Layer
+else:
+    _Layer = object  # at run time, the decoder layer's own class follows in the MRO
 
-class LastLayer:
-    """Put in front of a decoder layer's own class: with ``rows`` its forward gives only those positions."""
+
+class LastLayer(_Layer):
+    """A mixin for a decoder layer: given ``rows``, its forward returns only those positions."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | TreeLayout | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         rows: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """``hidden_states`` [B, T, D] -> [B, T, D], or [B, M, D] at the positions ``rows`` [B, M]."""
-        if rows is None:
+        if rows is None or position_embeddings is None:
             return super().forward(
                 hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **kwargs
             )
@@ -38,23 +45,29 @@ class LastLayer:
 
 
 def narrow_last_layer(layers: nn.ModuleList) -> None:
-    """Let the last of a trunk's layers take ``rows``; its weights and their names stay as they are."""
+    """Let the last of a model's decoder layers take ``rows``. Its weights and their names stay."""
     kind = type(layers[-1])
     layers[-1].__class__ = type(kind.__name__, (LastLayer, kind), {})
 
 
 def positions_of(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``wanted`` [B, T] bool -> positions [B, M], those of each row in order, and which of them are meant [B, M] bool.
+    """``wanted`` [B, T] bool -> the wanted positions of each row in order [B, M], and which of those are real [B, M].
 
-    M is the most that any row wants; shorter rows are filled up with positions that nobody reads.
+    M is the largest number in a row. Rows with fewer are filled with other positions, which nothing reads.
     """
     counts = wanted.sum(1)  # [B]
     rows = (~wanted).byte().argsort(dim=1, stable=True)[:, : int(counts.max())]  # [B, M]
     return rows, torch.arange(rows.shape[1], device=wanted.device) < counts[:, None]
 
 
-def _attend(attention: nn.Module, normed: torch.Tensor, mask, position_embeddings, rows: torch.Tensor) -> torch.Tensor:
-    """Qwen's attention with queries at ``rows`` only: [B, T, D] -> [B, M, D]."""
+def _attend(
+    attention: Qwen2Attention,
+    normed: torch.Tensor,
+    mask: torch.Tensor | TreeLayout | None,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """The attention of Qwen2 or Qwen3 with queries at ``rows`` [B, M] only: ``normed`` [B, T, D] -> [B, M, D]."""
 
     def heads(projected: torch.Tensor, norm: str) -> torch.Tensor:
         split = projected.unflatten(-1, (-1, attention.head_dim))

@@ -1,4 +1,4 @@
-"""From a folder or hub name to a Qwen that takes images: strictly, without remote code, without a pickle.
+"""From a folder or hub name to a Qwen that takes images: strictly, without remote code and without pickles.
 
 python -m qwen.load models/Qwen2.5-0.5B-Instruct      # what a folder holds, and what it will need in memory
 python -m qwen.load Qwen/Qwen3-1.7B                   # or a model on the hub
@@ -9,29 +9,30 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, GenerationConfig
+from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedConfig
 
 from common.errors import UserError
 from common.hub import load_strictly, local_model_folder, model_folder, read_config, read_headers, what_is_missing
 from common.optional import import_bitsandbytes, is_installed
-from qwen.Mqwen import MODEL_CLASSES
+from qwen.Mqwen import MODEL_CLASSES, ImageInputMixin
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
-from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer, token_id
 
-STOPS = ("<|im_end|>", "<|endoftext|>")  # every family ends an answer with the first, and a text with the second
+STOPS = ("<|im_end|>", "<|endoftext|>")  # in every family, the end of an answer and the end of a text
 
 
 def load_language(
-    path: str, tokenizer, dtype: torch.dtype, load_in_4bit: bool = False, device: torch.device | str = "cpu"
-) -> nn.Module:
-    """A Qwen that takes images, with its stop tokens and its placeholder set from the tokenizer; on the CPU.
+    path: str, tokenizer: Tokenizer, dtype: torch.dtype, load_in_4bit: bool = False, device: torch.device | str = "cpu"
+) -> ImageInputMixin:
+    """A Qwen that takes images, on the CPU. Its stop tokens and its placeholder are those of the tokenizer.
 
     Args:
-        load_in_4bit: QLoRA's frozen weights: NF4, in blocks of 64 with scales that are quantised too.
-        device: where 4-bit weights are made, and stay: each kind of device has its own layout of them.
+        load_in_4bit: quantise the frozen weights for QLoRA: NF4 in blocks of 64, with quantised scales.
+        device: where 4-bit weights are made and stay, because each kind of device has its own layout of them.
 
     Raises:
         UserError: it is missing, incomplete or of an unknown kind, or 4 bits are asked for without bitsandbytes.
@@ -39,12 +40,14 @@ def load_language(
     folder = model_folder(path, "language.path")
     cls, config = family(read_config(folder, "language.path"), path)
     options = four_bit_options(dtype, device) if load_in_4bit else {}
-    language = load_strictly(cls, folder, dtype, "language.path", **({"config": config} if config else {}), **options)
+    if config is not None:
+        options["config"] = config
+    language = load_strictly(cls, folder, dtype, "language.path", **options)
     return take_images(language, tokenizer)
 
 
-def empty_language(path: str, tokens: int) -> nn.Module:
-    """The same model with rows for ``tokens``, made of its config.json alone: on the meta device, if that is set."""
+def empty_language(path: str, tokens: int) -> ImageInputMixin:
+    """:func:`load_language` for a tokenizer of ``tokens``, from the config.json alone; for ``torch.device("meta")``."""
     folder = model_folder(path, "language.path")
     cls, config = family(read_config(folder, "language.path"), path)
     language = cls(config or cls.config_class.from_pretrained(folder))
@@ -53,8 +56,12 @@ def empty_language(path: str, tokens: int) -> nn.Module:
     return language
 
 
-def family(content: dict, path: str) -> tuple[type[nn.Module], object | None]:
-    """The class for the content of a config.json, and the config to give it where the file itself will not do."""
+def family(content: dict[str, Any], path: str) -> tuple[type[ImageInputMixin], PreTrainedConfig | None]:
+    """The class for the content of a config.json, and for Qwen-1 the config of its Qwen2 architecture.
+
+    Raises:
+        UserError: it is of another kind; names ``path`` and the known ones.
+    """
     if is_qwen1(content):
         try:
             return MQwenForCausalLM, as_qwen2_config(content)
@@ -67,12 +74,12 @@ def family(content: dict, path: str) -> tuple[type[nn.Module], object | None]:
     return MODEL_CLASSES[kind], None
 
 
-def take_images(language: nn.Module, tokenizer) -> nn.Module:
-    """Give a Qwen its placeholder, a row for every token, and its stops."""
+def take_images(language: ImageInputMixin, tokenizer: Tokenizer) -> ImageInputMixin:
+    """Give a Qwen its placeholder, an embedding for every token, and its stop tokens."""
     language.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
     grow(language, len(tokenizer))
-    # Ours alone: instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would
-    # otherwise fill in whatever a call leaves open.
+    # Instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would apply whenever a
+    # call does not set them. So none of theirs are kept.
     language.generation_config = GenerationConfig(
         eos_token_id=[token_id(tokenizer, token) for token in STOPS],
         pad_token_id=tokenizer.pad_token_id,
@@ -81,10 +88,10 @@ def take_images(language: nn.Module, tokenizer) -> nn.Module:
     return language
 
 
-def grow(language: nn.Module, tokens: int) -> None:
-    """Add rows for tokens beyond the matrix, each the mean of the old rows; spare rows are used, and never cut off.
+def grow(language: ImageInputMixin, tokens: int) -> None:
+    """Add rows to the matrices if there are more tokens than rows. Each new row is the mean of the old ones.
 
-    ``language.grown_from`` is the number of rows it had: what is beyond must go into the checkpoint.
+    ``language.grown_from`` is the number of rows before: the rows after it must go into the checkpoint.
     """
     rows = language.get_input_embeddings().num_embeddings
     language.grown_from = rows
@@ -96,14 +103,14 @@ def grow(language: nn.Module, tokens: int) -> None:
             matrix[rows:] = matrix[:rows].float().mean(0).to(matrix.dtype)
 
 
-def matrices(language: nn.Module) -> dict[str, torch.Tensor]:
-    """The matrices with a row per token, by name: one where input and output share it, else two."""
+def matrices(language: ImageInputMixin) -> dict[str, torch.Tensor]:
+    """The matrices with a row per token, by name: one if input and output share it, else two."""
     embedding, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
     return {"embed_tokens": embedding} if head is embedding else {"embed_tokens": embedding, "lm_head": head}
 
 
-def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict:
-    """What ``from_pretrained`` needs to quantise while it reads.
+def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """The arguments with which ``from_pretrained`` quantises while it reads.
 
     Raises:
         UserError: bitsandbytes is not installed, or cannot be loaded here.
@@ -128,7 +135,11 @@ def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict:
 
 
 def describe(path: str) -> list[str]:
-    """What a model folder holds, line by line; reads headers, not weights."""
+    """What a model folder holds, line by line; reads headers, not weights.
+
+    Raises:
+        UserError: the folder is incomplete, or holds another kind of model.
+    """
     folder = Path(model_folder(path, "language.path"))
     if lack := what_is_missing(folder):
         raise UserError(lack)
@@ -137,40 +148,40 @@ def describe(path: str) -> list[str]:
     config = config or cls.config_class.from_pretrained(folder)
     with torch.device("meta"):
         model = cls(config)
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    sizes = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     linear = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, nn.Linear))
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    per_token = 2 * config.num_hidden_layers * kv_heads * head_dim * 2  # keys and values, 2 bytes each
+    per_token = 2 * config.num_hidden_layers * kv_heads * head_dim * 2  # bytes: keys and values, in 16 bits
     stored = ", ".join(sorted({entry["dtype"] for entry in read_headers(folder).values()}))
     tokenizer = load_tokenizer(str(folder))
-    rows = model.get_input_embeddings().num_embeddings
-    image = token_id(tokenizer, IMAGE_TOKEN)
-    place = f"a row beyond the {rows:,}: the matrix grows" if image >= rows else f"within the matrix of {rows:,} rows"
-    named = "Qwen-1" if is_qwen1(content) else content["model_type"]
+    rows, image = model.get_input_embeddings().num_embeddings, token_id(tokenizer, IMAGE_TOKEN)
+    row = f"after the matrix of {rows:,} rows, which grows" if image >= rows else f"within the matrix of {rows:,} rows"
+    name = "Qwen-1" if is_qwen1(content) else content["model_type"]
     longest = getattr(config, "seq_length", config.max_position_embeddings)
+    four_bits = 2 * (parameters - linear) + four_bit_bytes(linear)
     return [
         f"folder     {folder}",
-        f"family     {named}, {content['architectures'][0] if content.get('architectures') else 'unnamed'}",
-        f"size       {sizes:,} parameters stored as {stored}",
+        f"family     {name}, {content['architectures'][0] if content.get('architectures') else 'unnamed'}",
+        f"size       {parameters:,} parameters stored as {stored}",
         f"layers     {config.num_hidden_layers} of width {config.hidden_size}, "
         f"{heads} heads on {kv_heads} keys, longest sequence {longest:,}",
         f"tokenizer  {len(tokenizer):,} tokens, "
         + ", ".join(f"{token} {token_id(tokenizer, token)}" for token in ("<|im_start|>", *STOPS)),
-        f"image      {IMAGE_TOKEN} is {image}, {place}",
-        f"memory     weights {readable(2 * sizes)} in bf16, {readable(4 * sizes)} in fp32, "
-        f"{readable(2 * (sizes - linear) + four_bit_bytes(linear))} in 4 bits; "
+        f"image      {IMAGE_TOKEN} is {image}, {row}",
+        f"memory     weights {readable(2 * parameters)} in bf16, {readable(4 * parameters)} in fp32, "
+        f"{readable(four_bits)} in 4 bits; "
         f"{per_token * 1000 / 2**20:.0f} MiB more for 1,000 tokens of an answer (for training: train.py --dry-run)",
     ]
 
 
 def four_bit_bytes(weights: int) -> int:
-    """NF4 with double quantisation: half a byte a weight, a byte a block of 64, four bytes for 256 of these blocks."""
+    """NF4 with double quantisation: 4 bits for each weight, 8 for each block of 64, and 32 for 256 such blocks."""
     return weights // 2 + weights // 64 + weights // (64 * 256) * 4
 
 
 def readable(size: float) -> str:
-    """Bytes in GiB, or in MiB where that would be mostly zeros."""
+    """Bytes in GiB, or in MiB below 0.1 GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
 
 

@@ -1,14 +1,17 @@
 """Qwen-1 (Qwen-1_8B, -7B, -14B, -72B; Chat and base) without the code that came with it.
 
-Its modelling code no longer runs on current transformers, and need not: the weights are those of a Qwen2 model under
-other names. Three things differ, all in how they are written down: q, k and v lie in one matrix ``c_attn``; ``w2`` is
-the gate and ``w1`` goes straight up; the config's ``intermediate_size`` counts both. Its tokenizer is a tiktoken file.
+Its modelling code no longer runs on current transformers and is not needed: the weights are those of a Qwen2 model
+under other names. Three things are stored differently: q, k and v are one matrix ``c_attn``; ``w2`` is the gate
+projection and ``w1`` the up projection; the config's ``intermediate_size`` counts both. The tokenizer is a tiktoken
+file (qwen/qwen1_tokenizer.py).
 
 Beyond the config's ``seq_length`` the original scales its queries (log-n) and its rotary base (NTK). Qwen2 does
 neither, so longer sequences are refused.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -22,7 +25,7 @@ class MQwenForCausalLM(ImageInputMixin, Qwen2ForCausalLM):
     """Qwen-1 on the Qwen2 architecture; its config is :func:`as_qwen2_config`."""
 
 
-# Applied tensor by tensor while the files are read: no second copy of the model is ever in memory.
+# Applied tensor by tensor while the files are read, so a second copy of the model is never in memory.
 register_checkpoint_conversion_mapping(
     "MQwenForCausalLM",
     [
@@ -41,16 +44,16 @@ register_checkpoint_conversion_mapping(
 )
 
 
-def is_qwen1(content: dict) -> bool:
-    """Whether the content of a config.json is a Qwen-1's."""
+def is_qwen1(content: dict[str, Any]) -> bool:
+    """Whether ``content`` is the config.json of a Qwen-1."""
     return content.get("architectures") == ["QWenLMHeadModel"] or content.get("model_type") == "qwen"
 
 
-def as_qwen2_config(content: dict) -> Qwen2Config:
-    """The Qwen2 config of the same network, with Qwen-1's ``seq_length``.
+def as_qwen2_config(content: dict[str, Any]) -> Qwen2Config:
+    """The Qwen2 config of the same network. It keeps Qwen-1's ``seq_length``.
 
     Raises:
-        UserError: a setting that no released Qwen-1 has and the mapping does not cover.
+        UserError: a setting is missing, or has a value that no released Qwen-1 has and that the mapping does not cover.
     """
     try:
         heads, width = content["num_attention_heads"], content["hidden_size"]

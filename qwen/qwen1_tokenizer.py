@@ -14,9 +14,9 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from common.errors import UserError
 
 VOCABULARY = "qwen.tiktoken"
-# Its special tokens take the ids behind the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).
+# The special tokens take the ids after the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
-# As in its tokenizer: words with the blank or sign before them, digits one by one, signs, line ends, blanks.
+# The same as in its tokenizer: words with the space or sign before them, single digits, signs, line ends, spaces.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,7 +24,7 @@ PATTERN = (
 
 
 class _Converter(TikTokenConverter):
-    """transformers' converter, with the file read here: tiktoken's reader keeps copies by path that outlive changes."""
+    """transformers' converter with a reader of ours: tiktoken's caches files by path and misses later changes."""
 
     @staticmethod
     def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
@@ -32,23 +32,23 @@ class _Converter(TikTokenConverter):
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:
-    """The vocabulary of a tiktoken file: one token a line, in base64, and its rank, which is its id.
+    """The vocabulary of a tiktoken file. Each line is a token in base64 and its rank, which is its id.
 
     Raises:
-        UserError: it cannot be read, or ends in the middle.
+        UserError: the file cannot be read, or is incomplete.
     """
     try:
         lines = [line.split() for line in file.read_bytes().splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except (OSError, ValueError, binascii.Error) as error:
-        raise UserError(f"{file} is no tiktoken vocabulary ({error}); download it again") from None
+        raise UserError(f"{file} is not a tiktoken vocabulary ({error}); download it again") from None
     if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
-        raise UserError(f"{file} is not whole: {len(ranks):,} tokens whose ranks do not run from 0; download it again")
+        raise UserError(f"{file} is incomplete: {len(ranks):,} tokens whose ranks do not run from 0; download it again")
     return ranks
 
 
 def load_qwen1_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer that gives the ids of Qwen-1's own; about four seconds, and none once it has been saved.
+    """The fast tokenizer with the ids of Qwen-1's own. Conversion takes four seconds; a saved tokenizer loads at once.
 
     Raises:
         UserError: ``qwen.tiktoken`` is damaged.

@@ -18,10 +18,10 @@ FLEX_BLOCK = 128  # FlexAttention's kernels go by blocks of this many tokens, an
 
 
 def tree_mask(segments: torch.Tensor) -> torch.Tensor:
-    """Who sees whom in a message tree: ``segments`` [B, T] int64 -> bool [B, 1, T, T], True where attended.
+    """Which token attends to which in a message tree: ``segments`` [B, T] int64 -> bool [B, 1, T, T], query by key.
 
-    0 is the root, which every branch 1, 2, ... of its row sees; a branch sees itself besides, and no other. -1 is
-    padding, which sees the padding before it: a row that sees nothing would be NaN.
+    0 is the root, which every branch 1, 2, ... of its row sees. A branch also sees itself, and no other branch. -1 is
+    padding, which sees the padding before it: a query that sees nothing would become NaN.
     """
     length = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]  # [B, T, T], query by key
@@ -31,9 +31,9 @@ def tree_mask(segments: torch.Tensor) -> torch.Tensor:
 
 
 def tree_block_mask(segments: torch.Tensor) -> BlockMask:
-    """:func:`tree_mask` for FlexAttention, which skips the blocks where no branch sees another; T in whole blocks."""
+    """:func:`tree_mask` for FlexAttention, which skips blocks that are all False. T is a multiple of FLEX_BLOCK."""
 
-    def attended(row, head, query, key):
+    def attended(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         own, other = segments[row, query], segments[row, key]
         return (query >= key) & ((own == other) | ((other == 0) & (own >= 0)))
 
@@ -41,34 +41,37 @@ def tree_block_mask(segments: torch.Tensor) -> BlockMask:
     return create_block_mask(attended, rows, None, length, length, device=segments.device, BLOCK_SIZE=FLEX_BLOCK)
 
 
-def fill_blocks(inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-    """A labelled batch for FlexAttention: ``segments`` and ``position_ids`` filled in, all [B, T] to whole blocks.
+def fill_blocks(
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    segments: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A labelled batch for FlexAttention, all [B, T]: ids, labels, segments and positions, padded to whole blocks.
 
-    Takes ``input_ids``, ``labels``, ``attention_mask``, ``segments`` and ``position_ids``; gives all but the mask.
+    Without ``segments``, all that ``attention_mask`` does not mark as padding is root.
     """
-    ids, segments, positions = inputs["input_ids"], inputs["segments"], inputs["position_ids"]
     if segments is None:
-        mask = inputs["attention_mask"]
-        segments = torch.zeros_like(ids) if mask is None else mask - 1  # all root; padding is -1
-    if positions is None:
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    wanted = {
-        "input_ids": (ids, 0),
-        "labels": (inputs["labels"], IGNORE_INDEX),
-        "segments": (segments, -1),
-        "position_ids": (positions, 0),
-    }
-    more = -ids.shape[1] % FLEX_BLOCK
-    return {name: F.pad(tensor, (0, more), value=fill) for name, (tensor, fill) in wanted.items()}
+        segments = torch.zeros_like(input_ids) if attention_mask is None else attention_mask - 1  # padding is -1
+    if position_ids is None:
+        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    more = -input_ids.shape[1] % FLEX_BLOCK
+    return (
+        F.pad(input_ids, (0, more), value=0),
+        F.pad(labels, (0, more), value=IGNORE_INDEX),
+        F.pad(segments, (0, more), value=-1),
+        F.pad(position_ids, (0, more), value=0),
+    )
 
 
 def check_mask(
     mask: torch.Tensor | BlockMask | TreeLayout | None, implementation: str, position_ids: torch.Tensor | None
 ) -> None:
-    """A mask of the wrong kind does not fail in transformers 5: it gives another loss, silently.
+    """Refuse a mask that the attention would misread: in transformers 5 it does not fail but gives a wrong loss.
 
     Raises:
-        ValueError: with the mask's kind and what this attention takes.
+        ValueError: names the kind of the mask and the attention.
     """
     if isinstance(mask, TreeLayout):
         if implementation != TREE_ATTENTION:
@@ -85,5 +88,5 @@ def check_mask(
         if mask.dtype not in takes.get(implementation, ()):
             raise ValueError(f"a {mask.dtype} mask [B, 1, T, T] cannot be used with {implementation!r} attention")
     elif position_ids is not None and bool((position_ids.diff() < 0).any()) and not isinstance(mask, BlockMask):
-        # Restarting positions without such a mask are taken for packed rows: a branch would lose its root.
+        # transformers takes positions that restart for packed rows, so a branch would not see its root.
         raise ValueError("position_ids restart, so a mask [B, 1, T, T] of the branches is needed")

@@ -1,4 +1,4 @@
-"""CLIP's vision tower as LLaVA uses it: a tensor of features, the CLS token first, of any of its layers."""
+"""CLIP's vision tower as LLaVA uses it: a tensor of features of any of its layers, the class token first."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from visual.SIGLIP_VIT import POSITION_IDS, TEXT_TOWER, drop_blocks
 
 
 class ClipViT(CLIPVisionModel):
-    """transformers' CLIP vision model whose ``forward`` gives one hidden state and nothing else.
+    """transformers' CLIP vision model whose ``forward`` returns one hidden state and nothing else.
 
-    Its first token is a real CLS token: ViT-L/14 at 336 px gives 1 + 24 x 24 = 577. LLaVA takes the hidden state before
-    the last (``vision.layer: -2``) and drops the CLS token.
+    The first token is a real class token: ViT-L/14 at 336 px gives 1 + 24 x 24 = 577 tokens. LLaVA takes the hidden
+    state before the last (``vision.layer: -2``) and drops the class token.
     """
 
-    base_model_prefix = "vision_model"  # where it stands in a checkpoint of both towers
+    base_model_prefix = "vision_model"  # the prefix of its tensors in a checkpoint of both towers
     _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
-        """``pixel_values`` [B, 3, H, W] -> hidden state [B, 1 + N, D], as the blocks leave it, without a norm."""
+        """``pixel_values`` [B, 3, H, W] -> hidden state [B, 1 + N, D], the output of a block, without a norm."""
         return super().forward(pixel_values=pixel_values.to(self.dtype), **kwargs).last_hidden_state
 
     def end_at_layer(self, layer: int) -> None:
-        """Give hidden state ``layer``, counted as transformers does: -1 is the last, -2 the one before it."""
+        """Return hidden state ``layer`` from now on, counted as transformers does: -1 is the last, -2 the one before.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
         drop_blocks(self, layer)
-        self.post_layernorm = nn.Identity()  # it is for the pooled output, which nobody reads
+        self.post_layernorm = nn.Identity()  # it is for the pooled output, which nothing reads

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config
@@ -13,7 +12,10 @@ from visual.CLIP_VIT import ClipViT
 from visual.geometry import tower_sizes
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
 
-TOWERS = {  # by the config's model_type; a folder may hold both towers, or the vision tower alone
+Tower = SiglipViT | ClipViT
+TOWERS: dict[
+    str, type[Tower]
+] = {  # by the config's model_type; a folder may hold both towers, or the vision tower alone
     "siglip": SiglipViT,
     "siglip_vision_model": SiglipViT,
     "clip": ClipViT,
@@ -23,7 +25,7 @@ TOWERS = {  # by the config's model_type; a folder may hold both towers, or the 
 
 def load_vision(
     path: str, dtype: torch.dtype = torch.float32, *, image_size: int | None = None, layer: int = -1
-) -> nn.Module:
+) -> Tower:
     """A tower on the CPU that maps ``pixel_values`` [B, 3, H, W] to features [B, N, D].
 
     Args:
@@ -40,7 +42,7 @@ def load_vision(
     return adapt(tower, image_size, layer)
 
 
-def empty_vision(path: str, *, image_size: int | None = None, layer: int = -1) -> nn.Module:
+def empty_vision(path: str, *, image_size: int | None = None, layer: int = -1) -> Tower:
     """:func:`load_vision` without its weights, from the config.json alone; meant for ``torch.device("meta")``."""
     folder = model_folder(path, "vision.path")
     cls = tower_class(read_config(folder, "vision.path"), path)
@@ -48,7 +50,7 @@ def empty_vision(path: str, *, image_size: int | None = None, layer: int = -1) -
     return adapt(cls(config), image_size, layer)
 
 
-def tower_class(content: dict[str, Any], path: str) -> type[nn.Module]:
+def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
     """The class for the content of a config.json.
 
     Raises:
@@ -61,7 +63,7 @@ def tower_class(content: dict[str, Any], path: str) -> type[nn.Module]:
     return TOWERS[content.get("model_type", "siglip_vision_model")]
 
 
-def adapt(tower: nn.Module, image_size: int | None, layer: int) -> nn.Module:
+def adapt(tower: Tower, image_size: int | None, layer: int) -> Tower:
     """Change a tower to another resolution and layer, in place."""
     if image_size is not None and image_size != tower.config.image_size:
         resize_positions(tower, image_size)
