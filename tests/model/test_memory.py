@@ -195,13 +195,14 @@ def test_adapters_are_on_all_linear_layers_of_the_language_model_and_printed(mak
 
 
 def test_an_adapter_in_the_tower_would_be_noticed(make_config, monkeypatch):
+    from model import adapters
     from model import model as module
 
-    prepare = module.prepare_part
+    prepare = adapters.prepare_part
 
     def careless(part, how, lora, last_blocks=None):
         part = prepare(part, how, lora, last_blocks)
-        return module.add_lora(part, lora) if how == "frozen" else part
+        return adapters.add_lora(part, lora) if how == "frozen" else part
 
     monkeypatch.setattr(module, "prepare_part", careless)
     with pytest.raises(AssertionError, match="vision"):

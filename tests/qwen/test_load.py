@@ -257,7 +257,7 @@ def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(m
         load_checkpoint(folder)
     again = build_loop(config, tmp_path / "run")
     with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
-        again.train(resume_from_checkpoint=str(folder))
+        again.train(resume=folder)
 
 
 def test_an_unknown_kind_of_model_is_named_with_the_known_ones(tmp_path):
