@@ -7,7 +7,7 @@ the uninterrupted one would have read.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,8 @@ class ImageCaptionDataset(Dataset[Sample]):
         for number, (name, conversation) in enumerate(self.conversations):
             together = message_trees and conversation["images"]
             groups.setdefault(tuple(conversation["images"]) if together else (name,), []).append(number)
-        bar = tqdm(total=len(self.conversations), desc="measuring conversations", leave=False, disable=not progress)
+        hidden = None if progress else True  # None: where there is no terminal
+        bar = tqdm(total=len(self.conversations), desc="measuring conversations", leave=False, disable=hidden)
         with bar:
             for numbers in groups.values():
                 self._plan_group(numbers)
@@ -223,6 +224,10 @@ class ImageCaptionDataset(Dataset[Sample]):
                 raise
             last["a"] = fitting
             return self._encode(conversation, self._longest)
+
+    def cost(self, batch: Sequence[int]) -> int:
+        """Tokens of a batch of samples, padding included."""
+        return len(batch) * max(self.lengths[index] for index in batch)
 
     def check_unusable(self, allowed: float, what: str) -> None:
         """Refuse data of which more than the share ``allowed`` cannot be used, or of which nothing can.

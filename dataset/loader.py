@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
+from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import collate
 from dataset.image_caption_dataset import ImageCaptionDataset
@@ -72,8 +73,8 @@ def lost_worker(error: RuntimeError) -> UserError | None:
     reason = " ".join(str(error).split())
     if not reason.startswith("DataLoader worker"):
         return None
-    advice = "if the machine ran out of memory, lower train.dataloader_num_workers"
-    return UserError(f"a process that loads data has ended ({reason[:200]}); {advice}; continue with --resume")
+    advice = f"if memory was full, lower train.dataloader_num_workers; continue with: {resume_command()}"
+    return UserError(f"a process that loads data has ended ({reason[:200]}); {advice}")
 
 
 class _GuardedDataset(Dataset):

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from common.command import resume_command
 from common.errors import UserError
 from dataset.batches import plan_batches, share_out
 from dataset.collate import Position, collate
@@ -121,7 +122,7 @@ class StreamedDataset:
                 raise
             except Exception as error:  # a damaged file makes tarfile, zlib and pyarrow raise nearly anything
                 if isinstance(error, OSError) and error.errno:  # a fault of the disk, not of the data
-                    reason = f"{error.strerror}; repair that and continue with --resume"
+                    reason = f"{error.strerror}; fix that, then continue with: {resume_command()}"
                     raise UserError(f"data.stream: {path} cannot be read: {reason}") from None
                 yield shard, record, f"{path.name} from record {record} on", error
 

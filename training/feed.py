@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from accelerate.utils import gather_object
 
+from common.command import resume_command
 from common.errors import UserError
 from dataset.batches import EpochBatches, plan_batches
 from dataset.collate import Position
@@ -29,6 +30,7 @@ Batch = dict[str, Any]  # tensors for the model, and "info" (dataset.collate.Bat
 
 class Feed(Protocol):
     known: ImageCaptionDataset  # what is known of the training data before it is trained on
+    held_out_dataset: Any  # an ImageCaptionDataset, a StreamedDataset, or None
     epoch: float  # how far it has come, in epochs
     epoch_ended: bool  # the latest step was the last one of its epoch
 
@@ -208,7 +210,7 @@ class StreamFeed:
         if any(position != everyone[0] for position in everyone):
             raise UserError(
                 "the processes have read different records from the shards: some of them see a damaged or another "
-                "file; go on from the last checkpoint with --resume when that is mended"
+                f"file; fix that, then continue from the last checkpoint with: {resume_command()}"
             )
         return {"stream": {"place": list(self.order.position), "fingerprint": self.dataset.fingerprint()}}
 

@@ -184,6 +184,6 @@ def open_trackers(config: Config, run: Path, resumed_step: int) -> list[Any]:
         except Exception as error:  # each tracker has errors of its own: no login, no network, no disk
             reason = " ".join(str(error).split())[:200]
             problem = f"train.report_to = {kind}: it cannot be started ({reason})"
-            raise UserError(f"{problem}; mend that, or leave it out") from error
+            raise UserError(f"{problem}; fix that, or leave it out") from error
         trackers.append(tracker)
     return trackers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import model_inputs
 from model.checkpoint import check_bases, load_weights, save_weights, trained_state
@@ -61,7 +63,7 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ the run
 
-    def train(self, resume: Path | None = None) -> None:
+    def train(self, resume: Path | None = None, before_first_step: Callable[[], None] | None = None) -> None:
         """Train to the end, or until a signal; from the checkpoint ``resume`` on, if one is given.
 
         Raises:
@@ -73,6 +75,8 @@ class Loop:
             self.prepare(resume)
             if resume:
                 self.restore(resume, progress)
+            if before_first_step:
+                before_first_step()
             while self.progress.step < self.total and not self.stopping and not self.stops_early():
                 self.train_step()
                 self.log_evaluate_save()
@@ -239,7 +243,7 @@ class Loop:
             raise UserError(
                 f"{progress.nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite "
                 f"(train.max_nonfinite_steps allows {most}), the last at samples {named}; lower train.learning_rate "
-                "or take these samples out, and go on from the last checkpoint with --resume"
+                f"or take these samples out, and continue from the last checkpoint with: {resume_command()}"
             )
 
     def to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -253,12 +257,12 @@ class Loop:
 
     def describe_full_memory(self, batch: Batch) -> str:
         latest = latest_checkpoint(self.run)
-        stands = f"{latest} stands, go on with --resume" if latest else "there is no checkpoint yet"
+        rest = f"{latest} is complete, continue with: {resume_command()}" if latest else "there is no checkpoint yet"
         rows, tokens = batch["input_ids"].shape
         return (
             f"out of memory in step {self.progress.step + 1}, in a batch of {rows} rows of {tokens} tokens, "
             f"{image_count(batch)} images; lower train.per_device_train_batch_size or data.tokens_per_batch (and raise "
-            f"train.gradient_accumulation_steps), or turn on train.gradient_checkpointing; {stands}"
+            f"train.gradient_accumulation_steps), or turn on train.gradient_checkpointing; {rest}"
         )
 
     # ------------------------------------------------------------------------------------------ log and evaluate
@@ -350,7 +354,8 @@ class Loop:
         problem = next(filter(None, gather_object([problem])), None)
         if problem:
             latest = latest_checkpoint(self.run)
-            raise UserError(f"{problem}; " + (f"{latest.name} stands, go on with --resume" if latest else "mend that"))
+            rest = f", then continue from {latest.name} with: {resume_command()}" if latest else ""
+            raise UserError(f"{problem}; fix that{rest}")
         self.saved_step = step
         self.log.saved(step, folder)
 

@@ -1,6 +1,6 @@
 """What a changed key means on ``--resume``: it applies, or it is refused with the reason.
 
-:data:`RESUME_RULES` is the one table of it; docs/resume.md shows it, and :func:`check_changes` goes by it. Importing
+:data:`RESUME_RULES` is the one table of it; docs/training.md shows it, and :func:`check_changes` goes by it. Importing
 this module costs no torch: a refused key is reported before anything is loaded.
 """
 

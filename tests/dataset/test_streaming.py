@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import Position
 from dataset.image import load_image_processor
@@ -247,8 +248,8 @@ def test_a_file_that_vanishes_is_one_line_from_a_worker_too(make_stream, tmp_pat
     (tmp_path / "shards" / "train-000001.tar").unlink()
     with pytest.raises(UserError) as caught:
         loop.train()
-    expected = f"data.stream: {tmp_path}/shards/train-000001.tar cannot be read: No such file or directory; repair that"
-    assert str(caught.value) == f"{expected} and continue with --resume"
+    expected = f"data.stream: {tmp_path}/shards/train-000001.tar cannot be read: No such file or directory; fix that"
+    assert str(caught.value) == f"{expected}, then continue with: {resume_command()}"
 
 
 # ---------------------------------------------------------------------------------------------- positions

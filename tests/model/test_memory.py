@@ -20,8 +20,8 @@ from model.model import build_model
 from model.plain_peft import LoraConfig, get_peft_model
 from qwen.load import four_bit_bytes, four_bit_options
 from qwen.tokenizer import load_tokenizer
-from train import print_estimate
 from training import setup
+from training.dry_run import print_estimate
 from training.setup import build_loop, describe_run, require_optional
 
 BATCH = Batch(rows=2, length=60, images=2, labels=20)

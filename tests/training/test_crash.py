@@ -179,7 +179,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_stands
     errors = [line for line in result["output"].splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "checkpoint-4 cannot be saved" in errors[0] and "Traceback" not in result["output"]
     if fault == "full":
-        assert "checkpoint-2 stands, go on with --resume" in errors[0]
+        assert "then continue from checkpoint-2 with: python train.py --config" in errors[0]
         assert {path.name for path in folder.iterdir()} == {"checkpoint-2", "metrics.jsonl"}  # nothing to draw yet
         assert newest_undamaged(folder) == folder / "checkpoint-2"
 
@@ -201,7 +201,7 @@ def test_a_signal_while_evaluating_saves_at_once_and_the_evaluation_is_made_up_f
     assert whole()["codes"] == [0]
     broken, run = start("broken")
     result = broken(kill={"event": "evaluate", "count": 3, "signal": int(signal.SIGTERM)})  # the second evaluation
-    assert result["codes"] == [0] and "stopped at step 6; go on with" in result["output"]
+    assert result["codes"] == [0] and "stopped at step 6; continue with: python train.py --config" in result["output"]
     progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
     assert progress["evaluate"] is True
     assert broken("--resume")["codes"] == [0]
@@ -298,4 +298,5 @@ def test_out_of_memory_names_the_batch_and_what_to_change(loop, monkeypatch, err
         loop.train()
     message = str(caught.value)
     assert "out of memory in step 3, in a batch of 2 rows of " in message and "2 images" in message
-    assert "lower train.per_device_train_batch_size" in message and "checkpoint-2 stands" in message
+    assert "lower train.per_device_train_batch_size" in message
+    assert "checkpoint-2 is complete, continue with: " in message

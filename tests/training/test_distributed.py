@@ -172,7 +172,8 @@ def test_two_processes_killed_in_the_second_epoch_go_on_to_the_bit(start):
     assert whole(ranks=2)["codes"] == [0, 0]
     result = broken(ranks=2, kill={"event": "step", "count": 8})  # of 4 steps an epoch; saved at 3 and 6
     assert result["codes"][1] == -9 and result["codes"][0] == 2, result["output"]
-    assert "another one has ended; see its message, then go on with --resume" in result["output"]
+    advice = "another one has ended; see its message, then continue with: torchrun --nproc-per-node 2 train.py"
+    assert advice in result["output"]
     assert result["seconds"] < 60 and "Traceback" not in result["output"]
     result = broken("--resume", ranks=2)
     assert result["codes"] == [0, 0] and "resuming from" in result["output"]

@@ -138,7 +138,8 @@ def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start
     broken, run = start("broken", "train.fsdp=true")
     result = broken(ranks=2, kill={"event": "step", "count": 8})
     assert result["codes"][1] == -9 and result["codes"][0] == 2, result["output"]
-    assert "another one has ended; see its message, then go on with --resume" in result["output"]
+    advice = "another one has ended; see its message, then continue with: torchrun --nproc-per-node 2 train.py"
+    assert advice in result["output"]
     assert result["seconds"] < 60 and "Traceback" not in result["output"]
     shutil.copytree(run, run.with_name("three"))
     shutil.copytree(run, run.with_name("alone"))
