@@ -1,0 +1,98 @@
+"""The whole preparation, on small sets and on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.helpers.workplace import llava, picture
+
+
+def test_two_sources_become_three_files(workplace, capsys):
+    workplace.source(
+        "zh", "ali", [{"image_id": "a.png", "caption": ["一只猫"]}, {"image_id": "b.png", "caption": "一只狗"}]
+    )
+    workplace.source("en", "coco", [llava("c.png", "<image>\nWhat?", "A cat."), llava(None, "1+1?", "2", "2+2?", "4")])
+    for name in ("zh/a.png", "zh/b.png", "en/c.png"):
+        picture(workplace.folder / name)
+    assert workplace.run() == 0
+    images = workplace.read("image_map")
+    assert list(images) == ["a.png", "b.png", "c.png"]
+    assert [entry["ID"] for entry in images.values()] == [0, 1, 2]
+    assert images["c.png"]["path"] == (workplace.folder / "en" / "c.png").as_posix()
+    annotations = workplace.read("annotations")
+    assert list(annotations) == ["0", "1", "2", "text"]
+    assert annotations["1"][0]["turns"][0]["a"] == ["一只狗"]
+    assert annotations["2"][0]["source"] == "en"
+    assert workplace.read("skipped") == []
+    text = (workplace.folder / "out" / "annotations.json").read_bytes()
+    assert "一只狗".encode() in text and b"\r" not in text and text.startswith(b'{\n  "0": [\n')
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[:6]]
+    assert table == [
+        ["records", "images", "conversations", "turns", "skipped"],
+        ["zh", "2", "2", "2", "2", "0"],
+        ["en", "2", "1", "2", "3", "0"],
+        ["all", "4", "3", "4", "5", "0"],
+        ["train", "3", "4", "5"],
+        ["held", "out", "0", "0", "0"],
+    ]
+
+
+def test_the_same_input_and_seed_give_the_same_bytes_on_any_number_of_processes(workplace):
+    records = [{"image_id": f"{i}.png", "caption": list("一二三四")} for i in range(40)]
+    for i in range(40):
+        picture(workplace.folder / "zh" / f"{i}.png")
+    workplace.source("zh", "ali", records)
+    assert workplace.run("data.held_out=0.3") == 0
+    first = workplace.bytes()
+    assert set(first) == {"annotations.json", "image_map.json", "skipped.json"}
+    turns = [c["turns"] for c in sum(workplace.read("annotations").values(), [])]
+    assert workplace.run("data.held_out=0.3", "data.workers=3") == 0
+    assert workplace.bytes() == first
+    assert workplace.run("data.held_out=0.3", "data.seed=1") == 0
+    assert workplace.bytes()["image_map.json"] == first["image_map.json"]
+    assert [c["turns"] for c in sum(workplace.read("annotations").values(), [])] != turns
+
+
+def real_source(name: str, form: str, file: Path, images: Path) -> dict:
+    return {"name": name, "format": form, "annotations": str(file), "images": str(images)}
+
+
+def test_real_annotations_whose_photos_are_absent_end_in_the_skip_list(workplace, shared_data, capsys):
+    folder = shared_data / "annotations"
+    workplace.sources = [
+        real_source("llava", "coco", folder / "llava_instruct_100.json", shared_data / "photos"),
+        real_source("ai", "ali", folder / "ai_challenger_caption_first2.json", shared_data / "photos"),
+    ]
+    assert workplace.run() == 2
+    assert "102 of 102 images (100.0%) cannot be used" in capsys.readouterr().err and workplace.bytes() == {}
+    assert workplace.run("data.max_skipped=1") == 0
+    assert workplace.read("image_map") == {} and workplace.read("annotations") == {}
+    skipped = workplace.read("skipped")
+    assert len(skipped) == 102 and {entry["reason"] for entry in skipped} == {"missing"}
+    assert skipped[0]["file"] == "000000379143.jpg"
+
+
+def test_real_photos_with_questions_in_english_and_captions_in_chinese(workplace, shared_data):
+    photos, folder = shared_data / "photos", shared_data / "annotations"
+    workplace.sources = [
+        real_source("vqa", "coco", folder / "photos_conversations.json", photos),
+        real_source("captions", "ali", folder / "photos_captions_zh.json", photos),
+    ]
+    assert workplace.run("data.keep_all_captions=true") == 0
+    images = workplace.read("image_map")
+    assert {name: entry["ID"] for name, entry in images.items()} == {
+        "vg_4.jpg": 0,
+        "vg_5.jpg": 1,
+        "COCO_train2014_000000458752.jpg": 2,
+        "gqa_n578564.jpg": 3,
+        "gqa_n166008.jpg": 4,
+        "000000000785.jpg": 5,
+    }
+    assert workplace.read("skipped") == []
+    annotations = workplace.read("annotations")
+    assert [c["source"] for c in annotations["0"]] == ["vqa", "captions"]
+    assert [len(c["turns"]) for c in annotations["0"]] == [5, 1]
+    assert [c["language"] for c in annotations["0"]] == ["en", "zh"]
+    assert len(annotations["0"][1]["turns"][0]["a"]) == 5
+    assert [c["turns"][0]["a"] for c in annotations["2"]] == [["net"], ["pitcher"], ["orange"]]
+    assert annotations["2"][1]["turns"][0]["q"] == "What position is this man playing?\n<|extra_0|>"
