@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from functools import partial
 
@@ -13,26 +12,9 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from dataset.batches import EpochBatches
 from dataset.collate import collate
-from dataset.image import load_image_processor
-from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import IGNORE_INDEX
-from dataset.show import show_sample
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
-
-
-@pytest.fixture
-def open_dataset(make_config):
-    def build(*overrides: str, split: str = "train", **data) -> ImageCaptionDataset:
-        config = make_config(*overrides, **data)
-        processor = load_image_processor(config.vision.path)
-        return ImageCaptionDataset(config, load_tokenizer(config.language.path), processor, split)
-
-    return build
-
-
-def conversation(*turns: tuple[str, str], split: str = "train", **extra) -> dict:
-    listed = [{"q": q, "a": [a]} for q, a in turns]
-    return {"source": "test", "language": "en", "split": split, "turns": listed, **extra}
+from tests.helpers.conversations import conversation
 
 
 def test_placeholder_is_expanded_and_pixels_are_the_encoders(open_dataset):
@@ -46,12 +28,6 @@ def test_placeholder_is_expanded_and_pixels_are_the_encoders(open_dataset):
     assert (red, green, blue) == pytest.approx((0 / 127.5 - 1, 90 / 127.5 - 1, 255 / 127.5 - 1), abs=1e-5)
 
 
-def test_splits_share_no_conversation(open_dataset):
-    train, held_out = open_dataset(), open_dataset(split="held_out")
-    assert (len(train), len(held_out)) == (5, 1)
-    assert {name for name, _ in train.conversations}.isdisjoint(name for name, _ in held_out.conversations)
-
-
 def test_reference_answer_is_drawn_per_epoch_and_repeats_with_the_seed(open_dataset):
     dataset = open_dataset()
 
@@ -63,36 +39,6 @@ def test_reference_answer_is_drawn_per_epoch_and_repeats_with_the_seed(open_data
     assert len(set(map(tuple, epochs))) > 1 and {True, False} == {a for e in epochs for a in e}
     assert epochs == [answers(open_dataset(), epoch) for epoch in range(6)]
     assert epochs != [answers(open_dataset("data.seed=1"), epoch) for epoch in range(6)]
-
-
-def test_collate_pads_right_by_position_and_masks_padding(open_dataset):
-    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))]}, pictures=2)
-    samples = [dataset[0], dataset[1]]
-    batch = collate(samples, pad_token_id=dataset.tokenizer.eos_token_id)  # a pad id that also stands in the text
-    lengths = [len(s["input_ids"]) for s in samples]
-    assert batch["input_ids"].shape == batch["labels"].shape == (2, max(lengths)) and lengths[0] > lengths[1]
-    for row, sample in enumerate(samples):
-        length = lengths[row]
-        assert batch["input_ids"][row, :length].tolist() == sample["input_ids"]
-        assert batch["labels"][row].tolist() == sample["labels"] + [IGNORE_INDEX] * (max(lengths) - length)
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (max(lengths) - length)
-
-
-def test_text_only_one_image_and_several_images_share_a_batch(open_dataset):
-    several = conversation((f"{IMAGE_TOKEN} or {IMAGE_TOKEN}?", "red"), images=[1, 0])
-    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))], "1": [several]}, pictures=3)
-    batch = collate([dataset[i] for i in range(3)], pad_token_id=0)
-    assert batch["images_per_row"].tolist() == [1, 2, 0]
-    assert batch["pixel_values"].shape == (2, 3, 42, 42)  # image 0 is there once: first in row 0, second in row 1
-    assert batch["image_index"].tolist() == [0, 1, 0]
-    image = token_id(dataset.tokenizer, IMAGE_TOKEN)
-    assert (batch["input_ids"] == image).sum(1).tolist() == [8, 16, 0]
-
-
-def test_a_batch_of_text_alone_has_no_pixels(open_dataset):
-    dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))]}, pictures=1)
-    batch = collate([dataset[0]], pad_token_id=0)
-    assert "pixel_values" not in batch and batch["images_per_row"].tolist() == [0]
 
 
 def test_a_bad_image_is_replaced_and_named(open_dataset, tmp_path):
@@ -180,11 +126,6 @@ def test_a_reference_answer_that_is_too_long_is_never_drawn(open_dataset):
     assert drawn == {"0/0"}
 
 
-def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
-    with pytest.raises(UserError, match="1 images that .* lacks .*run process_image.py again"):
-        open_dataset(conversations={"77": [conversation(("x", "y"))]})
-
-
 def test_workers_give_what_the_main_process_gives(open_dataset):
     dataset = open_dataset()
     batches = EpochBatches([[0, 3], [1, 4], [2]], dataset.lengths, seed=3)
@@ -194,30 +135,3 @@ def test_workers_give_what_the_main_process_gives(open_dataset):
     for one, other in zip(alone, workers, strict=True):
         assert one["info"].ids == other["info"].ids and torch.equal(one["input_ids"], other["input_ids"])
         assert torch.equal(one["pixel_values"], other["pixel_values"])
-
-
-def test_every_epoch_sees_every_batch_once_in_its_own_order():
-    planned = [[2 * i, 2 * i + 1] for i in range(25)]
-    batches = EpochBatches(planned, [1] * 50, seed=0)
-    first = list(batches)
-    batches.set_epoch(3)
-    fourth = list(batches)
-    assert sorted(first) == planned and sorted(fourth) == [[150 + i for i in batch] for batch in planned]
-    assert [[i - 150 for i in batch] for batch in fourth] != first
-    again = EpochBatches(planned, [1] * 50, seed=0)
-    again.set_epoch(3)
-    assert list(again) == fourth and list(EpochBatches(planned, [1] * 50, seed=None)) == planned
-
-
-def test_shown_sample_marks_what_is_learnt(open_dataset):
-    dataset = open_dataset()
-    text = show_sample(dataset, 0, color=False)
-    assert f"user\n{IMAGE_TOKEN} x 8\nWhat color" in text
-    assert "[0<|im_end|>]" in text and ("[red<|im_end|>]" in text or "[blue<|im_end|>]" in text)
-    assert "\033[32m0<|im_end|>\033[0m" in show_sample(dataset, 0, color=True)
-
-
-def test_data_order_follows_the_annotation_file(open_dataset, tmp_path):
-    dataset = open_dataset()
-    annotations = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
-    assert [name for name, _ in dataset.conversations] == [f"{key}/0" for key in annotations][:5]

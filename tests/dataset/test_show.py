@@ -1,0 +1,25 @@
+"""One sample as text."""
+
+from __future__ import annotations
+
+import re
+
+from dataset.show import show_sample
+from qwen.tokenizer import IMAGE_TOKEN
+from tests.helpers.conversations import ask, conversation
+
+
+def test_shown_sample_marks_what_is_learnt(open_dataset):
+    dataset = open_dataset()
+    text = show_sample(dataset, 0, color=False)
+    assert f"user\n{IMAGE_TOKEN} x 8\nWhat color" in text
+    assert "[0<|im_end|>]" in text and ("[red<|im_end|>]" in text or "[blue<|im_end|>]" in text)
+    assert "\033[32m0<|im_end|>\033[0m" in show_sample(dataset, 0, color=True)
+
+
+def test_branches_of_a_tree_are_separated(open_dataset):
+    dataset = open_dataset(conversations={"0": [conversation(ask(f"{n}?", "red")) for n in range(2)]}, pictures=1)
+    text = show_sample(dataset, 0, color=False)
+    root, first, second = (part.strip() for part in re.split(r"-- branch \d:", text))
+    assert root.endswith(f"{IMAGE_TOKEN} x 8") and first.startswith("0?") and second.startswith("1?")
+    assert "[red<|im_end|>]" in first and "[red<|im_end|>]" in second and "[" not in root
