@@ -48,12 +48,15 @@ class Assistant:
     ) -> Assistant:
         """Read a checkpoint, or the best one of a run's folder. ``on_stage`` is called with "weights", then "device".
 
+        ``verify`` reads all files to check their hashes; by default, large ones that are unchanged since they were
+        last read are not read again.
+
         Raises:
             UserError: the checkpoint, a base model or the device is not there, or the checkpoint is damaged.
         """
         target, dtype = choose_device(device)
         on_stage("weights")
-        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype, target)
+        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype, target, verify=verify)
         model.merge_adapters()
         on_stage("device")
         return cls(model.to(target), tokenizer, image_processor, config, folder)
@@ -119,8 +122,15 @@ class Assistant:
         """How much the last turn's answer attends to each visual token of the picture.
 
         Raises:
-            UserError: the last turn has no answer, or there is not exactly one picture.
+            UserError: the last turn has no answer, there is not exactly one picture, or the connector mixes the
+                picture's parts.
         """
+        grid = self.model.projector.token_grid(self.model.patch_grid)
+        if grid is None:
+            raise UserError(
+                f"where the model looks cannot be shown with the connector {self.model.projector.name}: "
+                "its visual tokens do not belong to parts of the picture"
+            )
         *before, last = request.turns
         text = last.answer or ""
         answer = list(encode_text(self.tokenizer, text))
@@ -132,7 +142,14 @@ class Assistant:
             self.model, prompt, answer, self._end_of_images(prompt), lambda: self._pixels(request.images), prefix
         )
         self._last = (request.images, result)
-        return AttentionMap(text, token_spans(self.tokenizer, answer), on_grid(weights))
+        maps = on_grid(
+            weights,
+            grid.rows,
+            grid.columns,
+            class_tokens=grid.kept_class_tokens,
+            dropped_patches=grid.dropped_patches,
+        )
+        return AttentionMap(text, token_spans(self.tokenizer, answer), maps)
 
     def _take_prefix(self, images: list[Image.Image]) -> PrefixCache | None:
         """The prefix cache of the last call, if it showed the same images. The next call cannot take it again."""

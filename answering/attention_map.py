@@ -15,7 +15,6 @@ attention: the fused kernels that stream the answer do not return weights.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,15 +95,17 @@ def answer_attention(
     return torch.stack(layers).mean(0).cpu(), PrefixCache(ids[: int(cached.get_seq_length())], cached)
 
 
-def on_grid(weights: torch.Tensor) -> np.ndarray:
-    """[A, N] -> [A, G, G]. If N is one less than a square, the first patch was dropped: NaN at the top left.
+def on_grid(
+    weights: torch.Tensor, rows: int, columns: int, *, class_tokens: int = 0, dropped_patches: int = 0
+) -> np.ndarray:
+    """Weights [A, N] of the visual tokens -> maps [A, rows, columns].
 
-    CLIP's N is a square: it drops a class token, which is not a patch of the picture.
+    The first ``class_tokens`` are not drawn: they have no position in the picture. The first ``dropped_patches`` of
+    the picture, which have no token, are NaN.
     """
-    dropped = int(math.isqrt(weights.shape[1]) ** 2 != weights.shape[1])
-    missing = np.full((len(weights), dropped), np.nan, dtype=np.float32)
-    side = math.isqrt(weights.shape[1] + dropped)
-    return np.concatenate([missing, weights.float().numpy()], 1).reshape(len(weights), side, side)
+    drawn = weights[:, class_tokens:].float().numpy()
+    missing = np.full((len(drawn), dropped_patches), np.nan, dtype=np.float32)
+    return np.concatenate([missing, drawn], 1).reshape(len(drawn), rows, columns)
 
 
 def token_spans(tokenizer: Any, ids: list[int]) -> list[tuple[int, int]]:

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+import ask as ask_command
+from answering import assistant as assistant_module
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.asking import requests
+from tests.helpers.commands import run_command
 from tests.helpers.tiny import REPO, picture
 
 
@@ -47,3 +50,31 @@ def test_ask_says_in_one_line_what_is_wrong(checkpoint, tmp_path, arguments, mes
     done = ask(*(a.format(checkpoint=checkpoint, picture=tmp_path / "red.png") for a in arguments))
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--help"], ""),
+        (["--checkpoint", "no/such/folder", "--image", "{picture}", "x"], "error: no checkpoint at no"),
+        (["--checkpoint", "{checkpoint}", "--image", "nowhere.png", "x"], "error: nowhere.png: missing"),
+        (["--checkpoint", "{checkpoint}", "--image", "{picture}", "--device", "moon", "x"], "error: device 'moon'"),
+        (["--checkpoint", "{checkpoint}", "--image", "{picture}", "--max-new-tokens", "0"], "usage: ask.py"),
+    ],
+)
+def test_a_mistake_is_found_before_torch_is_imported(checkpoint, tmp_path, arguments, message):
+    picture("red").save(tmp_path / "red.png")
+    done = run_command("ask", *(a.format(checkpoint=checkpoint, picture=tmp_path / "red.png") for a in arguments))
+    assert done.stderr.startswith(message) and done.status == (2 if message else 0)
+    assert done.heavy == []
+
+
+def test_verify_reads_all_files_again(checkpoint, tmp_path, monkeypatch, capsys):
+    picture("red").save(tmp_path / "red.png")
+    asked, load = [], assistant_module.load_undamaged
+    keep = lambda *arguments, verify: asked.append(verify) or load(*arguments, verify=verify)  # noqa: E731
+    monkeypatch.setattr(assistant_module, "load_undamaged", keep)
+    for options in ([], ["--verify"]):
+        command = ["--checkpoint", str(checkpoint), "--image", str(tmp_path / "red.png"), "--device", "cpu", *options]
+        assert ask_command.main([*command, "What color?"]) == 0
+    assert asked == [False, True]

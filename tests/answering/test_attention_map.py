@@ -110,9 +110,20 @@ def test_only_a_finished_answer_about_one_picture_has_a_map(assistant):
 
 def test_the_grid_is_in_reading_order_with_the_dropped_patch_at_the_top_left():
     weights = torch.arange(1, 9.0)[None]
-    assert on_grid(weights)[0][1:].tolist() == [[3, 4, 5], [6, 7, 8]]
-    assert on_grid(weights)[0][0, 1:].tolist() == [1, 2] and np.isnan(on_grid(weights)[0, 0, 0])
-    assert on_grid(torch.arange(9.0)[None])[0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    found = on_grid(weights, 3, 3, dropped_patches=1)[0]
+    assert found[1:].tolist() == [[3, 4, 5], [6, 7, 8]]
+    assert found[0, 1:].tolist() == [1, 2] and np.isnan(found[0, 0])
+    assert on_grid(torch.arange(9.0)[None], 3, 3)[0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_class_tokens_are_not_drawn_and_a_grid_need_not_be_square():
+    assert on_grid(torch.arange(7.0)[None], 2, 3, class_tokens=1)[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_connector_that_mixes_the_pictures_parts_has_no_map(assistant, monkeypatch):
+    monkeypatch.setattr(type(assistant.model.projector), "token_grid", lambda self, grid: None)
+    with pytest.raises(UserError, match="cannot be shown with the connector mlp"):
+        assistant.where_it_looks(answered())
 
 
 def test_a_word_is_the_mean_of_the_tokens_it_touches():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 import evaluate
+from answering.assistant import Assistant
 from evaluation import report
+from tests.helpers.commands import run_command
 from tests.helpers.evaluating import edit, looks, run
 
 
@@ -66,3 +68,29 @@ def test_a_missing_caption_package_is_found_before_anything_is_asked(data, stub,
     assert evaluate.main(["--checkpoint", str(data / "checkpoint-1"), "--output", str(data / "result.json")]) == 2
     assert "needs the package jieba; pip install -r requirements.txt" in capsys.readouterr().err
     assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--help"], ""),
+        (["--checkpoint", "no/such/folder"], "error: no checkpoint at no"),
+        (["--checkpoint", "{checkpoint}", "--device", "moon"], "error: device 'moon' is not known"),
+        (["--checkpoint", "{checkpoint}", "generate.batchsize=4"], "error: "),
+        (["--checkpoint", "{checkpoint}", "--image-map", "no.json", "--annotations", "no.json"], "error: no.json and"),
+        (["--checkpoint", "{checkpoint}", "--output", "README.md/result.json"], "error: README.md/result.json: cannot"),
+        (["--checkpoint", "{checkpoint}", "--limit", "0"], "usage: evaluate.py"),
+    ],
+)
+def test_a_mistake_is_found_before_torch_is_imported(checkpoint, arguments, message):
+    done = run_command("evaluate", *(argument.format(checkpoint=checkpoint) for argument in arguments))
+    assert done.stderr.startswith(message) and done.status == (2 if message else 0)
+    assert done.heavy == []
+
+
+def test_verify_reads_all_files_again(data, stub, monkeypatch):
+    model, asked = stub(looks), []
+    monkeypatch.setattr(Assistant, "load", lambda *arguments, verify: asked.append(verify) or model)
+    run(data, "--no-probes")
+    run(data, "--no-probes", "--verify")
+    assert asked == [False, True]
