@@ -8,14 +8,17 @@ that was fitted to what autograd keeps (``tests/model/test_memory.py``). CUDA's 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from model.model import MMultiModal, assemble
 from qwen.load import empty_language, four_bit_bytes, readable
-from settings import Config
 from visual.load import empty_vision
+
+if TYPE_CHECKING:
+    from settings import Config
 
 
 @dataclass

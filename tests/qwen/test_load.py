@@ -10,20 +10,17 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from answering.assistant import Assistant
 from common.errors import UserError
 from dataset.image import load_image_processor
 from dataset.prompt import Turn, build_prompt, skip_thoughts, without_thoughts
-from model.checkpoint import load_checkpoint, save_weights
-from model.manifest import write_manifest
 from model.model import build_model
 from qwen.load import load_language
 from qwen.tokenizer import CHATML, IMAGE_TOKEN, load_tokenizer
-from tests.helpers.qwen1 import save_as_qwen1, write_shards
+from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3
-from training.setup import build_loop, describe_run
 
 FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3", "qwen3-tied"]
 
@@ -107,38 +104,6 @@ def test_the_placeholder_has_a_spare_row_and_the_matrix_keeps_its_size(loaded, n
     assert model.get_input_embeddings().num_embeddings == 768 == model.config.vocab_size
     assert len(tokenizer) == {"qwen1": 757, "qwen3": 555, "qwen3-tied": 555}.get(name, 553)
     assert tokenizer.chat_template
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_where_there_is_no_spare_row_the_matrix_grows_and_the_checkpoint_holds_the_rows(make_config, tmp_path, tied):
-    base = save_qwen(tmp_path / "full", vocab_size=552, tie_word_embeddings=tied)
-    config = make_config(f"language.path={base}")
-    tokenizer = load_tokenizer(str(base))
-    model = build_model(config, tokenizer)
-    language = model.language.get_base_model()
-    rows = language.get_input_embeddings().weight
-    assert rows.shape[0] == 553 == language.config.vocab_size and tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == 552
-    assert (language.get_output_embeddings().weight is rows) == tied
-    original = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
-    assert torch.equal(rows[:552], original)
-    torch.testing.assert_close(rows[552], original.mean(0))
-    with torch.no_grad():
-        rows[552] += 1.0  # as if another version had started it elsewhere
-    folder = tmp_path / "checkpoint-1"
-    save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
-    write_manifest(folder, describe_run(config, model, 0))
-    names = {"embed_tokens"} if tied else {"embed_tokens", "lm_head"}
-    assert load_file(folder / "language" / "grown.safetensors").keys() == names
-    restored, *_ = load_checkpoint(folder)
-    assert torch.equal(restored.language.get_base_model().get_input_embeddings().weight, rows)
-
-
-def test_the_checkpoints_generation_config_says_where_answers_end(checkpoint):
-    written = GenerationConfig.from_pretrained(checkpoint)
-    model, tokenizer, *_ = load_checkpoint(checkpoint)
-    stops = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
-    assert written.eos_token_id == stops == model.language.get_base_model().generation_config.eos_token_id
-    assert written.pad_token_id == tokenizer.pad_token_id
 
 
 # ---------------------------------------------------------------------------------------------- templates
@@ -227,37 +192,6 @@ def test_a_missing_a_surplus_and_a_misshapen_tensor_are_named(families, loaded, 
     misshapen = damaged(families[name], tmp_path / "odd", lambda state: state.update({tensor: torch.ones(5)}))
     with pytest.raises(UserError, match="language.path: "):
         load_language(misshapen, tokenizer, torch.float32)
-
-
-def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(make_config, families, tmp_path):
-    base = tmp_path / "base"
-    shutil.copytree(families["qwen2-tied"], base)
-    state = load_file(base / "model.safetensors")
-    (base / "model.safetensors").unlink()
-    write_shards(state, base, shards=3)
-    config = make_config(f"language.path={base}", "train.max_steps=2")
-    loop = build_loop(config, tmp_path / "run")
-    loop.train()
-    folder = tmp_path / "run" / "checkpoint-2"
-    load_checkpoint(folder)
-    shard = base / "model-00002-of-00003.safetensors"
-    shard.rename(tmp_path / "aside")
-    with pytest.raises(UserError, match="language.path: .* lacks 1 of 3 weight files, .*; download the rest"):
-        load_checkpoint(folder)
-    (tmp_path / "aside").rename(shard)
-    base.rename(tmp_path / "moved")
-    with pytest.raises(
-        UserError, match=f"language.path = {base}: no such folder, and {folder} was trained from it; put"
-    ):
-        load_checkpoint(folder)
-    state["model.norm.weight"] += 0.5  # another model of the same sizes
-    write_shards(state, tmp_path / "moved", shards=3)
-    (tmp_path / "moved").rename(base)
-    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
-        load_checkpoint(folder)
-    again = build_loop(config, tmp_path / "run")
-    with pytest.raises(UserError, match=f"language.path: {base} is not the model that {folder} was trained from"):
-        again.train(resume=folder)
 
 
 def test_an_unknown_kind_of_model_is_named_with_the_known_ones(tmp_path):

@@ -240,3 +240,23 @@ def test_a_held_out_list_must_exist_and_a_share_need_not(minimal, tmp_path):
 def test_a_key_that_is_no_path_is_the_programmers_mistake(minimal):
     with pytest.raises(KeyError):
         require_paths(load_config(minimal), "data.seed")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["vision.train=last_blocks"],
+            "vision.last_blocks = null: expected a number where vision.train is last_blocks",
+        ),
+        (["vision.last_blocks=2"], "vision.last_blocks = 2: expected a number where"),
+        (
+            ["language.load_in_4bit=true", "language.train=full"],
+            "language.load_in_4bit = true: expected false where language.train is full",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(make_config, overrides, problem):
+    with pytest.raises(UserError) as caught:
+        make_config(*overrides)
+    assert problem in str(caught.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,12 +12,7 @@ from transformers import CLIPVisionModel, SiglipVisionModel
 
 from common.errors import UserError
 from dataset.image import load_image_processor, prepare_image
-from model.checkpoint import load_checkpoint, save_weights
-from model.manifest import write_manifest
-from model.model import build_model
-from settings import load_config, save_config
 from tests.helpers.tiny import save_clip, save_siglip
-from training.setup import describe_run
 from visual.geometry import visual_token_count
 from visual.load import load_vision
 
@@ -58,19 +52,6 @@ def test_a_hidden_state_is_transformers_own(towers, name, layer):
     assert ("post_layernorm.weight" in tower.state_dict()) == (kind == "siglip" and layer == -1)
 
 
-@torch.no_grad()
-def test_llavas_view_of_clip_is_the_layer_before_the_last_without_cls(make_config, towers):
-    config = make_config(f"vision.path={towers['clip']}", "vision.image_context_length=9", "vision.layer=-2")
-    from qwen.tokenizer import load_tokenizer
-
-    model = build_model(config, load_tokenizer(config.language.path))
-    pixels = torch.randn(1, 3, 42, 42)
-    reference = CLIPVisionModel.from_pretrained(towers["clip"]).eval()
-    patches = reference(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-    assert patches.shape == (1, 9, 16)
-    assert torch.equal(model.encode_images(pixels), model.projector(patches))
-
-
 @pytest.mark.parametrize(
     ("size", "patch", "tokens"),
     # base, large and so400m as published, 224 to 512 px
@@ -96,26 +77,6 @@ def test_another_resolution_has_interpolated_positions(towers, name):
     wanted = reference(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(tower(pixels), wanted, rtol=0, atol=1e-5)
     assert visual_token_count(tower.config.to_dict(), drop_first_token=True) == tokens
-
-
-@pytest.mark.parametrize("name", ["siglip", "clip"])
-def test_the_processor_goes_to_the_same_resolution_and_into_the_checkpoint(make_config, towers, tmp_path, name):
-    from qwen.tokenizer import load_tokenizer
-
-    tokens = {"siglip": 24, "clip": 25}[name]
-    options = [f"vision.path={towers[name]}", "vision.image_size=70", f"vision.image_context_length={tokens}"]
-    config = make_config(*options, "vision.layer=-2", "vision.train=lora")
-    tokenizer = load_tokenizer(config.language.path)
-    processor = load_image_processor(config.vision.path, config.vision.image_size)
-    model = build_model(config, tokenizer)
-    folder = tmp_path / "checkpoint-1"
-    save_weights(model, tokenizer, processor, config, folder)
-    write_manifest(folder, describe_run(config, model, seed=0))
-    restored, _, again, _ = load_checkpoint(folder)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    pixels = prepare_image(picture, processor)
-    assert pixels.shape == (3, 70, 70) and torch.equal(prepare_image(picture, again), pixels)
-    assert torch.equal(restored.encode_images(pixels[None]), model.encode_images(pixels[None]))
 
 
 def test_clips_processor_crops_the_middle(towers):
@@ -155,9 +116,3 @@ def test_another_kind_of_encoder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip2_vision_model", "patch_size": 16}))
     with pytest.raises(UserError, match="SigLIP, SigLIP 2 or CLIP encoder of fixed resolution, not model_type siglip2"):
         load(tmp_path)
-
-
-def test_resolution_and_layer_are_saved_with_the_run(make_config, towers, tmp_path):
-    config = make_config(f"vision.path={towers['siglip']}", "vision.image_size=70", "vision.image_context_length=24")
-    save_config(config, tmp_path / "again.yaml")
-    assert load_config(tmp_path / "again.yaml") == config
