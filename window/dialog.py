@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import tkinter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from tkinter import ttk
+from typing import Any, TypeVar
 
 from window.look import Look
 from window.preferences import LANGUAGES, SIZES, Preferences, system_language
 
+_K = TypeVar("_K")
+
 
 class SettingsDialog(tkinter.Toplevel):
-    """Shows ``preferences``; OK hands a changed copy to ``apply``. ``usual`` are the checkpoint's length and system.
+    """Shows ``preferences``; OK calls ``apply`` with a changed copy.
 
-    What is left as the checkpoint has it stays the checkpoint's.
+    ``defaults`` are the checkpoint's own answer length and system prompt. A value equal to them is not kept as a
+    preference, so that the next checkpoint's own value is used.
     """
 
     def __init__(
         self,
-        parent,
+        parent: tkinter.Tk,
         look: Look,
-        t: Callable,
+        t: Callable[..., str],
         preferences: Preferences,
-        usual: dict,
+        defaults: dict[str, Any],
         devices: list[str],
-        apply: Callable,
+        apply: Callable[[Preferences], None],
     ) -> None:
         super().__init__(parent, background=look.colors.ground)
-        self.look, self.t, self.preferences, self.usual, self.apply = look, t, preferences, usual, apply
+        self.look, self.t, self.preferences, self.defaults, self.apply = look, t, preferences, defaults, apply
         self.names = {"": t("device_auto"), **{device: device for device in devices}}
         self.sizes = {0: t("size_auto"), **{size: f"{size} %" for size in SIZES if size}}
         self.title(t("settings_title"))
@@ -48,23 +53,20 @@ class SettingsDialog(tkinter.Toplevel):
         self.greedy.focus_set()
 
     def destroy(self) -> None:
-        """Its variables go with it: left to the garbage collector, they might be collected in another thread."""
+        """Delete the variables too: Python could collect them in another thread, which must not call Tk."""
         super().destroy()
-        del self.do_sample, self.dark, self.temperature, self.length, self.device, self.language, self.size
+        del self.do_sample, self.dark, self.temperature, self.length, self.device, self.language, self.text_size
 
     def _make_variables(self) -> None:
         self.do_sample = tkinter.BooleanVar(self)
         self.dark = tkinter.BooleanVar(self)
         self.temperature, self.length = tkinter.StringVar(self), tkinter.StringVar(self)
-        self.device, self.language, self.size = (
-            tkinter.StringVar(self),
-            tkinter.StringVar(self),
-            tkinter.StringVar(self),
-        )
+        self.device, self.language = tkinter.StringVar(self), tkinter.StringVar(self)
+        self.text_size = tkinter.StringVar(self)
 
     def _build(self) -> None:
         t, body = self.t, self.body
-        radio = {"variable": self.do_sample, "style": "Dot.TRadiobutton", "command": self._show_use}
+        radio: dict[str, Any] = {"variable": self.do_sample, "style": "Dot.TRadiobutton", "command": self._show_use}
         self.greedy = ttk.Radiobutton(body, text=t("greedy"), value=False, **radio)
         self._row(0, "decoding", self.greedy)
         self._row(1, None, ttk.Radiobutton(body, text=t("sampling"), value=True, **radio))
@@ -81,9 +83,8 @@ class SettingsDialog(tkinter.Toplevel):
         self._row(4, "system", self.system)
         self._row(5, "device", self._choice(self.device, self.names.values()))
         self._row(6, "language", self._choice(self.language, LANGUAGES.values()))
-        self._row(7, "size", self._choice(self.size, self.sizes.values()))
-        switch = {"variable": self.dark, "style": "Switch.TCheckbutton"}
-        self.dark_switch = ttk.Checkbutton(body, text=t("dark"), **switch)
+        self._row(7, "size", self._choice(self.text_size, self.sizes.values()))
+        self.dark_switch = ttk.Checkbutton(body, text=t("dark"), variable=self.dark, style="Switch.TCheckbutton")
         self._row(8, None, self.dark_switch)
         self._build_foot()
 
@@ -95,49 +96,53 @@ class SettingsDialog(tkinter.Toplevel):
         self.message.pack(anchor="w")
         row = ttk.Frame(foot)
         row.pack(fill="x", pady=(gap, 0))
-        reset = lambda: self.fill(Preferences(look=self.preferences.look))  # noqa: E731
-        ttk.Button(row, text=self.t("defaults"), command=reset).pack(side="left")
+        ttk.Button(row, text=self.t("defaults"), command=self._reset).pack(side="left")
         ttk.Button(row, text=self.t("ok"), style="Accent.TButton", command=self.accept).pack(side="right")
         cancel = ttk.Button(row, text=self.t("cancel"), command=self.destroy)
         cancel.pack(side="right", padx=gap)
 
-    def _fit_to_screen(self, parent) -> None:
-        """Beside the window's corner, and on a low screen (200 % on a laptop) the page above the buttons scrolls."""
+    def _reset(self) -> None:
+        """Show the defaults. Whether attention maps are shown is not a setting of this dialog."""
+        self.fill(Preferences(look=self.preferences.look))
+
+    def _fit_to_screen(self, parent: tkinter.Tk) -> None:
+        """Place it near the window's corner. On a low screen (200 % on a laptop) all but the buttons scrolls."""
         px = self.look.px
         self.update_idletasks()
         width, whole = self.body.winfo_reqwidth(), self.body.winfo_reqheight()
-        room = self.winfo_screenheight() - px(50)  # a title and a taskbar
-        height = min(whole, room - self.winfo_reqheight())  # of which there is only the foot so far
+        available = self.winfo_screenheight() - px(50)  # without the title and the taskbar
+        height = min(whole, available - self.winfo_reqheight())  # the dialog has only its buttons so far
         self.page.create_window(0, 0, window=self.body, anchor="nw", width=width)
         self.page.configure(width=width, height=height, scrollregion=(0, 0, width, whole))
         if height < whole:
-            options = {"orient": "vertical", "takefocus": False, "style": "Page.Vertical.TScrollbar"}
-            bar = ttk.Scrollbar(self, command=self.page.yview, **options)
+            bar = ttk.Scrollbar(
+                self, command=self.page.yview, orient="vertical", takefocus=False, style="Page.Vertical.TScrollbar"
+            )
             self.page.configure(yscrollcommand=bar.set)
             bar.pack(side="right", fill="y")
             self.bind("<FocusIn>", self._show_focused)
         self.page.pack(fill="both", expand=True)
         self.update_idletasks()
         left = min(parent.winfo_rootx() + px(80), self.winfo_screenwidth() - self.winfo_reqwidth())
-        top = min(parent.winfo_rooty() + px(60), room - self.winfo_reqheight())
+        top = min(parent.winfo_rooty() + px(60), available - self.winfo_reqheight())
         self.geometry(f"+{max(0, left)}+{max(0, top)}")
 
-    def _show_focused(self, event) -> None:
-        """Scroll to what the keyboard has reached."""
+    def _show_focused(self, event: tkinter.Event) -> None:
+        """Scroll to the widget that has the focus."""
         if event.widget.master is self.body:
             top, whole = event.widget.winfo_y(), self.body.winfo_reqheight()
             first, last = (whole * share for share in self.page.yview())
             if top < first or top + event.widget.winfo_height() > last:
                 self.page.yview_moveto((top - self.look.px(20)) / whole)
 
-    def _row(self, number: int, key: str | None, widget) -> None:
+    def _row(self, number: int, key: str | None, widget: tkinter.Widget) -> None:
         gap = self.look.px(4)
         if key is not None:
             label = ttk.Label(self.body, text=self.t(key))
             label.grid(row=number, column=0, sticky="nw", padx=(0, self.look.px(20)), pady=2 * gap)
         widget.grid(row=number, column=1, sticky="w", pady=gap)
 
-    def _choice(self, variable: tkinter.StringVar, values) -> ttk.Combobox:
+    def _choice(self, variable: tkinter.StringVar, values: Iterable[str]) -> ttk.Combobox:
         return ttk.Combobox(
             self.body, textvariable=variable, values=list(values), state="readonly", width=16, font=self.look.font
         )
@@ -147,22 +152,22 @@ class SettingsDialog(tkinter.Toplevel):
         self.do_sample.set(preferences.do_sample)
         self.dark.set(preferences.dark)
         self.temperature.set(f"{preferences.temperature:g}")
-        self.length.set(str(preferences.max_new_tokens or self.usual["max_new_tokens"]))
+        self.length.set(str(preferences.max_new_tokens or self.defaults["max_new_tokens"]))
         self.system.delete("1.0", "end")
-        self.system.insert("1.0", self.usual["system"] if preferences.system is None else preferences.system)
+        self.system.insert("1.0", self.defaults["system"] if preferences.system is None else preferences.system)
         self.device.set(self.names.get(preferences.device, preferences.device))
         self.language.set(LANGUAGES[preferences.language or system_language()])
-        self.size.set(self.sizes[preferences.size])
+        self.text_size.set(self.sizes[preferences.size])
         self._show_use()
 
     def _show_use(self) -> None:
         self.heat.configure(state="normal" if self.do_sample.get() else "disabled")
 
     def accept(self) -> None:
-        """Hand the settings over and close, or say which number is wrong."""
+        """Apply the settings and close, or say which number is wrong."""
         try:
             temperature = self._number("temperature", self.temperature.get(), float, 0.1, 5)
-            length = self._number("length", self.length.get(), int, 1, 4096)
+            length = int(self._number("length", self.length.get(), int, 1, 4096))
         except ValueError as error:
             self.message.configure(text=str(error))
             return
@@ -173,32 +178,36 @@ class SettingsDialog(tkinter.Toplevel):
             do_sample=self.do_sample.get(),
             dark=self.dark.get(),
             temperature=temperature,
-            max_new_tokens=None if length == self.usual["max_new_tokens"] else length,
-            system=None if system == self.usual["system"] else system,
+            max_new_tokens=None if length == self.defaults["max_new_tokens"] else length,
+            system=None if system == self.defaults["system"] else system,
             device=_key(self.names, self.device.get()),
             language="" if language == system_language() else language,
-            size=_key(self.sizes, self.size.get()),
+            size=_key(self.sizes, self.text_size.get()),
         )
         self.destroy()
         self.apply(changed)
 
-    def _number(self, key: str, value: str, kind: type, least, most):
+    def _number(self, key: str, value: str, convert: Callable[[str], float], least: float, most: float) -> float:
+        """Raises ValueError, with a message for the user, for anything but a number from ``least`` to ``most``."""
         try:
-            number = kind(value)
+            number = convert(value)
         except ValueError:
-            number = None
-        if number is None or not least <= number <= most:
+            number = math.nan
+        if not least <= number <= most:
             raise ValueError(self.t("bad_number", name=self.t(key), value=value or "–", least=least, most=most))
         return number
 
-    def _leave_text(self, event) -> str:
-        event.widget.tk_focusNext().focus_set()
+    def _leave_text(self, event: tkinter.Event) -> str:
+        next_widget = event.widget.tk_focusNext()
+        if next_widget is not None:
+            next_widget.focus_set()
         return "break"
 
-    def _on_return(self, event) -> None:
+    def _on_return(self, event: tkinter.Event) -> None:
         if not isinstance(event.widget, (tkinter.Text, ttk.Button)):
             self.accept()
 
 
-def _key(names: dict, value: str):
+def _key(names: Mapping[_K, str], value: str) -> _K:
+    """The key with this name."""
     return next(key for key, name in names.items() if name == value)

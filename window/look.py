@@ -1,7 +1,7 @@
-"""Colours, fonts, sizes and the drawn parts of buttons: what makes the window look alike on every system.
+"""Colours, fonts, sizes and the drawn parts of buttons: the window looks the same on every system.
 
-ttk's own themes have no dark side and no rounded corners. Here a theme is made on top of "clam" from small images,
-drawn at four times their size and reduced, at the scale of the screen.
+ttk's own themes have neither dark colours nor rounded corners. This makes a theme on top of "clam" from small images,
+which are drawn at four times their size and reduced, at the scale of the screen.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import sys
 import tkinter
 from dataclasses import dataclass
 from tkinter import font, ttk
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageTk
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Text on its ground has a contrast of at least 4.5 : 1 (WCAG AA), tested."""
+    """The colours of a window. A text has a contrast of at least 4.5 : 1 to what is under it (WCAG AA), by test."""
 
     ground: str
     surface: str
@@ -75,7 +76,7 @@ FAMILIES = {
 
 
 def sharp_on_windows() -> None:
-    """Without this, Windows draws the window small and blows it up. Called before the first window."""
+    """Call this before the first window: otherwise Windows draws it small and enlarges the pixels."""
     if sys.platform == "win32":
         import ctypes
 
@@ -83,7 +84,7 @@ def sharp_on_windows() -> None:
 
 
 def screen_scale(root: tkinter.Misc) -> float:
-    """1.0 where an inch has 96 pixels. X11 desktops that scale in whole steps say so in GDK_SCALE."""
+    """1.0 for a screen of 96 pixels per inch. X11 desktops that scale in whole steps set GDK_SCALE."""
     said = os.environ.get("GDK_SCALE", "")
     return max(1.0, root.winfo_fpixels("1i") / 96, float(said) if said.isdigit() else 0)
 
@@ -103,21 +104,21 @@ class Look:
         self.bold = font.Font(root, family=family, size=-self.px(14), weight="bold")
         self.small = font.Font(root, family=family, size=-self.px(12))
         self.large = font.Font(root, family=family, size=-self.px(18), weight="bold")
-        for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # the system's dialogs
+        for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # used by the system's dialogs
             font.nametofont(name, root).configure(family=family, size=-self.px(13))
-        self._images: list[ImageTk.PhotoImage] = []  # Tk keeps none of its own
+        self._images: list[ImageTk.PhotoImage] = []  # Tk itself keeps no reference
         self._make_theme()
 
     def px(self, pixels: float) -> int:
-        """Pixels of a screen of 96 to the inch, on this one."""
+        """Pixels on this screen for ``pixels`` on a screen of 96 per inch."""
         return max(1, round(pixels * self.scale))
 
     @staticmethod
-    def shortened(text: str, face: font.Font, room: int) -> str:
-        """``text`` in at most ``room`` pixels, its middle left out where it is longer: the end tells files apart."""
+    def shortened(text: str, face: font.Font, width: int) -> str:
+        """``text`` in at most ``width`` pixels; its middle is left out, since names of files differ at the end."""
         short = text
         for kept in range(len(text) - 1, -1, -1):
-            if face.measure(short) <= room:
+            if face.measure(short) <= width:
                 break
             short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
         return short
@@ -130,7 +131,8 @@ class Look:
             style.theme_create(name, parent="clam")
             style.theme_use(name)
             self._make_elements(style)
-            self.root._kept_images = [*getattr(self.root, "_kept_images", []), *self._images]  # as long as the theme
+            root: Any = self.root  # keeps the images for as long as the themes: Tk itself keeps no reference
+            root.theme_images = [*getattr(root, "theme_images", []), *self._images]
         style.theme_use(name)
         self._configure(style)
         self.root.configure(background=self.colors.ground)
@@ -141,55 +143,80 @@ class Look:
         focused, off = self._box(c.button, c.accent), self._box(c.ground, c.line)
         full, full_over = self._box(c.accent, c.accent), self._box(c.accent_over, c.accent_over)
         full_focused = self._box(c.accent, c.text)
-        # Tk fills a box with copies of its image's middle, and asks the display for what lies below each: 370 waits for
-        # the widest button of this window with a middle of 6 px, 8 with one of 166. The box itself may be smaller.
-        options = {"border": edge, "padding": 0, "sticky": "nsew", "width": self.px(20), "height": self.px(20)}
-        states = (("disabled", off), ("pressed", over), ("active", over), ("focus", focused))
-        style.element_create("Plain.button", "image", plain, *states, **options)
-        states = (("disabled", off), ("pressed", full_over), ("active", full_over), ("focus", full_focused))
-        style.element_create("Accent.button", "image", full, *states, **options)
-        states = (("focus", self._box(c.surface, c.accent)),)
-        style.element_create("Box.field", "image", self._box(c.surface, c.line), *states, **options)
+        # Tk fills a box with copies of its image's middle, and for each it waits for the display: 370 times for the
+        # widest button of this window with a middle of 6 px, 8 times with one of 166. The box itself may be smaller.
+        options: dict[str, Any] = {
+            "border": edge,
+            "padding": 0,
+            "sticky": "nsew",
+            "width": self.px(20),
+            "height": self.px(20),
+        }
+        create: Any = style.element_create
+        states = [("disabled", off), ("pressed", over), ("active", over), ("focus", focused)]
+        create("Plain.button", "image", plain, *states, **options)
+        states = [("disabled", off), ("pressed", full_over), ("active", full_over), ("focus", full_focused)]
+        create("Accent.button", "image", full, *states, **options)
+        focused_field = self._box(c.surface, c.accent)
+        create("Box.field", "image", self._box(c.surface, c.line), ("focus", focused_field), **options)
         thumb, grabbed = self._thumb(c.line), self._thumb(c.muted)
         options = {"border": self.px(5), "padding": 0, "sticky": "nsew"}
-        style.element_create("Vertical.Bar.thumb", "image", thumb, ("active", grabbed), **options)
+        create("Vertical.Bar.thumb", "image", thumb, ("active", grabbed), **options)
         on, off = self._switch(True), self._switch(False)
-        style.element_create("Switch.indicator", "image", off, ("selected", on), sticky="w")
+        create("Switch.indicator", "image", off, ("selected", on), sticky="w")
         dot, ring = self._dot(True), self._dot(False)
-        style.element_create("Dot.indicator", "image", ring, ("selected", dot), sticky="w")
+        create("Dot.indicator", "image", ring, ("selected", dot), sticky="w")
 
     def _configure(self, style: ttk.Style) -> None:
         c, px = self.colors, self.px
         style.configure(".", background=c.ground, foreground=c.text, font=self.font, borderwidth=0, focuscolor=c.accent)
         style.map(".", foreground=[("disabled", c.muted)])
-        for name, element in (("TButton", "Plain.button"), ("Accent.TButton", "Accent.button")):
-            inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
-            style.layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
-            style.configure(name, padding=(px(14), px(6)), anchor="center")
-        style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
-        style.map("Accent.TButton", foreground=[("disabled", c.muted)])
-        label = ("Menubutton.padding", {"sticky": "nsew", "children": [("Menubutton.label", {"sticky": "w"})]})
-        style.layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [label]})])
-        style.configure("Plain.TMenubutton", padding=(px(12), px(6)))
-        for kind, indicator in (("TCheckbutton", "Switch"), ("TRadiobutton", "Dot")):
-            parts = [(f"{indicator}.indicator", {"side": "left"}), (f"{kind[1:]}.label", {"side": "left"})]
-            focus = (f"{kind[1:]}.focus", {"side": "left", "sticky": "w", "children": parts})
-            style.layout(f"{indicator}.{kind}", [(f"{kind[1:]}.padding", {"sticky": "nsew", "children": [focus]})])
-            style.configure(f"{indicator}.{kind}", padding=px(2), focusthickness=px(1))
-            style.map(f"{indicator}.{kind}", background=[("active", c.ground)])
-        style.layout("Box.TFrame", [("Box.field", {"sticky": "nsew"})])
+        self._configure_buttons(style)
+        self._configure_switches(style)
+        self._configure_scrollbars(style)
+        self._configure_fields(style)
         style.configure("Small.TLabel", foreground=c.muted, font=self.small)
         style.configure("Demo.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
         style.configure("TProgressbar", background=c.accent, lightcolor=c.accent, darkcolor=c.accent)
         style.configure("TProgressbar", troughcolor=c.line, bordercolor=c.line, thickness=px(6))
+
+    def _configure_buttons(self, style: ttk.Style) -> None:
+        c, px = self.colors, self.px
+        layout: Any = style.layout  # typeshed knows no nested layouts
+        for name, element in (("TButton", "Plain.button"), ("Accent.TButton", "Accent.button")):
+            inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
+            layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
+            style.configure(name, padding=(px(14), px(6)), anchor="center")
+        style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
+        style.map("Accent.TButton", foreground=[("disabled", c.muted)])
+        label = ("Menubutton.padding", {"sticky": "nsew", "children": [("Menubutton.label", {"sticky": "w"})]})
+        layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [label]})])
+        style.configure("Plain.TMenubutton", padding=(px(12), px(6)))
         style.configure("TMenubutton", arrowcolor=c.text)
-        style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
+
+    def _configure_switches(self, style: ttk.Style) -> None:
+        c, px = self.colors, self.px
+        layout: Any = style.layout
+        for kind, indicator in (("TCheckbutton", "Switch"), ("TRadiobutton", "Dot")):
+            parts = [(f"{indicator}.indicator", {"side": "left"}), (f"{kind[1:]}.label", {"side": "left"})]
+            focus = (f"{kind[1:]}.focus", {"side": "left", "sticky": "w", "children": parts})
+            layout(f"{indicator}.{kind}", [(f"{kind[1:]}.padding", {"sticky": "nsew", "children": [focus]})])
+            style.configure(f"{indicator}.{kind}", padding=px(2), focusthickness=px(1))
+            style.map(f"{indicator}.{kind}", background=[("active", c.ground)])
+        layout("Box.TFrame", [("Box.field", {"sticky": "nsew"})])
+
+    def _configure_scrollbars(self, style: ttk.Style) -> None:
+        c = self.colors
+        layout: Any = style.layout
         thumb = ("Vertical.Bar.thumb", {"sticky": "nsew"})
-        style.layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
-        style.configure("Vertical.TScrollbar", troughcolor=c.surface, bordercolor=c.surface)
-        style.configure("Vertical.TScrollbar", lightcolor=c.surface, darkcolor=c.surface)
-        style.configure("Page.Vertical.TScrollbar", troughcolor=c.ground, bordercolor=c.ground)
-        style.configure("Page.Vertical.TScrollbar", lightcolor=c.ground, darkcolor=c.ground)
+        layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
+        for name, color in (("Vertical.TScrollbar", c.surface), ("Page.Vertical.TScrollbar", c.ground)):
+            style.configure(name, troughcolor=color, bordercolor=color, lightcolor=color, darkcolor=color)
+        style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
+
+    def _configure_fields(self, style: ttk.Style) -> None:
+        """Number fields and choices; a choice's list is not of ttk and takes its colours from Tk's options."""
+        c, px = self.colors, self.px
         fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.line, "insertcolor": c.text}
         for name in ("TEntry", "TSpinbox", "TCombobox"):
             style.configure(name, padding=px(5), arrowcolor=c.text, lightcolor=c.surface, darkcolor=c.surface, **fields)
@@ -208,7 +235,7 @@ class Look:
 
     # ------------------------------------------------------------------------------------------ plain Tk
 
-    def menu(self, parent) -> tkinter.Menu:
+    def menu(self, parent: tkinter.Misc) -> tkinter.Menu:
         c = self.colors
         return tkinter.Menu(
             parent,
@@ -225,7 +252,7 @@ class Look:
             activeborderwidth=0,
         )
 
-    def text_box(self, parent, **options) -> tkinter.Text:
+    def text_box(self, parent: tkinter.Misc, **options: Any) -> tkinter.Text:
         c = self.colors
         return tkinter.Text(
             parent,
@@ -260,7 +287,7 @@ class Look:
 
     def _switch(self, on: bool) -> ImageTk.PhotoImage:
         width, height, gap = self.px(34) * 4, self.px(18) * 4, self.px(8) * 4
-        image = Image.new("RGBA", (width + gap, height))  # the gap keeps the label away
+        image = Image.new("RGBA", (width + gap, height))  # the gap is the distance to the label
         draw = ImageDraw.Draw(image)
         c, edge = self.colors, self.px(3) * 4
         draw.rounded_rectangle((0, 0, width - 1, height - 1), height // 2, fill=c.accent if on else c.muted)

@@ -1,35 +1,36 @@
-"""The left side: the picture, and over it how much each visual token counted."""
+"""The picture, and the attention map over it."""
 
 from __future__ import annotations
 
 import tkinter
 from collections.abc import Callable
 from tkinter import ttk
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageTk
 
 from window.look import Look
 
-LARGEST = 2048  # pixels on a side of what is drawn from: more than any pane, and scaled in milliseconds
-COLD, HOT = np.array([255, 196, 0]), np.array([224, 30, 30])  # amber to red, which read on light and dark pictures
-OPAQUE = 0.72  # of the hottest patch: the picture still shows through
+LARGEST = 2048  # pixels on a side of the preview: more than any pane has, and scaled in milliseconds
+COLD, HOT = np.array([255, 196, 0]), np.array([224, 30, 30])  # amber to red: visible on light and dark pictures
+OPAQUE = 0.72  # opacity of the hottest patch: the picture is still visible under it
 
 
 def heat_colors(grid: np.ndarray) -> np.ndarray:
-    """[G, G] float, NaN for the dropped patch -> RGBA [G, G, 4] uint8; the largest value is the hottest."""
-    share = np.nan_to_num(grid) / max(float(np.nanmax(grid)), 1e-12)  # [G, G], 0 to 1
+    """A map [rows, columns], NaN for dropped patches -> RGBA [rows, columns, 4] uint8; the largest value is hottest."""
+    share = np.nan_to_num(grid) / max(float(np.nanmax(grid)), 1e-12)  # [rows, columns], 0 to 1
     color = COLD + (HOT - COLD) * share[..., None]
     return np.concatenate([color, 255 * OPAQUE * share[..., None]], -1).round().astype(np.uint8)
 
 
 def with_heat(picture: Image.Image, grid: np.ndarray) -> Image.Image:
-    """The picture in pale grey under the colours of its patches, the dropped patch crossed out."""
+    """The picture in nearly grey, its patches coloured, dropped patches crossed out."""
     grey = Image.blend(picture, picture.convert("L").convert("RGB"), 0.75)
     colors = Image.fromarray(heat_colors(grid)).resize(picture.size, Image.Resampling.NEAREST)
     page = Image.alpha_composite(grey.convert("RGBA"), colors)
     for row, column in np.argwhere(np.isnan(grid)):
-        _cross_out(page, patch_box(page.size, grid.shape, row, column))
+        _cross_out(page, patch_box(page.size, (grid.shape[0], grid.shape[1]), row, column))
     return page.convert("RGB")
 
 
@@ -41,7 +42,7 @@ def heat_ramp(width: int, height: int) -> Image.Image:
 
 
 def patch_box(size: tuple[int, int], shape: tuple[int, int], row: int, column: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a patch in a picture of ``size``; the encoder stretches the whole to a square."""
+    """Left, top, right and bottom of a patch in a picture of ``size``, which the encoder stretches to a square."""
     (width, height), (rows, columns) = size, shape
     return (
         round(column * width / columns),
@@ -62,26 +63,34 @@ def _cross_out(page: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 
 def preview_of(image: Image.Image) -> Image.Image:
-    """A copy small enough to be scaled at every change of the window's size."""
+    """A copy that is small enough to be scaled at every change of the window's size."""
     preview = image.copy()
     preview.thumbnail((LARGEST, LARGEST))
     return preview
 
 
 class PicturePane(ttk.Frame):
-    """The picture in a frame, its name, the switch for the map and the map's scale.
+    """The picture in a frame, or an invitation to open one.
 
-    ``clicked`` is called where the empty pane is clicked, ``pointed`` with (row, column) of the patch under the mouse
-    while a map is shown, or with None.
+    ``clicked`` is called when the empty pane is clicked. ``pointed`` is called with (row, column) of the patch under
+    the mouse while a map is shown, or with None.
     """
 
-    def __init__(self, parent, look: Look, t: Callable, clicked: Callable, pointed: Callable, can_drop: bool) -> None:
+    def __init__(
+        self,
+        parent: tkinter.Misc,
+        look: Look,
+        t: Callable[..., str],
+        clicked: Callable[[], None],
+        pointed: Callable[[tuple[int, int] | None], None],
+        can_drop: bool,
+    ) -> None:
         super().__init__(parent)
         self.look, self.t, self.pointed, self.can_drop = look, t, pointed, can_drop
         self.preview: Image.Image | None = None
         self.grid_shown: np.ndarray | None = None
         self.photo: ImageTk.PhotoImage | None = None
-        self.place = (0, 0, 1, 1)  # of the picture in the canvas: left, top, width, height
+        self.drawn_at = (0, 0, 1, 1)  # left, top, width and height of the picture in the canvas
         colors = look.colors
         frame = ttk.Frame(self, style="Box.TFrame", padding=look.px(8))
         frame.pack(fill="both", expand=True)
@@ -100,8 +109,8 @@ class PicturePane(ttk.Frame):
             self.draw()
 
     def show_map(self, grid: np.ndarray | None) -> None:
-        """``grid`` [G, G] as in :class:`model.attention_map.AttentionMap`, or None for the bare picture."""
-        if grid is not self.grid_shown:  # drawing sends the display a megabyte: 100 ms beside a model on two cores
+        """``grid`` [rows, columns] is of an :class:`answering.attention_map.AttentionMap`; None: only the picture."""
+        if grid is not self.grid_shown:  # drawing sends a megabyte to the display: 100 ms while a model uses all cores
             self.grid_shown = grid
             self.draw()
 
@@ -121,10 +130,11 @@ class PicturePane(ttk.Frame):
             picture = with_heat(picture, self.grid_shown)
         self.photo = ImageTk.PhotoImage(picture, master=self)
         left, top = (width - size[0]) // 2, (height - size[1]) // 2
-        self.place = (left, top, *size)
+        self.drawn_at = (left, top, *size)
         self.canvas.create_image(left, top, image=self.photo, anchor="nw")
 
     def _invite(self, width: int, height: int) -> None:
+        """Draw what says how to open a picture."""
         px, colors, middle = self.look.px, self.look.colors, width // 2
         edge, dash = px(10), (px(6), px(5))
         self.canvas.create_rectangle(
@@ -132,8 +142,8 @@ class PicturePane(ttk.Frame):
         )
         top = height // 2 - px(64)
         self._draw_icon(middle, top)
-        room = max(1, width - px(60))
-        text = {"width": room, "justify": "center", "anchor": "n"}
+        width_of_text = max(1, width - px(60))
+        text: dict[str, Any] = {"width": width_of_text, "justify": "center", "anchor": "n"}
         self.canvas.create_text(
             middle, top + px(64), text=self.t("drop_here"), font=self.look.large, fill=colors.text, **text
         )
@@ -146,17 +156,17 @@ class PicturePane(ttk.Frame):
         left, right, bottom, line = middle - px(30), middle + px(30), top + px(46), px(2)
         self.canvas.create_rectangle(left, top, right, bottom, outline=color, width=line)
         self.canvas.create_oval(left + px(9), top + px(8), left + px(20), top + px(19), outline=color, width=line)
-        hill = (left, bottom - px(6), left + px(20), top + px(22), left + px(33), bottom - px(12))
-        self.canvas.create_line(*hill, left + px(43), top + px(26), right, bottom - px(8), fill=color, width=line)
+        hill = [(left, bottom - px(6)), (left + px(20), top + px(22)), (left + px(33), bottom - px(12))]
+        self.canvas.create_line([*hill, (left + px(43), top + px(26)), (right, bottom - px(8))], fill=color, width=line)
 
     def patch_at(self, x: int, y: int) -> tuple[int, int] | None:
         """Row and column of the patch at a point of the canvas, while a map is shown."""
         if self.grid_shown is None:
             return None
-        left, top, width, height = self.place
+        left, top, width, height = self.drawn_at
         rows, columns = self.grid_shown.shape
         row, column = (y - top) * rows // height, (x - left) * columns // width
         return (row, column) if 0 <= row < rows and 0 <= column < columns else None
 
-    def _on_motion(self, event) -> None:
+    def _on_motion(self, event: tkinter.Event) -> None:
         self.pointed(self.patch_at(event.x, event.y))

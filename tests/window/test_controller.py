@@ -242,7 +242,7 @@ def test_the_map_of_the_dropped_patch_says_so_under_the_mouse(open_window, red):
     window, person = open_window(red, preferences=Preferences(look=True))
     loaded(window, person)
     talked(window, person, "a red circle")
-    left, top, width, height = window.view.pane.place
+    left, top, width, height = window.view.pane.drawn_at
     x, y = window.view.pane.canvas.winfo_rootx() + left, window.view.pane.canvas.winfo_rooty() + top
     person.point(x + 3, y + 3)
     assert "left out" in window.view.map_note.cget("text")
