@@ -60,8 +60,10 @@ def load_tokenizer(path: str) -> Tokenizer:
             tokenizer = load_qwen1_tokenizer(folder)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except UserError:
+        raise
+    except Exception as error:  # for a damaged file, transformers and tokenizers raise nearly any class
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"language.path: no readable tokenizer in {path} ({reason})") from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)

@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from dataset.prompt import IGNORE_INDEX, PromptError, Turn, build_prompt, fit_prompt, neutralise
+from dataset.prompt import (
+    IGNORE_INDEX,
+    PromptError,
+    Turn,
+    build_prompt,
+    fit_prompt,
+    neutralise,
+    skip_thoughts,
+    without_thoughts,
+)
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers.tiny import TOKENIZER
 
@@ -122,6 +131,13 @@ def test_one_turn_too_long_is_refused_and_never_cut(tokenizer):
         fit_prompt(tokenizer, THREE_TURNS[:1], max_length=20, image_context_length=30)
 
 
-def test_placeholder_takes_a_spare_row_of_the_matrix(tokenizer):
-    assert token_id(tokenizer, IMAGE_TOKEN) == len(tokenizer) - 1 < 768
-    assert tokenizer.encode(IMAGE_TOKEN, add_special_tokens=False) == [len(tokenizer) - 1]
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
+)
+def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            pieces = [text[:first], text[first:second], text[second:]]
+            assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
+    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be

@@ -10,15 +10,15 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from answering.assistant import Assistant
 from common.errors import UserError
 from dataset.image import load_image_processor
-from dataset.prompt import Turn, build_prompt, skip_thoughts, without_thoughts
+from dataset.prompt import Turn, build_prompt, without_thoughts
 from model.model import build_model
 from qwen.load import load_language
-from qwen.tokenizer import CHATML, IMAGE_TOKEN, load_tokenizer
+from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3
 
@@ -150,23 +150,6 @@ def test_thinking_is_one_setting_and_what_was_thought_is_not_the_answer(make_con
 
     assistant._generate = think
     assert [piece.strip() for piece in assistant.stream(Request([Turn("a?")]))] == ["y", "es", ""]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
-)
-def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
-    for first in range(len(text) + 1):
-        for second in range(first, len(text) + 1):
-            pieces = [text[:first], text[first:second], text[second:]]
-            assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
-    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be
-
-
-def test_a_base_model_without_a_template_gets_chatml(families):
-    assert AutoTokenizer.from_pretrained(families["qwen2"]).chat_template is None
-    assert load_tokenizer(str(families["qwen2"])).chat_template == CHATML
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
