@@ -84,7 +84,7 @@ def test_stop_ends_a_long_answer_and_the_conversation_continues(open_window, red
     person.until(lambda: window.asking is None)
     (answer,) = answers(window)
     assert answer and len(window.worker.assistant.tokenizer.encode(answer)) < 3000
-    assert "stopped" in seen(window) and window.view.stop_button.instate(["disabled"])
+    assert "Stopped" in seen(window) and window.view.stop_button.instate(["disabled"])
     window.preferences.max_new_tokens = 4
     person.until(lambda: window.looking is None)
     person.type("and?")
@@ -154,7 +154,7 @@ def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path,
         assert window.conversation.paths == [str(file)]
     handlers["<<Drop>>"](SimpleNamespace(data=""))
     handlers["<<Drop>>"](SimpleNamespace(data="https://example.org/a.png"))
-    assert "https://example.org/a.png is an address on the web" in seen(window) and window.reading is None
+    assert "https://example.org/a.png is a web address" in seen(window) and window.reading is None
 
 
 def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):
@@ -164,7 +164,7 @@ def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tm
     broken.write_bytes(red.read_bytes()[:40])
     window.open_picture(str(broken))
     person.until(lambda: window.reading is None)
-    assert "broken.jpg cannot be opened: cannot be decoded" in seen(window)
+    assert "Cannot open broken.jpg: cannot be decoded" in seen(window)
     assert window.conversation.paths == [str(red)]
 
 
@@ -284,7 +284,7 @@ def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path)
     person.type("What?")
     person.press("Return")
     person.until(lambda: window.asking is None)
-    assert "The memory is full. In the settings choose the CPU" in seen(window) and window.conversation.turns == []
+    assert "Out of memory. Choose the CPU" in seen(window) and window.conversation.turns == []
     assert "What?" not in seen(window)  # nor is a question left without an answer
     other = tmp_path / "checkpoints" / "other" / "checkpoint-1"
     shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", other)

@@ -88,8 +88,8 @@ def test_a_wrong_number_in_the_settings_is_reported_and_escape_changes_nothing(d
     before = vars(window.preferences).copy()
     dialog.greedy.focus_set()
     for variable, value, line in (
-        (dialog.length, "0", "Longest answer, tokens: 0 is not a number from 1 to 4096"),
-        (dialog.length, "many", "Longest answer, tokens: many is not a number from 1 to 4096"),
+        (dialog.length, "0", "Longest answer (tokens): 0 is not a number from 1 to 4096"),
+        (dialog.length, "many", "Longest answer (tokens): many is not a number from 1 to 4096"),
         (dialog.temperature, "6", "Temperature: 6 is not a number from 0.1 to 5"),
     ):
         variable.set(value)
@@ -108,7 +108,7 @@ def test_defaults_in_the_settings_are_what_the_checkpoint_says(dialog):
     (defaults,) = [w for w in every_widget(dialog) if w.winfo_class() == "TButton" and w.cget("text") == "Defaults"]
     defaults.invoke()
     shown = [v.get() for v in (dialog.do_sample, dialog.temperature, dialog.length, dialog.device, dialog.dark)]
-    assert shown == [False, "1", "8", "automatic", False]  # 8: the run's config
+    assert shown == [False, "1", "8", "Automatic", False]  # 8: the run's config
     dialog.greedy.focus_set()
     person.press("Return")
     assert window.preferences == Preferences()
