@@ -9,6 +9,7 @@ process that forks only imports and never computes, so no thread is lost in a fo
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import signal
@@ -69,9 +70,9 @@ class Forks:
 
 
 def serve() -> None:
-    import evaluate  # noqa: F401  what costs the seconds
-    import train  # noqa: F401
-
+    # What costs the seconds: the commands import it only after they have checked their arguments.
+    for name in ("train", "training.dry_run", "evaluate", "evaluation.asking", "evaluation.report"):
+        importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
