@@ -74,7 +74,8 @@ def main() -> None:
         text = show_sample(dataset, args.index, color=sys.stdout.isatty())
         sample = dataset[args.index]
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(text)
     supervised = sum(label != IGNORE_INDEX for label in sample["labels"])
     visual = sample["visual_tokens"]

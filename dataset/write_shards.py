@@ -66,9 +66,11 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         written = write_shards(config, args.output, max(1, args.size))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
-        sys.exit(f"error: {error.filename or args.output}: {error.strerror or error}")
+        print(f"error: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     for path in written:
         print(f"{path}  {path.stat().st_size:,} bytes")
 

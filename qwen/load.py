@@ -6,8 +6,11 @@ python -m qwen.load Qwen/Qwen3-1.7B                   # or a model on the hub
 
 from __future__ import annotations
 
-import argparse
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from qwen.command import main
+
+    raise SystemExit(main())
+
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedConfig
 
 from common.errors import UserError
-from common.hub import load_strictly, local_model_folder, model_folder, read_config, read_headers, what_is_missing
+from common.hub import load_strictly, model_folder, read_config, read_headers, what_is_missing
 from common.optional import import_bitsandbytes, is_installed
 from qwen.Mqwen import MODEL_CLASSES, ImageInputMixin
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
@@ -183,24 +186,3 @@ def four_bit_bytes(weights: int) -> int:
 def readable(size: float) -> str:
     """Bytes in GiB, or in MiB below 0.1 GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Print what a folder with a Qwen holds, and what it will need in memory.",
-        epilog="example: python -m qwen.load demo/backbones/qwen",
-    )
-    parser.add_argument("model", metavar="DIR", help="a folder, or a name on the hub such as Qwen/Qwen3-1.7B")
-    args = parser.parse_args()
-    try:
-        if local_model_folder(args.model) is None and args.model.count("/") != 1:
-            raise UserError(f"{args.model}: no such folder, and no hub name such as Qwen/Qwen3-1.7B")
-        print("\n".join(describe(args.model)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

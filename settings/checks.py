@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from common.errors import UserError
 from common.hub import local_model_folder
 from settings.renamed import REFUSED, RENAMED, SECRET
-from settings.schema import SOURCES, Config, Section, Source, Train, Vision
+from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Section, Source, Train, Vision
 from visual.geometry import tower_sizes, visual_token_count
 
 _MISSING = object()
@@ -180,6 +180,7 @@ def _check_together(config: Config) -> None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
     _check_loader(config.train)
     _check_best(config.train)
+    _check_schedule(config.train)
 
 
 def _check_files(config: Config) -> None:
@@ -230,6 +231,28 @@ def _check_best(train: Train) -> None:
     if train.save_strategy == "steps" and train.save_steps % train.steps_per_eval:
         problem = f"expected a multiple of train.eval_steps ({train.steps_per_eval}) with train.load_best_model_at_end"
         raise Invalid("train.save_steps", problem, train.save_steps)
+
+
+def _check_schedule(train: Train) -> None:
+    """The options of a schedule: their names, their values, and those that it cannot do without."""
+    key, kind, given = "train.lr_scheduler_kwargs", train.lr_scheduler_type, train.lr_scheduler_kwargs
+    known = SCHEDULE_OPTIONS[kind]
+    where = f"train.lr_scheduler_type = {kind}"
+    for name, value in given.items():
+        if name not in known:
+            allowed = f"one of {', '.join(sorted(known))}" if known else "no options"
+            raise Invalid(f"{key}.{name}", f"expected {allowed} with {where}", value)
+        if name in ("warmup_type", "decay_type"):
+            if value not in CURVES:
+                raise Invalid(f"{key}.{name}", f"expected one of {', '.join(CURVES)}", value)
+        elif type(value) not in (int, float) or value < 0:
+            raise Invalid(f"{key}.{name}", "expected a number, 0 or more", value)
+    if kind == "cosine_with_min_lr" and len({"min_lr", "min_lr_rate"} & given.keys()) != 1:
+        raise Invalid(key, f"expected either min_lr or min_lr_rate with {where}", given)
+    if kind == "warmup_stable_decay" and "num_decay_steps" not in given:
+        raise Invalid(key, f"expected num_decay_steps with {where}", given)
+    if kind == "polynomial" and given.get("lr_end", 1e-7) >= train.learning_rate:
+        raise Invalid(key, f"expected an lr_end below train.learning_rate ({train.learning_rate:g})", given)
 
 
 def _check_stream(config: Config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -174,8 +174,8 @@ def _trackers(value: Any) -> Any:
     return [] if value in (None, "none") else _as_list(value)
 
 
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-SCHEDULES = (
+Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"]
+Schedule = Literal[
     "linear",
     "cosine",
     "constant",
@@ -184,7 +184,25 @@ SCHEDULES = (
     "polynomial",
     "inverse_sqrt",
     "warmup_stable_decay",
-)
+]
+# What train.lr_scheduler_kwargs may hold, by schedule: names and meanings are those of transformers.get_scheduler.
+SCHEDULE_OPTIONS: dict[str, set[str]] = {
+    "linear": set(),
+    "cosine": {"num_cycles"},
+    "constant": set(),
+    "constant_with_warmup": set(),
+    "cosine_with_min_lr": {"min_lr", "min_lr_rate", "num_cycles"},
+    "polynomial": {"lr_end", "power"},
+    "inverse_sqrt": {"timescale"},
+    "warmup_stable_decay": {
+        *("num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"),
+    },
+}
+CURVES = ("linear", "cosine", "1-sqrt")  # of warmup_type and decay_type
+
+
+def _one_of(choices: Any) -> str:
+    return f"one of {', '.join(get_args(choices))}"
 
 
 class Train(Section):
@@ -206,9 +224,7 @@ class Train(Section):
     )
     gradient_accumulation_steps: Count = Field(1, description=COUNT)
 
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "adamw_torch_fused", description=f"one of {', '.join(OPTIMIZERS)}"
-    )
+    optim: Optimizer = Field("adamw_torch_fused", description=_one_of(Optimizer))
     learning_rate: Rate = Field(5e-5, description="a number above 0")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="a share from 0 to below 1")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="a share from 0 to below 1")
@@ -217,16 +233,7 @@ class Train(Section):
     max_grad_norm: Annotated[float, Field(ge=0)] | None = Field(
         1.0, description="a number, 0 or more, or null (as 0: no clipping)"
     )
-    lr_scheduler_type: Literal[
-        "linear",
-        "cosine",
-        "constant",
-        "constant_with_warmup",
-        "cosine_with_min_lr",
-        "polynomial",
-        "inverse_sqrt",
-        "warmup_stable_decay",
-    ] = Field("linear", description=f"one of {', '.join(SCHEDULES)}")
+    lr_scheduler_type: Schedule = Field("linear", description=_one_of(Schedule))
     lr_scheduler_kwargs: Annotated[dict[str, Any], BeforeValidator(_null_as_section)] = Field({}, description=SECTION)
     warmup_steps: float = Field(0.0, ge=0, description="a number of steps, or below 1 a share of all steps")
 

@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
         None: yaml.SafeLoader.construct_undefined,
     }
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -132,8 +132,8 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = ", ".join(filter(None, (error.context, error.problem)))
         raise UserError(f"{where}: {line}not valid YAML: {problem}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{where}: line {line}: not valid YAML: character U+{error.character:04X}") from None
+        number = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{where}: line {number}: not valid YAML: character U+{error.character:04X}") from None
     except (ValueError, KeyError) as error:  # a number of thousands of digits, or "!!bool maybe"
         raise UserError(f"{where}: not valid YAML: {error}") from None
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import get_scheduler
 
 from common.errors import UserError
+from common.optional import import_bitsandbytes
 from model.model import MMultiModal
 from settings import Config
 
@@ -47,9 +47,8 @@ def build_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     try:
         if train.optim in ("adamw_8bit", "paged_adamw_8bit"):
-            from bitsandbytes.optim import AdamW  # optional, and slow to import
-
-            return AdamW(groups, optim_bits=8, is_paged=train.optim.startswith("paged"), **options)
+            adamw = import_bitsandbytes().optim.AdamW
+            return adamw(groups, optim_bits=8, is_paged=train.optim.startswith("paged"), **options)
         return torch.optim.AdamW(groups, fused=train.optim == "adamw_torch_fused", **options)
     except (ImportError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"train.optim = {train.optim}: {' '.join(str(error).split())}") from error
@@ -58,30 +57,26 @@ def build_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer
 def build_schedule(config: Config, total: int) -> Callable[[int], float]:
     """What each learning rate is multiplied by in a step, as a function of the steps done before it.
 
-    A function of nothing else: a resumed run needs no state, and a changed schedule or rate simply applies.
+    A function of nothing else: a resumed run needs no state, and a changed schedule or rate simply applies. The options
+    in ``train.lr_scheduler_kwargs`` were checked with the config.
 
     Args:
         total: steps of the whole run.
-
-    Raises:
-        UserError: ``train.lr_scheduler_kwargs`` do not fit ``train.lr_scheduler_type``.
     """
+    from transformers import get_scheduler  # imports peft: at the top this could come before model.plain_peft
+
     train = config.train
     share = train.warmup_steps < 1
     warmup = math.ceil(total * train.warmup_steps) if share else int(train.warmup_steps)
     # transformers' schedules want an optimizer; some compute their end relative to its learning rate.
     anything = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=train.learning_rate)
-    try:
-        schedule = get_scheduler(
-            train.lr_scheduler_type,
-            optimizer=anything,
-            num_warmup_steps=warmup,
-            num_training_steps=total,
-            scheduler_specific_kwargs=dict(train.lr_scheduler_kwargs),
-        )
-    except (ValueError, TypeError) as error:
-        kind, options = train.lr_scheduler_type, train.lr_scheduler_kwargs
-        raise UserError(f"train.lr_scheduler_type = {kind} with lr_scheduler_kwargs = {options}: {error}") from error
+    schedule = get_scheduler(
+        train.lr_scheduler_type,
+        optimizer=anything,
+        num_warmup_steps=warmup,
+        num_training_steps=total,
+        scheduler_specific_kwargs=dict(train.lr_scheduler_kwargs),
+    )
     return schedule.lr_lambdas[0]
 
 

@@ -16,13 +16,13 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from peft.tuners import lora
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.common import PRESETS, Shape, batch_of, build_ours, image_token, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import RANK, language_of, layers_of
 from benchmarks.gpu.part import Part, Skip
 from model.fused_lora import fuse_lora
+from model.plain_peft import lora
 
 QUESTIONS = 5
 WAYS = {  # trees or rows, attention, last layer narrowed, layers compiled, LoRA fused

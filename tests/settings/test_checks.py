@@ -105,6 +105,35 @@ def test_the_best_checkpoint_needs_a_held_out_loss_at_every_save(minimal, overri
     assert load_config(minimal, [*BEST, "train.save_steps=300"]).train.steps_per_eval == 300
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("linear", "{speed: 2}", "kwargs.speed = 2: expected no options with train.lr_scheduler_type = linear"),
+        ("polynomial", "{powr: 2}", "kwargs.powr = 2: expected one of lr_end, power with train.lr_scheduler_type ="),
+        ("cosine", "{num_cycles: '1'}", 'kwargs.num_cycles = "1": expected a number, 0 or more'),
+        ("inverse_sqrt", "{timescale: -1}", "kwargs.timescale = -1: expected a number, 0 or more"),
+        ("cosine_with_min_lr", "null", "kwargs = {}: expected either min_lr or min_lr_rate"),
+        ("cosine_with_min_lr", "{min_lr: 0, min_lr_rate: 0}", "expected either min_lr or min_lr_rate"),
+        ("warmup_stable_decay", "{}", "kwargs = {}: expected num_decay_steps"),
+        ("warmup_stable_decay", "{num_decay_steps: 9, decay_type: sqrt}", "expected one of linear, cosine, 1-sqrt"),
+        ("polynomial", "{lr_end: 1}", 'kwargs = {"lr_end": 1}: expected an lr_end below train.learning_rate (0.0001)'),
+    ],
+)
+def test_a_schedule_takes_its_own_options_and_needs_some_of_them(minimal, kind, options, message):
+    found = error_of(minimal, f"train.lr_scheduler_type={kind}", f"train.lr_scheduler_kwargs={options}")
+    assert found.startswith("command line: train.lr_scheduler_kwargs") and message in found
+
+
+def test_each_schedule_can_be_had_with_its_options(minimal):
+    for kind, options in (
+        ("linear", "null"),
+        ("cosine_with_min_lr", "{min_lr_rate: 0.1}"),
+        ("polynomial", "{power: 2}"),
+        ("warmup_stable_decay", "{num_decay_steps: 10, warmup_type: cosine, decay_type: 1-sqrt}"),
+    ):
+        load_config(minimal, [f"train.lr_scheduler_type={kind}", f"train.lr_scheduler_kwargs={options}"])
+
+
 def test_two_sources_need_two_names(minimal):
     message = error_of(minimal, "data.sources.1.name=photos")
     assert message == 'command line: data.sources.1.name = "photos": expected a name no other source has'

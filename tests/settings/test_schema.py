@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
 
 from settings import Config, Lora, Train, load_config
+from settings.schema import SCHEDULE_OPTIONS
 from tests.helpers.configs import MINIMAL, encoder_folder, error_of, error_of_text
 from tests.helpers.tiny import REPO
 
@@ -209,6 +211,7 @@ def test_a_value_of_many_lines_is_still_one_line_and_cut(minimal):
 def test_values_keep_their_type_and_null_is_read_where_it_means_something(minimal):
     overrides = [
         "train.warmup_steps=0.03",
+        "train.lr_scheduler_type=cosine",
         "train.lr_scheduler_kwargs.num_cycles=2",  # a section that the file does not have
         "train.report_to=[tensorboard]",
         "train.eval_steps=null",
@@ -222,6 +225,7 @@ def test_values_keep_their_type_and_null_is_read_where_it_means_something(minima
     assert config.train.model_dump(exclude_defaults=True) == {
         "learning_rate": 1e-4,
         "warmup_steps": 0.03,
+        "lr_scheduler_type": "cosine",
         "lr_scheduler_kwargs": {"num_cycles": 2},
         "report_to": ["tensorboard"],
     }
@@ -232,6 +236,16 @@ def test_values_keep_their_type_and_null_is_read_where_it_means_something(minima
         "rank_pattern": {"q_proj": 4},
         "layers_to_transform": [0, 1],
     }
+
+
+def test_the_options_of_a_schedule_are_those_of_transformers():
+    """A schedule that transformers renames, or gives another option, shows here."""
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+    functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    for kind, options in SCHEDULE_OPTIONS.items():
+        assert set(inspect.signature(functions[kind]).parameters) - ours == options
 
 
 @pytest.mark.parametrize(
