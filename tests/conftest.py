@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,37 +56,49 @@ def qwen_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_config(tmp_path, siglip_folder, qwen_folder):
-    """A function that writes a config of a small run, with overrides, and gives its path."""
+    """A function that writes a config of a small run, with overrides, and gives it back."""
 
     def write(*overrides: str, pictures: int = 6, conversations: dict | None = None) -> Config:
-        write_data(tmp_path, pictures, conversations)
-        content = {
-            "data": {
-                "sources": [{"name": "none", "format": "coco", "annotations": "none.json", "images": str(tmp_path)}],
-                "image_map": str(tmp_path / "image_map.json"),
-                "annotations": str(tmp_path / "annotations.json"),
-                "skipped": str(tmp_path / "skipped.json"),
-            },
-            "vision": {"path": str(siglip_folder), "image_context_length": 8},
-            "language": {"path": str(qwen_folder), "max_length": 256},
-            "lora": {"r": 4, "lora_alpha": 8},
-            "train": {
-                "run": "test",
-                "output": str(tmp_path / "checkpoints"),
-                "learning_rate": 1e-2,
-                "max_steps": 4,
-                "per_device_train_batch_size": 2,
-                "save_steps": 2,
-                "logging_steps": 1,
-                "use_cpu": True,
-            },
-            "generate": {"max_new_tokens": 8, "batch_size": 4},
-        }
-        file = tmp_path / "run.yaml"
-        file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-        return load_config(file, overrides)
+        return write_config(tmp_path, siglip_folder, qwen_folder, overrides, pictures, conversations)
 
     return write
+
+
+def write_config(
+    folder: Path,
+    siglip: Path,
+    qwen: Path,
+    overrides: Sequence[str] = (),
+    pictures: int = 6,
+    conversations: dict | None = None,
+) -> Config:
+    """Write the data and the config, run.yaml, of a small run into ``folder``."""
+    write_data(folder, pictures, conversations)
+    content = {
+        "data": {
+            "sources": [{"name": "none", "format": "coco", "annotations": "none.json", "images": str(folder)}],
+            "image_map": str(folder / "image_map.json"),
+            "annotations": str(folder / "annotations.json"),
+            "skipped": str(folder / "skipped.json"),
+        },
+        "vision": {"path": str(siglip), "image_context_length": 8},
+        "language": {"path": str(qwen), "max_length": 256},
+        "lora": {"r": 4, "lora_alpha": 8},
+        "train": {
+            "run": "test",
+            "output": str(folder / "checkpoints"),
+            "learning_rate": 1e-2,
+            "max_steps": 4,
+            "per_device_train_batch_size": 2,
+            "save_steps": 2,
+            "logging_steps": 1,
+            "use_cpu": True,
+        },
+        "generate": {"max_new_tokens": 8, "batch_size": 4},
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return load_config(file, overrides)
 
 
 def write_data(folder: Path, pictures: int, conversations: dict | None = None) -> None:
