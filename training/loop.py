@@ -32,6 +32,7 @@ from training import fsdp, state
 from training.feed import Batch, Feed
 from training.log import RunLog
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, set_learning_rates
+from training.resume import check_changes
 from training.stop import StopSignal
 from training.throughput import Throughput
 
@@ -126,6 +127,7 @@ class Loop:
 
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
         """Where the checkpoint's run was, after making sure that this run can continue it."""
+        check_changes(self.config, checkpoint)
         bases = {key: (base["path"], base["sha256"]) for key, base in self.facts["base_models"].items()}
         check_bases(checkpoint, read_manifest(checkpoint), bases)
         progress = state.read_json(checkpoint / "progress.json")
