@@ -29,10 +29,20 @@ Batch = dict[str, Any]  # tensors for the model, and "info" (dataset.collate.Bat
 
 
 class Feed(Protocol):
-    known: ImageCaptionDataset  # what is known of the training data before it is trained on
-    held_out_dataset: Any  # an ImageCaptionDataset, a StreamedDataset, or None
-    epoch: float  # how far it has come, in epochs
-    epoch_ended: bool  # the latest step was the last one of its epoch
+    known: ImageCaptionDataset  # the training data, or a stream's first window: what is known before training
+    data_hash: str  # of the files that hold the data
+
+    @property
+    def held_out_dataset(self) -> ImageCaptionDataset | StreamedDataset | None:
+        """None where nothing is evaluated."""
+
+    @property
+    def epoch(self) -> float:
+        """How far the run has come, in epochs."""
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the latest step was the last one of its epoch."""
 
     def step(self) -> list[Batch]:
         """This process's batches of the next optimiser step."""
@@ -44,23 +54,10 @@ class Feed(Protocol):
         """The position after the latest step, for progress.json. All processes must call it."""
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """Continue from the position in a checkpoint's progress.json, which also names the ``step``."""
+        """Continue from the position in a checkpoint's progress.json."""
 
     def total_steps(self, done: int) -> int:
         """Optimiser steps of the whole run, of which ``done`` were done where this run begins."""
-
-
-def open_feed(
-    config: Config,
-    dataset: ImageCaptionDataset | StreamedDataset,
-    held_out: ImageCaptionDataset | StreamedDataset | None,
-    data_hash: str,
-    known: ImageCaptionDataset,
-) -> Feed:
-    """``known`` is a stream's first window, or the data set itself (:attr:`Feed.known`)."""
-    if isinstance(dataset, StreamedDataset):
-        return StreamFeed(config, dataset, held_out, known)
-    return EpochFeed(config, dataset, held_out, data_hash)
 
 
 def plan(config: Config, dataset: ImageCaptionDataset, size: int) -> list[list[int]]:
@@ -91,13 +88,8 @@ class EpochFeed:
     """Batches that are planned once and come in another order in each epoch."""
 
     def __init__(
-        self,
-        config: Config,
-        dataset: ImageCaptionDataset,
-        held_out: ImageCaptionDataset | None,
-        data_hash: str,
+        self, config: Config, dataset: ImageCaptionDataset, held_out: ImageCaptionDataset | None, data_hash: str
     ) -> None:
-        """``data_hash``: of the files, so that a position in other data is noticed."""
         self.config, self.known, self.held_out_dataset, self.data_hash = config, dataset, held_out, data_hash
         self.accumulation = config.train.gradient_accumulation_steps
         batches = plan(config, dataset, config.train.per_device_train_batch_size)
@@ -122,6 +114,7 @@ class EpochFeed:
 
     def held_out(self) -> Iterator[Batch]:
         dataset = self.held_out_dataset
+        assert dataset is not None, "only where train.eval_strategy is not no"
         batches = plan(self.config, dataset, self.config.train.eval_batch_size)
         order = EpochBatches(batches, dataset.lengths, None, world_size(), rank())
         for batch, real in zip(loader(self.config, dataset, order), order.take(len(order)), strict=True):
@@ -146,8 +139,6 @@ class EpochFeed:
 
     def resume(self, progress: dict[str, Any]) -> None:
         """With other data or other batches than the checkpoint's run had, at the same share of the epoch."""
-        if "stream" in progress:
-            raise UserError("--resume: the checkpoint was trained with data.stream; set it as it was")
         taken, count = progress["batches"], len(self.order.batches)
         if progress["plan"] != self._plan():
             taken = min(count - 1, round(progress["batches"] / progress["of"] * count))
@@ -177,12 +168,13 @@ class StreamFeed:
     epoch_ended = False
 
     def __init__(
-        self, config: Config, dataset: StreamedDataset, held_out: StreamedDataset | None, known: ImageCaptionDataset
+        self, config: Config, dataset: StreamedDataset, held_out: StreamedDataset | None, data_hash: str
     ) -> None:
-        self.config, self.dataset, self.held_out_dataset, self.known = config, dataset, held_out, known
+        self.config, self.dataset, self.held_out_dataset, self.data_hash = config, dataset, held_out, data_hash
+        self.known = dataset.first_window()
         self.accumulation = config.train.gradient_accumulation_steps
-        size, seed = config.train.per_device_train_batch_size, data_seed(config)
-        self.order = self._order(dataset, size, seed, self.accumulation)
+        size = config.train.per_device_train_batch_size
+        self.order = self._order(dataset, size, data_seed(config), self.accumulation)
         self.batches: Iterator[Batch] | None = None
 
     def _order(self, dataset: StreamedDataset, size: int, seed: int | None, accumulation: int) -> StreamedBatches:
@@ -197,6 +189,7 @@ class StreamFeed:
         return batches
 
     def held_out(self) -> Iterator[Batch]:
+        assert self.held_out_dataset is not None, "only where train.eval_strategy is not no"
         order = self._order(self.held_out_dataset, self.config.train.eval_batch_size, None, 1)
         yield from loader(self.config, order)
 
@@ -215,13 +208,10 @@ class StreamFeed:
         return {"stream": {"place": list(self.order.position), "fingerprint": self.dataset.fingerprint()}}
 
     def resume(self, progress: dict[str, Any]) -> None:
-        if "stream" not in progress:
-            raise UserError("--resume: the checkpoint was trained without data.stream; set it as it was")
         if progress["stream"]["fingerprint"] != self.dataset.fingerprint():
             raise UserError(
-                "--resume: the shards, or what decides on their batches (data.stream_window, tokens_per_batch, "
-                "train.per_device_train_batch_size, a seed, ...), are not those of the checkpoint; "
-                "set them as they were, or start anew with --overwrite"
+                "--resume: the names or sizes of the shards (data.stream) are not those of the checkpoint; put them "
+                "back, or start another run with train.run=NAME"
             )
         self.order.position = Position(*progress["stream"]["place"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,11 @@ def build_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer
         UserError: it does not take the options of ``train``.
     """
     train = config.train
-    options = {"lr": train.learning_rate, "betas": (train.adam_beta1, train.adam_beta2), "eps": train.adam_epsilon}
+    options: dict[str, Any] = {
+        "lr": train.learning_rate,
+        "betas": (train.adam_beta1, train.adam_beta2),
+        "eps": train.adam_epsilon,
+    }
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     try:
         if train.optim in ("adamw_8bit", "paged_adamw_8bit"):

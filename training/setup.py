@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,10 +35,9 @@ from qwen.tokenizer import load_tokenizer
 from settings import Config
 from training import fsdp
 from training.distributed import world_size
-from training.feed import open_feed, plan
+from training.feed import EpochFeed, Feed, StreamFeed, plan
 from training.loop import Loop
 
-AnyDataset = ImageCaptionDataset | StreamedDataset
 Announce = Callable[[Config, ImageCaptionDataset, torch.dtype], None]
 
 
@@ -56,25 +56,21 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     tokenizer = load_tokenizer(config.language.path)
     processor = load_image_processor(config.vision.path, config.vision.image_size)
-    read = ImageCaptionDataset if config.data.stream is None else StreamedDataset
-    dataset = read(config, tokenizer, processor, "train")
-    held_out = read(config, tokenizer, processor, "held_out") if train.eval_strategy != "no" else None
+    feed = open_feed(config, tokenizer, processor)
     require_optional(config)
     accelerator = open_accelerator(config, dtype)
-    known = known_part(dataset)
     if announce and not sharded:  # the estimate is of one process that holds all
-        announce(config, known, dtype)
+        announce(config, feed.known, dtype)
     set_seed(train.seed)
     model = build_model(config, tokenizer, dtype, accelerator.device)
     model.set_attention(config.language.attention)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.data.feature_cache is not None:
-        keep_features(model, config, accelerator, [dataset] if held_out is None else [dataset, held_out])
-    facts = describe_run(config, model, train.seed)
-    feed = open_feed(config, dataset, held_out, facts["data"]["sha256"], known)
+        keep_features(model, config.data.feature_cache, config, accelerator, feed)
+    facts = describe_run(config, model, train.seed, feed.data_hash)
     set_seed(train.seed + accelerator.process_index)  # each process drops out differently
-    print_start(config, model, known, dataset, held_out)
+    print_start(config, model, feed)
     return Loop(config, run, model, feed, accelerator, facts, tokenizer, processor)
 
 
@@ -103,23 +99,31 @@ def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
     return accelerator
 
 
-def known_part(dataset: AnyDataset) -> ImageCaptionDataset:
-    """What is known of the training data before it is trained on: all of it, or a stream's beginning."""
-    return dataset.first_window() if isinstance(dataset, StreamedDataset) else dataset
+def open_feed(config: Config, tokenizer, image_processor) -> Feed:
+    evaluates, tools = config.train.eval_strategy != "no", (tokenizer, image_processor)
+    if config.data.stream is not None:
+        stream = StreamedDataset(config, *tools, "train")
+        held_out_stream = StreamedDataset(config, *tools, "held_out") if evaluates else None
+        return StreamFeed(config, stream, held_out_stream, hash_data(config))
+    dataset = ImageCaptionDataset(config, *tools, "train")
+    held_out = ImageCaptionDataset(config, *tools, "held_out") if evaluates else None
+    return EpochFeed(config, dataset, held_out, hash_data(config))
 
 
-def keep_features(
-    model: MMultiModal, config: Config, accelerator: Accelerator, datasets: list[ImageCaptionDataset]
-) -> None:
-    """Let the tower see every image once, now, and give the datasets what it made of them."""
+def keep_features(model: MMultiModal, folder: Path, config: Config, accelerator: Accelerator, feed: Feed) -> None:
+    """Let the tower see every image once, now, and give the datasets its features.
+
+    Raises:
+        UserError: the tower is trained, so that its features change.
+    """
     if config.vision.train != "frozen":
         raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
-    processor = datasets[0].image_processor
+    datasets = [dataset for dataset in (feed.known, feed.held_out_dataset) if isinstance(dataset, ImageCaptionDataset)]
     model.vision.to(accelerator.device)
-    paths = [dataset.paths[i] for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
-    kept = (config.data.feature_cache, model.vision, config.vision.path, processor, config.data.max_pixels)
-    with accelerator.local_main_process_first():  # the first process makes them, the others find them
-        cache = FeatureCache(*kept)
+    paths = [str(dataset.paths[i]) for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
+    with accelerator.local_main_process_first():  # the first process computes them, the others find them
+        processor = feed.known.image_processor
+        cache = FeatureCache(folder, model.vision, config.vision.path, processor, config.data.max_pixels)
         new = cache.fill(paths, workers=config.train.dataloader_num_workers, progress=config.data.progress)
     print(f"features  of {len(set(paths)):,} images in {cache.folder}, {new:,} of them new")
     for dataset in datasets:
@@ -174,8 +178,8 @@ def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> N
         raise UserError(f"{setting}: pip install bitsandbytes, or set {instead}")
 
 
-def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
-    """What a checkpoint's manifest says about where it comes from."""
+def describe_run(config: Config, model: MMultiModal, seed: int, data_hash: str | None = None) -> dict[str, Any]:
+    """What a checkpoint's manifest says about where it comes from. ``data_hash`` is :func:`hash_data`, if known."""
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "pillow")
     trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     return {
@@ -183,7 +187,7 @@ def describe_run(config: Config, model: MMultiModal, seed: int) -> dict:
         "base_models": {
             key: {"path": path, "sha256": hash_model(path, key)} for key, path in base_models(config).items()
         },
-        "data": {"sha256": hash_data(config)},
+        "data": {"sha256": data_hash or hash_data(config)},
         "seed": seed,
         "trainable_parameters": {part: count for part, (count, _) in model.trainable_counts().items()},
         "trainable": trainable,
@@ -198,9 +202,7 @@ def hash_data(config: Config) -> str:
     return hashlib.sha256(json.dumps([(path.name, path.stat().st_size) for path in shards]).encode()).hexdigest()
 
 
-def print_start(
-    config: Config, model: MMultiModal, known: ImageCaptionDataset, dataset: AnyDataset, held_out: AnyDataset | None
-) -> None:
+def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
     for part, (trainable, total) in model.trainable_counts().items():
         print(f"{part:10}{trainable:>13,} of {total:>13,} parameters trained ({how[part]})")
@@ -208,22 +210,21 @@ def print_start(
         if layers := lora_layers(getattr(model, part)):
             kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
             print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
-    batches = plan(config, known, config.train.per_device_train_batch_size)
-    rows = sum(map(len, batches)) / len(batches) * config.train.gradient_accumulation_steps * world_size()
-    tokens = sum(known.lengths)
-    room = sum(len(batch) * max(known.lengths[i] for i in batch) for batch in batches)
-    mean = tokens / len(known)
-    if isinstance(dataset, StreamedDataset):
-        print(f"stream    {dataset}; of the first window:")
+    known, held_out = feed.known, feed.held_out_dataset
+    if isinstance(feed, StreamFeed):
+        print(f"stream    {feed.dataset}; of the first window:")
+    mean = sum(known.lengths) / len(known)
     used = known.total - len(known.unusable)
     print(f"data      {used:,} conversations in {len(known):,} samples of {mean:.0f} tokens")
     if known.unusable:
         print(f"skipped   {known.describe_unusable()}")
-    if isinstance(held_out, StreamedDataset):
-        print(f"held out  {held_out}")
-    elif held_out is not None:
+    if isinstance(held_out, ImageCaptionDataset):
         print(f"held out  {held_out.total - len(held_out.unusable):,} conversations")
         if held_out.unusable:
             print(f"skipped   held out: {held_out.describe_unusable()}")
-    padding = 1 - tokens / max(1, room)
+    elif held_out is not None:
+        print(f"held out  {held_out}")
+    batches = plan(config, known, config.train.per_device_train_batch_size)
+    rows = sum(map(len, batches)) / len(batches) * config.train.gradient_accumulation_steps * world_size()
+    padding = 1 - sum(known.lengths) / max(1, sum(map(known.cost, batches)))
     print(f"batch     {rows:.1f} samples a step, about {rows * mean:,.0f} tokens, {padding:.1%} padding", flush=True)

@@ -149,7 +149,8 @@ def random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()  # its type allows a dict, which this call does not give
+    name, keys, *rest = numpy_state
     return tensors, {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
 
 
