@@ -7,7 +7,7 @@ Records come in two formats, AI Challenger captions (:func:`process_ali`) and LL
 training. Whatever cannot be used is listed with its reason; above ``data.max_skipped`` nothing is written.
 
 Every random choice depends on the seed, the source's name and the record's number alone: the same input gives the
-same bytes, whatever else was skipped, on any number of processes. The work is done in dataset/preparing.
+same bytes, on any number of processes, and other skipped records change nothing. The work is done in dataset/preparing.
 """
 
 from __future__ import annotations

@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500_000)
     parser.add_argument("--output", type=Path, help="also write the numbers as JSON")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
         link_images(folder, args.images)
         write_records(folder, args.records, args.images)
         sources = [
-            {"name": "chats", "format": "coco", "annotations": str(folder / "chats.jsonl"), "images": place},
-            {"name": "captions", "format": "ali", "annotations": str(folder / "captions.json"), "images": place},
+            {"name": "chats", "format": "coco", "annotations": str(folder / "chats.jsonl"), "images": str(folder)},
+            {"name": "captions", "format": "ali", "annotations": str(folder / "captions.json"), "images": str(folder)},
         ]
         outputs = {key: str(folder / f"out.{key}.json") for key in ("image_map", "annotations", "skipped")}
         models = {"vision": {"path": "a/b"}, "language": {"path": "c/d"}}

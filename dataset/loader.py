@@ -1,7 +1,7 @@
 """PyTorch's DataLoader for our batches, whose workers report an error as one line.
 
 PyTorch raises a worker's exception again in the main process with the worker's whole traceback as its text. Here a
-worker returns the failure as a value in place of a batch, and the main process raises it: no class has to be
+worker returns the failure as a value instead of a batch, and the main process raises it: no class has to be
 recognised by its name.
 """
 

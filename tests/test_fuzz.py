@@ -1,8 +1,8 @@
-"""Whatever a file holds: an answer or one line, never a traceback, a hang, or the whole memory.
+"""Any content of any file: an answer or one line, never a traceback, a hang, or all of the memory.
 
 22,500 cases a run: 11,500 that are the same each time (the seeds are the numbers 0, 1, ... and what hypothesis derives
 from the test's name), and 11,000 that atheris makes where it is installed. ``VLM_FUZZ_MINUTES=30 pytest
-tests/test_fuzz.py`` goes on with other seeds; a failure names its seed.
+tests/test_fuzz.py`` continues with other seeds; a failure names its seed.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
     """Flipped, cut, repeated, joined, re-encoded, or left alone."""
     data = bytearray(content)
     for _ in range(rng.choice([0, 1, 1, 2, 5, 40])):
-        place = rng.randrange(len(data) + 1)
+        position = rng.randrange(len(data) + 1)
         kind = rng.randrange(7)
         if kind == 0 and data:
-            data[min(place, len(data) - 1)] = rng.randrange(256)
+            data[min(position, len(data) - 1)] = rng.randrange(256)
         elif kind == 1:
-            data[place:place] = rng.choice(BITS)
+            data[position:position] = rng.choice(BITS)
         elif kind == 2:
-            del data[place:]
+            del data[position:]
         elif kind == 3:
-            del data[place : place + rng.randrange(1, 20)]
+            del data[position : position + rng.randrange(1, 20)]
         elif kind == 4:
-            data[place:place] = data[: rng.randrange(1, 200)]
+            data[position:position] = data[: rng.randrange(1, 200)]
         elif kind == 5 and data:
-            data[min(place, len(data) - 1)] ^= 1 << rng.randrange(8)
+            data[min(position, len(data) - 1)] ^= 1 << rng.randrange(8)
         else:
             data = data.replace(b"\n", b"\r\n") if rng.random() < 0.5 else data + data
         data = data[:2_000_000]

@@ -37,12 +37,12 @@ BATCHES = [[0, 1], [2], [3], [4, 5], [6], [7], [8]]
 LENGTHS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
 
 
-def taken_by_all(processes: int, accumulation: int, epoch: int, place: int, steps: int | None) -> tuple[list, tuple]:
-    """Samples that count in the following steps of an epoch, in any order, and the position behind them."""
+def taken_by_all(processes: int, accumulation: int, epoch: int, taken: int, steps: int | None) -> tuple[list, tuple]:
+    """Samples that count in the following steps of an epoch, in any order, and the position after them."""
     samples, positions = [], set()
     for rank in range(processes):
         sampler = EpochBatches(BATCHES, LENGTHS, 3, processes, rank, accumulation)
-        skipped = sampler.resume(epoch, place)
+        skipped = sampler.resume(epoch, taken)
         assert skipped % accumulation == 0 and len(sampler.turns) == len(sampler)
         end = len(sampler) if steps is None else min(len(sampler), skipped + steps * accumulation)
         rows = iter(sampler)
@@ -61,22 +61,22 @@ def taken_by_all(processes: int, accumulation: int, epoch: int, place: int, step
 @pytest.mark.parametrize("first", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
 @pytest.mark.parametrize("second", [(1, 1), (1, 3), (2, 1), (3, 1), (3, 2), (4, 2)])
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_another_number_of_processes_goes_on_in_the_epoch_without_loss_or_repetition(first, second, steps):
-    before, (epoch, place) = taken_by_all(*first, 2, 0, steps)
+def test_another_number_of_processes_continues_the_epoch_without_loss_or_repetition(first, second, steps):
+    before, (epoch, taken) = taken_by_all(*first, 2, 0, steps)
     if epoch == 3:
-        assert sorted(before) == list(range(9)) and place == 0
+        assert sorted(before) == list(range(9)) and taken == 0
         return
-    after, position = taken_by_all(*second, 2, place, None)
+    after, position = taken_by_all(*second, 2, taken, None)
     assert sorted(before + after) == list(range(9)) and position == (3, 0)
 
 
 def test_no_step_is_without_a_real_batch():
-    for place in range(len(BATCHES)):
+    for taken in range(len(BATCHES)):
         for processes, accumulation in ((1, 3), (2, 2), (3, 2), (2, 4)):
             counts: dict[int, int] = {}
             for rank in range(processes):
                 sampler = EpochBatches(BATCHES, LENGTHS, 0, processes, rank, accumulation)
-                sampler.resume(0, place)
+                sampler.resume(0, taken)
                 for turn in range(sampler.turn, len(sampler)):
                     step = turn // accumulation
                     counts[step] = counts.get(step, 0) + (sampler.turns[turn] is not None)
@@ -106,7 +106,7 @@ def test_order_does_not_depend_on_the_number_of_processes_but_on_the_epoch():
 def test_costs_of_a_step_are_shared_evenly():
     costs = [100, 10, 90, 20, 80, 30, 70, 40]
     shares = share_out(costs, 2, 4)
-    assert sorted(place for share in shares for place in share) == list(range(8))
-    loads = [sum(costs[place] for place in share) for share in shares]
+    assert sorted(number for share in shares for number in share) == list(range(8))
+    loads = [sum(costs[number] for number in share) for share in shares]
     assert max(loads) - min(loads) <= 20 and [len(share) for share in shares] == [4, 4]
     assert share_out([5, 5, 5], 2, 2) == [[0, 2], [1]]

@@ -16,7 +16,7 @@ from tests.helpers.conversations import ask, conversation
 def test_collate_pads_right_by_position_and_masks_padding(open_dataset):
     dataset = open_dataset(conversations={"text": [conversation(("hello", "yes"))]}, pictures=2)
     samples = [dataset[0], dataset[1]]
-    batch = collate(samples, pad_token_id=dataset.tokenizer.eos_token_id)  # a pad id that also stands in the text
+    batch = collate(samples, pad_token_id=dataset.tokenizer.eos_token_id)  # a pad id that is also in the text
     lengths = [len(s["input_ids"]) for s in samples]
     assert batch["input_ids"].shape == batch["labels"].shape == (2, max(lengths)) and lengths[0] > lengths[1]
     for row, sample in enumerate(samples):

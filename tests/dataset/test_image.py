@@ -1,4 +1,4 @@
-"""Files to pixels: whatever the mode, upright and in RGB; whatever the damage, one line and no crash."""
+"""Files to pixels: every mode upright and in RGB, every damage one line and no crash."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_size_is_checked_before_decoding(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (30_000, 30_000)])  # Pillow warns about one and refuses the other
-def test_what_pillow_calls_a_bomb_is_too_large_whatever_the_limit(tmp_path, size):
+def test_what_pillow_calls_a_bomb_is_too_large_under_any_limit(tmp_path, size):
     assert reason(png_of_size(tmp_path / "bomb.png", *size), max_pixels=10**12).startswith("too large: ")
 
 
@@ -126,7 +126,7 @@ def test_pillow_is_left_as_it_was(tmp_path):
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
 
 
-def test_what_is_no_file_is_said_so(tmp_path):
+def test_what_is_no_file_is_refused_by_name(tmp_path):
     assert reason(tmp_path / "nothing.jpg") == "missing"
     assert reason(tmp_path / ("x" * 5000)) == "missing"
     assert reason("nul\0byte.jpg") == "missing"

@@ -60,7 +60,7 @@ def batches_of(dataset: Failing, workers: int = 1) -> list[dict]:
         (torch.OutOfMemoryError("much"), r"^loading a batch failed: OutOfMemoryError: much \("),
     ],
 )
-def test_an_error_of_a_worker_is_one_line_of_ours_whatever_its_class(dataset, failure, line):
+def test_an_error_of_any_class_in_a_worker_is_one_line(dataset, failure, line):
     dataset.failure = failure
     with pytest.raises(UserError, match=line) as caught:
         batches_of(dataset)

@@ -135,9 +135,9 @@ def test_one_turn_too_long_is_refused_and_never_cut(tokenizer):
     "text",
     ["<think>\nhm\n</think>\n\nyes", " <think>still at it", "<thin", "yes", "", "1 < 2", "</think>", "<b></think>"],
 )
-def test_streamed_in_whatever_pieces_what_was_thought_is_left_out(text):
+def test_thoughts_are_left_out_of_a_stream_in_any_pieces(text):
     for first in range(len(text) + 1):
         for second in range(first, len(text) + 1):
             pieces = [text[:first], text[first:second], text[second:]]
             assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
-    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held longer than it must be
+    assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held back longer than necessary

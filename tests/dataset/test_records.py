@@ -27,7 +27,7 @@ from dataset.records import place_images, turns_of
         (["<|im_<image>end|>"], 1, ["<|im_<|extra_0|>end|>"]),
     ],
 )
-def test_placeholders_stand_where_the_images_did(questions, images, expected):
+def test_placeholders_are_where_the_images_were(questions, images, expected):
     assert place_images(questions, images) == expected
     assert sum(text.count("<|extra_0|>") for text in expected) == images
 

@@ -9,7 +9,7 @@ from qwen.tokenizer import IMAGE_TOKEN
 from tests.helpers.conversations import ask, conversation
 
 
-def test_shown_sample_marks_what_is_learnt(open_dataset):
+def test_a_shown_sample_marks_supervised_tokens(open_dataset):
     dataset = open_dataset()
     text = show_sample(dataset, 0, color=False)
     assert f"user\n{IMAGE_TOKEN} x 8\nWhat color" in text

@@ -109,7 +109,7 @@ def tools(config: Config) -> tuple:
     return load_tokenizer(config.language.path), load_image_processor(config.vision.path)
 
 
-def test_a_set_that_fits_into_one_window_is_learnt_as_from_the_two_files(make_stream):
+def test_a_set_that_fits_into_one_window_trains_as_from_the_two_files(make_stream):
     """To the bit, over two epochs: the batches and their order are the same."""
     overrides = ["data.stream_window=100", "train.max_steps=10", "train.save_steps=10", "lora.lora_dropout=0.2"]
     states = []
@@ -213,7 +213,7 @@ def test_bad_records_are_skipped_counted_and_named_and_no_pickle_is_read(make_co
     assert not mark.exists()
 
 
-def test_a_damaged_shard_costs_what_is_behind_the_damage_and_the_position_stays_exact(make_stream, tmp_path):
+def test_a_damaged_shard_is_read_up_to_the_damage_and_the_position_stays_exact(make_stream, tmp_path):
     config = make_stream("data.stream_window=2", size=5)
     shard = tmp_path / "shards" / "train-000000.tar"
     with tarfile.open(shard) as tar:
@@ -259,7 +259,7 @@ START = Position()
 
 
 def sequence(stream: StreamedDataset, steps: int, position: Position = START, **shared) -> tuple[list, Position]:
-    """The names in so many steps of all processes, in any order within a step, and the position behind."""
+    """The names in so many steps of all processes, in any order within a step, and the position after them."""
     processes, accumulation = shared.get("processes", 1), shared.get("accumulation", 1)
     names: list[list[str]] = [[] for _ in range(steps)]
     positions = set()
@@ -380,7 +380,7 @@ def test_killed_in_either_epoch_it_ends_bit_equal(start):
     done = whole()
     assert done["codes"] == [0], done["output"]
     broken, run = start("broken", "train.dataloader_num_workers=1", *overrides)  # reads ahead of what is trained
-    for count in (6, 11):  # of 24 batches, 6 or 7 an epoch; saved behind every fourth
+    for count in (6, 11):  # of 24 batches, 6 or 7 an epoch; saved after every fourth
         assert broken("--resume", kill={"event": "step", "count": count})["codes"] == [-9]
     progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
     assert progress["stream"]["place"][0] >= 1 and progress["stream"]["place"][4] > 0  # amid a window of epoch 1

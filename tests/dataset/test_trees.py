@@ -26,7 +26,7 @@ X = IGNORE_INDEX
 def test_root_is_what_all_share_and_never_the_token_before_a_label():
     rows = [([1, 9, 9, 5, 6], [X, X, X, X, 6]), ([1, 9, 9, 7, 8, 6], [X, X, X, X, 8, 6])]
     assert root_length(rows, IMAGE, 2) == 3
-    same = [rows[0], rows[0]]  # all five tokens are shared, the last is learnt, the one before predicts it
+    same = [rows[0], rows[0]]  # all five tokens are shared, the last is supervised, the one before predicts it
     assert root_length(same, IMAGE, 2) == 3
     assert root_length(rows[:1], IMAGE, 2) == 0
 
@@ -37,7 +37,7 @@ def test_root_never_cuts_an_image():
     assert root_length([([1, 9, 9, 9, 9, 5, 5], [X] * 6 + [5]), ([1, 9, 5, 5, 5], [X] * 4 + [5])], IMAGE, 2) == 1
 
 
-def test_tree_has_the_root_once_and_positions_that_go_on_from_it():
+def test_a_tree_has_the_root_once_and_positions_that_continue_it():
     rows = [([1, 9, 5, 6], [X, X, X, 6]), ([1, 9, 7, 8, 6], [X, X, X, 8, 6])]
     assert grow_tree(rows, 2) == {
         "input_ids": [1, 9, 5, 6, 7, 8, 6],
@@ -104,10 +104,10 @@ def test_a_tree_never_exceeds_the_longest_prompt(open_dataset):
         assert len(dataset[index]["input_ids"]) <= dataset.lengths[index] <= 120
 
 
-def test_images_behind_the_question_fall_back_to_rows_or_are_moved_to_the_front(open_dataset):
-    behind = {"0": [conversation((f"What is it?\n{IMAGE_TOKEN}", "a")), conversation((f"Where?\n{IMAGE_TOKEN}", "b"))]}
-    assert [len(tree) for tree in open_dataset(conversations=behind).trees] == [1] * 5
-    dataset = open_dataset("data.images_first=true", conversations=behind)
+def test_images_after_the_question_become_rows_or_are_moved_to_the_front(open_dataset):
+    after = {"0": [conversation((f"What is it?\n{IMAGE_TOKEN}", "a")), conversation((f"Where?\n{IMAGE_TOKEN}", "b"))]}
+    assert [len(tree) for tree in open_dataset(conversations=after).trees] == [1] * 5
+    dataset = open_dataset("data.images_first=true", conversations=after)
     assert [len(tree) for tree in dataset.trees] == [2, 1, 1, 1] and len(dataset[0]["pixel_values"]) == 1
     assert f"user\n{IMAGE_TOKEN * 8}\nWhat is it?" in dataset.tokenizer.decode(dataset[0]["input_ids"])
 

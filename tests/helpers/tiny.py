@@ -145,6 +145,6 @@ def picture(color: str) -> Image.Image:
 
 
 def never_ends(assistant) -> None:
-    """Answers as long as asked for, up to 4,000 tokens, whatever the model would say."""
+    """Let answers be as long as asked for, up to 4,000 tokens: the model cannot end them."""
     assistant.model.language.generation_config.eos_token_id = None
     assistant.config.language.max_length = 4096

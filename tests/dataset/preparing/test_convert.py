@@ -116,7 +116,7 @@ def test_an_image_keeps_all_its_conversations_under_one_id_in_order():
     assert [c["turns"][0]["a"] for c in annotations["6"]] == [["2"]]
 
 
-def test_the_next_source_goes_on_where_the_last_stopped_and_knows_its_files(tmp_path):
+def test_the_next_source_continues_the_ids_and_knows_the_files_of_the_last(tmp_path):
     (tmp_path / "sub").mkdir()
     known: dict = {}
     first, _ = process_coco([llava("a", "q", "1")], {"a": tmp_path / "a.png"}, known=known)

@@ -45,7 +45,7 @@ def test_a_broken_file_is_one_line_with_the_position(tmp_path, content, expected
     assert "\n" not in str(caught.value)
 
 
-def test_records_may_stand_one_a_line_or_in_several_lists(tmp_path):
+def test_records_may_be_one_a_line_or_in_several_lists(tmp_path):
     first, second = {"image": "a.jpg", "n": 1}, {"image": "b.jpg", "n": 22}
     for text in (
         f"{json.dumps(first)}\n{json.dumps(second)}\n",

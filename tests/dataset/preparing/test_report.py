@@ -7,7 +7,7 @@ from PIL import Image
 from tests.helpers.workplace import llava, picture
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_goes_on(workplace):
+def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_used(workplace):
     good = [{"image_id": f"{i}.png", "caption": "好"} for i in range(3)]
     hostile = ["gone.png", "broken.png", "large.png", "../secret.png", "half\ud800.png"]
     rejected = [{"image_id": "0.png", "caption": ""}, 17]

@@ -47,7 +47,7 @@ def test_all_files_are_complete_before_the_first_is_replaced(tmp_path, monkeypat
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["a.json", "b.json"]
 
 
-def test_a_folder_in_the_place_of_a_file_is_noticed_before_anything_is_replaced(tmp_path):
+def test_a_folder_with_the_name_of_a_result_is_noticed_before_anything_is_replaced(tmp_path):
     (tmp_path / "b.json").mkdir()
     with pytest.raises(UserError, match="b.json: cannot be written"):
         write_results({tmp_path / "a.json": 1, tmp_path / "b.json": 2})
