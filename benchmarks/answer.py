@@ -3,15 +3,17 @@
     python -m benchmarks.answer
     python -m benchmarks.answer --preset qwen2.5-1.5b    # on a GPU
 
-"llava" is transformers' own ``generate``, which computes the picture for every question. "ours" keeps the keys and
-values of what was computed, so a follow-up about the same picture begins behind it. Random weights, greedy, runs
-interleaved; the follow-up repeats the first question with its answer in front, as a conversation does.
+"llava" is transformers' own ``generate``, which computes the picture for every question. "ours" keeps a prefix cache:
+a follow-up about the same picture computes only what is new. The weights are random, decoding is greedy, and the runs
+are interleaved. The follow-up comes after the first question and its answer, as in a conversation.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,17 +30,18 @@ from benchmarks.common import (
 )
 
 NEW = 20  # tokens of an answer
+_R = TypeVar("_R")
 
 
 class Clock:
-    """A streamer that only notes when the first new token came."""
+    """A streamer that only notes the time of the first new token."""
 
     def __init__(self) -> None:
         self.first: float | None = None
         self.prompt = True
 
-    def put(self, ids) -> None:
-        if self.prompt:  # generate hands over the prompt first
+    def put(self, ids: torch.Tensor) -> None:
+        if self.prompt:  # the first call brings the prompt
             self.prompt = False
         elif self.first is None:
             synchronise()
@@ -48,14 +51,15 @@ class Clock:
         pass
 
 
-def timed(generate, *arguments) -> tuple[tuple[float, float], object]:
-    """Seconds to the first token, and tokens per second after it; and what the call returned."""
+def timed(generate: Callable[..., _R], *arguments: Any) -> tuple[tuple[float, float], _R]:
+    """Seconds to the first token and tokens per second after it; and what the call returned."""
     clock = Clock()
     synchronise()
     begin = time.perf_counter()
     result = generate(*arguments, clock)
     synchronise()
     end = time.perf_counter()
+    assert clock.first is not None, "generate gave no token"
     return (clock.first - begin, (NEW - 1) / (end - clock.first)), result
 
 
@@ -66,11 +70,11 @@ def main() -> None:
     first = rows_of_one_image(shape, 1, generator)[0][0]
     question = torch.randint(1, shape.vocab_size - 2, (20,), generator=generator).tolist()
     pixels = torch.rand(1, 3, shape.image_size, shape.image_size, generator=generator).to(device, dtype)
-    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
     ours, llava = build_to_answer(shape, dtype, device)
 
     def ask_llava(prompt: list[int], clock: Clock) -> list[int]:
-        """The conversation so far, with the answer."""
+        """The ids of the conversation so far, with the answer."""
         ids = torch.tensor([prompt], device=device)
         mask = torch.ones_like(ids)
         inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
@@ -89,7 +93,7 @@ def main() -> None:
         seen["ours 2"], _ = timed(ask_ours, talk + question, prefix)
         return seen
 
-    one_round()  # warms up
+    one_round()  # to warm up
     rounds = [one_round() for _ in range(args.repeats)]
     seen = {name: [numbers[name] for numbers in rounds] for name in rounds[0]}
     rows = []

@@ -1,8 +1,8 @@
-"""What the benchmarks share: models of a preset's shapes with random weights, made-up samples, timing and tables.
+"""Shared by the benchmarks: models of a preset's shapes with random weights, samples, timing and tables.
 
 "llava" is what a user would otherwise write: transformers' ``LlavaForConditionalGeneration`` (SigLIP tower, patch 0
 dropped, Qwen2) with peft LoRA on the language model and a trained projector. "ours" is :class:`MMultiModal` of the
-same shapes. Random weights serve: the time of a step does not depend on their values.
+same shapes. The weights are random: the time of a step does not depend on their values.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -58,7 +59,7 @@ class Shape:
 SO400M = (1152, 4304, 27, 16)
 SMALL_TOWER = (256, 1024, 6, 4)
 PRESETS = {
-    # The head is as large a share of the language model as in Qwen2.5-0.5B: 8.4 M of 32 M against 136 M of 494 M.
+    # The head is the same share of the language model as in Qwen2.5-0.5B: 8.4 M of 32 M, 136 M of 494 M.
     "cpu": Shape(16_384, 512, 1408, 8, 8, 2, *SMALL_TOWER),
     "cpu-vocab": Shape(151_936, 512, 1408, 8, 8, 2, *SMALL_TOWER),
     "tiny": Shape(1000, 64, 128, 2, 4, 2, 32, 64, 2, 4, image_size=112),
@@ -66,6 +67,7 @@ PRESETS = {
     "qwen2.5-1.5b": Shape(151_936, 1536, 8960, 28, 12, 2, *SO400M),
     "qwen2.5-7b": Shape(152_064, 3584, 18_944, 28, 28, 4, *SO400M, tied=False),
 }
+_M = TypeVar("_M", bound=nn.Module)
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -102,7 +104,10 @@ def configs(shape: Shape) -> tuple[SiglipVisionConfig, Qwen2Config]:
     return vision, language
 
 
-def build_ours(shape: Shape, dtype: torch.dtype, device: torch.device, rank: int = 16, checkpointing: bool = True):
+def build_ours(
+    shape: Shape, dtype: torch.dtype, device: torch.device, rank: int = 16, checkpointing: bool = True
+) -> MMultiModal:
+    """Frozen tower and language model, trained projector and LoRA, as :class:`MMultiModal`; in training mode."""
     vision, language = configs(shape)
     with torch.device(device):
         torch.set_default_dtype(dtype)
@@ -117,7 +122,10 @@ def build_ours(shape: Shape, dtype: torch.dtype, device: torch.device, rank: int
     return _ready(model, checkpointing, model.gradient_checkpointing_enable)
 
 
-def build_llava(shape: Shape, dtype: torch.dtype, device: torch.device, rank: int = 16, checkpointing: bool = True):
+def build_llava(
+    shape: Shape, dtype: torch.dtype, device: torch.device, rank: int = 16, checkpointing: bool = True
+) -> Any:
+    """The same as transformers' LLaVA with peft."""
     vision, language = configs(shape)
     config = LlavaConfig(
         vision_config=vision,
@@ -147,7 +155,8 @@ def build_llava(shape: Shape, dtype: torch.dtype, device: torch.device, rank: in
     return _ready(model, checkpointing, enable)
 
 
-def _ready(model: nn.Module, checkpointing: bool, enable: Callable) -> nn.Module:
+def _ready(model: _M, checkpointing: bool, enable: Callable[[], object]) -> _M:
+    """In training mode, what is trained in fp32."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -156,10 +165,10 @@ def _ready(model: nn.Module, checkpointing: bool, enable: Callable) -> nn.Module
     return model.train()
 
 
-def build_to_answer(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Ours and llava as they answer: in one dtype, adapters folded into the weights where those are fp32."""
-    options = {"dtype": dtype, "device": device, "checkpointing": False}
-    ours, llava = build_ours(shape, **options).eval().to(dtype), build_llava(shape, **options).eval().to(dtype)
+def build_to_answer(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[MMultiModal, Any]:
+    """Ours and llava as they answer: in one dtype, adapters merged into fp32 weights."""
+    ours = build_ours(shape, dtype, device, checkpointing=False).eval().to(dtype)
+    llava = build_llava(shape, dtype, device, checkpointing=False).eval().to(dtype)
     if dtype == torch.float32:
         ours.merge_adapters()
         llava = llava.merge_and_unload()
@@ -169,24 +178,26 @@ def build_to_answer(shape: Shape, dtype: torch.dtype, device: torch.device) -> t
 # ---------------------------------------------------------------------------------------------- samples
 
 
-def rows_of_one_image(shape: Shape, questions: int, generator: torch.Generator, text: int = 28, answer: int = 10):
+def rows_of_one_image(
+    shape: Shape, questions: int, generator: torch.Generator, text: int = 28, answer: int = 10
+) -> list[tuple[list[int], list[int]]]:
     """``input_ids`` and ``labels`` of conversations about one image, 12 + N + ``text`` tokens each.
 
-    12 are system text and the start of the user's turn. Of the ``text`` tokens the last ``answer`` are learnt from.
+    The 12 are the system prompt and the start of the user's turn. The last ``answer`` tokens have labels.
     """
     opening = torch.randint(1, shape.vocab_size - 2, (12,), generator=generator).tolist()
     opening += [image_token(shape)] * visual_tokens(shape)
     rows = []
     for number in range(questions):
         ids = torch.randint(1, shape.vocab_size - 2, (text,), generator=generator).tolist()
-        ids[0] = 1 + number  # conversations differ from their first own token on
+        ids[0] = 1 + number  # each conversation differs from its first own token on
         labels = [IGNORE_INDEX] * (len(opening) + text - answer) + ids[-answer:]
         rows.append((opening + ids, labels))
     return rows
 
 
 def batch_of(shape: Shape, rows_per_tree: int, images: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """``images`` trees of ``rows_per_tree`` questions, as the dataset would collate them."""
+    """``images`` trees of ``rows_per_tree`` questions, collated as by the dataset."""
     samples = []
     for number in range(images):
         rows = rows_of_one_image(shape, rows_per_tree, generator)
@@ -202,14 +213,14 @@ def batch_of(shape: Shape, rows_per_tree: int, images: int, generator: torch.Gen
 
 
 def step_flops(shape: Shape, length: int, rows: int, labels: int, rank: int = 16) -> float:
-    """Floating point operations of a training step that the model asks for, whoever computes how much besides.
+    """Floating point operations that a training step needs, without any that an implementation adds.
 
-    ``rows`` sequences of ``length`` tokens with one image each, ``labels`` positions in all that are learnt from. A
-    matrix of P entries takes 2 P operations a token forward, and 2 P more backward for the gradient of its input; the
-    trained ones (LoRA, projector) take 2 P more for their own. Attention takes 4 T^2 D a layer forward and twice that
-    backward, as if every token saw every other (a causal mask needs half). The frozen tower only goes forward.
-    Recomputing under checkpointing does not count; nor do, at positions without a label, the head and all of the last
-    layer but keys and values.
+    The step has ``rows`` sequences of ``length`` tokens with one image each, and ``labels`` positions with a label in
+    all. A matrix of P entries takes 2 P operations a token forward and 2 P backward for the gradient of its input; a
+    trained one (LoRA, projector) takes 2 P more for its own gradient. Attention takes 4 T^2 D a layer forward and
+    twice that backward, as if every token saw every other (a causal mask needs half). The frozen tower runs forward
+    only. Not counted: recomputing under checkpointing, and at positions without a label, the head and all of the last
+    layer except keys and values.
     """
     d, ffn, width = shape.hidden_size, shape.intermediate_size, shape.hidden_size // shape.heads
     keys_values = [(d, width * shape.key_value_heads)] * 2
@@ -230,7 +241,7 @@ def step_flops(shape: Shape, length: int, rows: int, labels: int, rank: int = 16
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:
-    """Operations per second of a square matrix product, the most that this card gives in this dtype."""
+    """Operations per second of a large matrix product: the most that this card reaches in this dtype."""
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     taken = []
     for _ in range(repeats + 3):
@@ -246,7 +257,7 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int = 8192, r
 
 
 def interleaved(runs: dict[str, Callable[[], None]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run, in turn, so that a machine that slows down slows all of them."""
+    """Seconds of each run. They take turns, so a machine that slows down slows all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(warm_up + repeats):
         for name, run in runs.items():
@@ -265,7 +276,7 @@ def synchronise() -> None:
 
 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
-    """Median, least and greatest of slow / fast, pair by pair of the interleaved runs."""
+    """Median, least and greatest of slow / fast, over the pairs of interleaved runs."""
     ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
@@ -280,7 +291,7 @@ def parser(description: str, presets: list[str]) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--preset", choices=presets, default=presets[0], help="shapes (default: %(default)s)")
     made.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each (default: %(default)s)")
-    made.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    made.add_argument("--output", type=Path, metavar="FILE", help="also write the numbers as JSON")
     return made
 
 
@@ -297,10 +308,11 @@ def finish(rows: list[dict], args: argparse.Namespace) -> None:
         args.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def device_and_dtype() -> tuple[torch.device, torch.dtype]:
+    """CUDA in bf16 if there is one, else the CPU in fp32."""
     cuda = torch.cuda.is_available()
     return torch.device("cuda" if cuda else "cpu"), torch.bfloat16 if cuda else torch.float32

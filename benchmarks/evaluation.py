@@ -2,14 +2,15 @@
 
     python -m benchmarks.evaluation
 
-"llava" is transformers' ``generate`` on a left-padded batch, the picture in every row. "ours" computes what the
-questions of an image share once and answers all of them in one batch behind it, as ``evaluate.py`` does. Both answer
-the same number of questions with 8 new tokens each, greedy; runs interleaved.
+"llava" is transformers' ``generate`` on a left-padded batch with the picture in every row. "ours" computes what the
+questions of an image share once and then answers all of them in one batch, as ``evaluate.py`` does. Both answer the
+same number of questions with 8 new tokens each, greedily; the runs are interleaved.
 """
 
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def main() -> None:
     made.add_argument("--batch", type=int, default=10, metavar="N", help="questions in a batch (default: %(default)s)")
     args = made.parse_args()
     shape, (device, dtype) = PRESETS[args.preset], device_and_dtype()
-    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
     ours, llava = build_to_answer(shape, dtype, device)
     rows = []
     for each in (1, 5, 10):

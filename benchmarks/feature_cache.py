@@ -1,13 +1,13 @@
-"""The feature cache: what an image costs with it and without, and when filling it has paid.
+"""The feature cache: what an image costs with and without it, and after how many epochs it saves time.
 
     python -m benchmarks.feature_cache
     python -m benchmarks.feature_cache --preset qwen2.5-0.5b --images 8    # the tower is so400m: slow on a CPU
 
-"prepare" is what the loader's processes do for an image of 640 x 480 (decoding, resizing, one core), "tower" what the
-device does behind it, "read" what the cache does in place of both. The files were just written, so reading them is
-reading memory: add what your disk takes for the megabytes of an image. The last line says after how many epochs
-filling the cache (prepare, tower, write) has been won back, as if the loader had cores enough to hide "prepare"; where
-reading is no faster than the tower, never.
+"prepare" is what the loader's processes do for an image of 640 x 480 (decoding, resizing, one core), "tower" is what
+the device does then, and "read" is what the cache does instead of both. The files were just written, so they are read
+from memory: add the time that your disk needs for the megabytes of an image. The last line says after how many epochs
+the cache has saved the time of filling it (prepare, tower, write), if the loader has enough cores to hide "prepare". If
+reading is not faster than the tower, it never does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
@@ -29,8 +30,8 @@ from model.model import quiet_libraries
 from visual.SIGLIP_VIT import SiglipViT
 
 
-def milliseconds(work: Callable, items: Iterable) -> list[float]:
-    """Of ``work`` on each item but the first, which warms up."""
+def milliseconds(work: Callable[[Any], object], items: Iterable[Any]) -> list[float]:
+    """Of ``work`` on each item except the first, which warms up."""
     taken = []
     for item in items:
         synchronise()
@@ -42,7 +43,7 @@ def milliseconds(work: Callable, items: Iterable) -> list[float]:
 
 
 def save_tower(folder: Path, config: SiglipVisionConfig, dtype: torch.dtype) -> SiglipViT:
-    """A tower of random weights, saved as a hub's folder so that the cache can name its features after it."""
+    """A tower of random weights, saved as a folder, by which the cache names its features."""
     SiglipVisionModel(config).to(dtype).save_pretrained(folder)
     return SiglipViT.from_pretrained(folder, dtype=dtype).eval()
 
@@ -61,8 +62,8 @@ def main() -> None:
         for number, path in enumerate(paths):
             write_jpeg(Path(path), (640, 480))
             with open(path, "ab") as file:
-                file.write(bytes([number % 256, number // 256]))  # behind the picture: another file, another feature
-        pixels = []
+                file.write(bytes([number % 256, number // 256]))  # after the picture: a file of its own for the cache
+        pixels: list[torch.Tensor] = []
         prepare = milliseconds(lambda path: pixels.append(prepare_image(load_image(path), processor)), paths)
         with torch.inference_mode():
             encode = milliseconds(lambda image: tower(image[None].to(device, dtype)), pixels)
@@ -79,9 +80,8 @@ def main() -> None:
     ]
     finish(rows, args)
     won = statistics.median(encode) - statistics.median(read)
-    print(
-        f"{size / 1e6:.2f} MB an image; won back after {f'{fill / won:.1f} epochs' if won > 0 else 'no epoch at all'}"
-    )
+    epochs = f"saves time after {fill / won:.1f} epochs" if won > 0 else "never saves time"
+    print(f"{size / 1e6:.2f} MB an image; {epochs}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Reading images: how many per second one core decodes and prepares, by size.
+"""Reading images: how many one core decodes and prepares per second, by size.
 
     python -m benchmarks.loader
 
 Each is a JPEG of shapes and noise, read and prepared as in training: decode, orientation, RGB, the encoder's processor
 at 384 px. On a machine with n cores, ``train.dataloader_num_workers: n`` reads about n times as many.
 
-The last columns are why JPEG's draft mode (decoding at 1/2, 1/4 or 1/8 of the size) is not used: how much faster it
+The last columns show why JPEG's draft mode (decoding at 1/2, 1/4 or 1/8 of the size) is not used: how much faster it
 would be, and by how many of 255 levels ``pixel_values`` would differ at most. The processor itself rounds to whole
-levels, so half a level is what may be lost unseen.
+levels, so a difference of half a level would not matter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -30,7 +31,7 @@ SIZES = ((640, 480), (1280, 960), (1920, 1440), (4032, 3024))
 
 
 def write_jpeg(path: Path, size: tuple[int, int]) -> None:
-    """Smooth noise with hard-edged discs on it, of a 20th to a 200th of the width."""
+    """Smooth noise with sharp discs on it, whose radii are 1/200 to 1/20 of the width."""
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
     noise = (torch.rand(24, 32, 3, generator=generator) * 255).byte().numpy()
     picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
@@ -42,13 +43,16 @@ def write_jpeg(path: Path, size: tuple[int, int]) -> None:
 
 
 def load_draft(path: Path) -> Image.Image:
-    """At the smallest of JPEG's own scales that is no smaller than what the processor wants."""
+    """At the smallest of JPEG's own scales that is not below the processor's size."""
     image = Image.open(path)
     image.draft("RGB", (384, 384))
     return image.convert("RGB")
 
 
-def seconds_per_image(load: Callable[[Path], Image.Image], path: Path, processor, most: float = 2.0) -> list[float]:
+def seconds_per_image(
+    load: Callable[[Path], Image.Image], path: Path, processor: Any, most: float = 2.0
+) -> list[float]:
+    """Of repeated loads for ``most`` seconds in all, without the first."""
     taken: list[float] = []
     while sum(taken) < most:
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Peak memory of this process on Linux, above what it held before."""
+"""Peak memory of this process on Linux, above what it had before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def resident() -> int:
 
 
 def peak_during(work: Callable[[], object]) -> int:
-    """Bytes that ``work`` held at most above the start, sampled every 2 ms from another thread."""
+    """The most bytes that ``work`` needed above those at its start, sampled every 2 ms from another thread."""
     before, most, running = resident(), 0, True
 
     def watch() -> None:

@@ -4,28 +4,32 @@
     python -m benchmarks.train_step --preset cpu-vocab --memory
     python -m benchmarks.train_step --preset qwen2.5-1.5b    # on a GPU
 
-A sample is a question with its answer: 28 tokens behind system text and image. "llava" and "ours, rows" take one
-question per row; "trees of n" take n questions on one image as one sequence. Every step is forward, backward and
+A sample is a question with its answer: 28 tokens after the system prompt and the image. "one question per row" has each
+in its own sequence; "trees of n" has n questions on one image in one sequence. Every step is forward, backward and
 AdamW on the same number of images. All run interleaved in one process; ratios are medians over pairs (least, most).
 
-"Tflop/s" counts what the model asks for (benchmarks.common.step_flops has the formula); on CUDA it stands beside the
-card's own matrix product, measured in the same run. Where liger_kernel is installed, "llava" also runs with its fused
-cross-entropy.
+"Tflop/s" counts the operations that the model needs (benchmarks.common.step_flops has the formula). On CUDA it is
+compared with a large matrix product on the same card in the same run. If liger_kernel is installed, "llava" also runs
+with its fused cross-entropy.
 
-With --memory, each runs once in a process of its own and the peak above the weights is printed.
+With --memory, each runs once in its own process, and the peak above the weights is printed.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks.common import (
     PRESETS,
+    Shape,
     batch_of,
     build_llava,
     build_ours,
@@ -43,8 +47,16 @@ from dataset.prompt import IGNORE_INDEX
 BRANCHES = (1, 2, 5, 10)
 
 
-def stepper(model, shape, branches: int, rows: int, llava: bool):
-    """A function that does one optimiser step, the number of samples in it, and its floating point operations."""
+class Run(NamedTuple):
+    """One optimiser step, the number of samples in it, and the floating point operations that it needs."""
+
+    step: Callable[[], None]
+    samples: int
+    operations: float
+
+
+def stepper(model: Any, shape: Shape, branches: int, rows: int, llava: bool) -> Run:
+    """A step of ``rows`` images with ``branches`` questions each."""
     device, dtype = device_and_dtype()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     batch = batch_of(shape, branches, rows, torch.Generator().manual_seed(0))
@@ -62,14 +74,14 @@ def stepper(model, shape, branches: int, rows: int, llava: bool):
         optimizer.zero_grad()
 
     labels = int((batch["labels"] != IGNORE_INDEX).sum())
-    return step, rows * branches, step_flops(shape, batch["input_ids"].shape[1], rows, labels)
+    return Run(step, rows * branches, step_flops(shape, batch["input_ids"].shape[1], rows, labels))
 
 
-def runs_of(args):
-    """name -> (step, samples in it, operations)."""
+def runs_of(args: argparse.Namespace) -> dict[str, Run]:
+    """All runs by name, llava first."""
     shape = PRESETS[args.preset]
     device, dtype = device_and_dtype()
-    options = {"dtype": dtype, "device": device, "checkpointing": not args.no_checkpointing}
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "checkpointing": not args.no_checkpointing}
     ours, llava = build_ours(shape, **options), build_llava(shape, **options)
     runs = {"llava, one question per row": stepper(llava, shape, 1, args.rows, llava=True)}
     if device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
@@ -81,28 +93,29 @@ def runs_of(args):
     return runs
 
 
-def with_liger(llava):
-    """Liger's fused head and cross-entropy, and none of its other kernels."""
+def with_liger(llava: Any) -> Any:
+    """With Liger's fused head and cross-entropy, without its other kernels."""
     from liger_kernel.transformers import apply_liger_kernel_to_llava
 
     apply_liger_kernel_to_llava(model=llava.get_base_model(), rope=False, rms_norm=False, swiglu=False)
     return llava
 
 
-def speed(args) -> list[dict]:
+def speed(args: argparse.Namespace) -> list[dict]:
     runs = runs_of(args)
-    seconds = interleaved({name: step for name, (step, *_) in runs.items()}, args.repeats)
+    seconds = interleaved({name: run.step for name, run in runs.items()}, args.repeats)
     device, dtype = device_and_dtype()
     ceiling = matmul_ceiling(device, dtype) if device.type == "cuda" else None
-    (base, per_step), *_ = ((seconds[name], count) for name, (_, count, _) in runs.items())
+    llava = next(iter(runs))
+    base = [s / runs[llava].samples for s in seconds[llava]]  # seconds per sample
     rows = []
-    for name, (_, count, operations) in runs.items():
-        rate = operations / statistics.median(seconds[name])
-        median, least, most = ratio([s / per_step for s in base], [s / count for s in seconds[name]])
+    for name, run in runs.items():
+        rate = run.operations / statistics.median(seconds[name])
+        median, least, most = ratio(base, [s / run.samples for s in seconds[name]])
         rows.append(
             {
                 "": name,
-                "samples/s": count / statistics.median(seconds[name]),
+                "samples/s": run.samples / statistics.median(seconds[name]),
                 "s/step": statistics.median(seconds[name]),
                 "times llava": median,
                 "least": least,
@@ -114,9 +127,9 @@ def speed(args) -> list[dict]:
     return rows
 
 
-def peak_above_weights(args) -> list[dict]:
+def peak_above_weights(args: argparse.Namespace) -> list[dict]:
     """Each in its own process: the allocator of one must not hide the peak of another."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for which in ("llava", "ours"):
         command = [sys.executable, "-m", "benchmarks.train_step", "--preset", args.preset, "--one", which]
         command += ["--rows", str(args.rows)] + (["--no-checkpointing"] if args.no_checkpointing else [])
@@ -127,13 +140,13 @@ def peak_above_weights(args) -> list[dict]:
     return rows
 
 
-def measure_one(args) -> None:
-    """Print the MiB that two steps needed above what stood in memory before them."""
+def measure_one(args: argparse.Namespace) -> None:
+    """Print the MiB that two steps needed above what was in memory before them."""
     shape = PRESETS[args.preset]
     device, dtype = device_and_dtype()
     build = build_llava if args.one == "llava" else build_ours
     model = build(shape, dtype=dtype, device=device, checkpointing=not args.no_checkpointing)
-    step, *_ = stepper(model, shape, 1, args.rows, llava=args.one == "llava")
+    step = stepper(model, shape, 1, args.rows, llava=args.one == "llava").step
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         step(), step()

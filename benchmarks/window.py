@@ -1,9 +1,9 @@
-"""The window's longest pause: how long its loop was kept from an event while a model loads and while it answers.
+"""The window's longest pause: how long an event waits for its loop while a model loads and while it answers.
 
     python -m benchmarks.window --checkpoint checkpoints/demo
 
-An ``after`` callback beats every 5 ms, and the longest time between two beats is reported, for the loading (in which
-PyTorch is imported) and for an answer of 200 tokens. The window opens on a virtual screen of its own (Xvfb).
+A callback of ``after`` beats every 5 ms. The longest time between two beats is printed for the loading, in which
+PyTorch is imported, and for answers of 200 tokens. The window opens on a virtual screen (Xvfb).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import tkinter
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +28,7 @@ BEAT_MS, NEW = 5, 200
 
 
 class Pulse:
-    """Beats in a root's loop; :meth:`longest` pause in ms since the last call."""
+    """Beats in a root's loop."""
 
     def __init__(self, root: tkinter.Tk) -> None:
         self.root, self.beats = root, [time.perf_counter()]
@@ -38,6 +39,7 @@ class Pulse:
         self.root.after(BEAT_MS, self.beat)
 
     def longest(self) -> float:
+        """The longest pause in ms since the last call."""
         beats, self.beats = [*self.beats, time.perf_counter()], self.beats[-1:]
         return 1000 * max(later - sooner for sooner, later in zip(beats, beats[1:], strict=False))
 
@@ -55,14 +57,14 @@ def main() -> None:
         root = tkinter.Tk(screenName=screen)
         window = Window(root, args.checkpoint, "cpu", str(picture), Preferences(max_new_tokens=NEW))
         root.update()
-        print(f"window there after {time.perf_counter() - begin:.2f} s")
+        print(f"window open after {time.perf_counter() - begin:.2f} s")
         pulse = Pulse(root)
         live(root, lambda: window.loading is None and window.reading is None)
         assistant = window.worker.assistant
         if assistant is None:
             sys.exit(f"error: {window.notes[-1].line}")
-        print(f"model there after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
-        assistant.model.language.generation_config.eos_token_id = None  # every answer as long as asked for
+        print(f"model loaded after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
+        assistant.model.language.generation_config.eos_token_id = None  # every answer has the full length
         for _ in range(args.repeats):
             window.new_conversation()
             window.view.question = "What is in the picture?"
@@ -76,8 +78,8 @@ def main() -> None:
         window.worker.close(10)
 
 
-def live(root: tkinter.Tk, until) -> None:
-    """Tk's own loop, until something is so."""
+def live(root: tkinter.Tk, until: Callable[[], object]) -> None:
+    """Run Tk's loop until the condition holds."""
 
     def check() -> None:
         root.quit() if until() else root.after(20, check)

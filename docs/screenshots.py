@@ -1,8 +1,8 @@
-"""Takes the pictures of the window that the README shows, on a virtual screen of its own (Xvfb).
+"""Takes the pictures of the window for the README, on a virtual screen (Xvfb).
 
     python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
 
-The questions are the first that the demo's annotations ask about the pictures; the answers are the model's.
+The questions are the first about each picture in the demo's annotations; the answers are the model's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 import tkinter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageGrab
@@ -55,9 +56,14 @@ def held_out(data: Path) -> list[tuple[Path, list[str]]]:
 
 
 def shoot(
-    screen: str, file: Path, preferences: Preferences, checkpoint: Path, picture: Path | None = None, questions=()
+    screen: str,
+    file: Path,
+    preferences: Preferences,
+    checkpoint: Path,
+    picture: Path | None = None,
+    questions: Sequence[str] = (),
 ) -> None:
-    """Open the window, ask, and save what is to be seen."""
+    """Open the window, ask, and save a picture of it."""
     root = tkinter.Tk(screenName=screen)
     window = Window(root, checkpoint, "cpu", str(picture) if picture else None, preferences)
     live(root, lambda: window.loading is None and window.reading is None)
@@ -74,14 +80,15 @@ def shoot(
     window.worker.close(10)
 
 
-def live(root: tkinter.Tk, until) -> None:
+def live(root: tkinter.Tk, until: Callable[[], object]) -> None:
+    """Run Tk's loop until the condition holds."""
     while not until():
         root.update()
         time.sleep(0.01)
 
 
 def grab(root: tkinter.Tk, screen: str) -> Image.Image:
-    """The window from the top of the screen, where its menu is: without a window manager it has no other place."""
+    """The window and its menu, which without a window manager are at the top of the screen."""
     right, bottom = root.winfo_rootx() + root.winfo_width(), root.winfo_rooty() + root.winfo_height()
     return ImageGrab.grab(bbox=(root.winfo_rootx(), 0, right, bottom), xdisplay=screen)
 
