@@ -80,7 +80,11 @@ class MMultiModal(nn.Module):
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """``pixel_values`` [K, 3, H, W] -> visual tokens in the language model's space [K, N, Dl]."""
-        with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
+        if self.train_vision:
+            return self.project(self.vision(pixel_values))
+        # Without autocast, which would put every layer norm and what follows it into fp32: a frozen tower is in the
+        # dtype that it computes in, as when it answers.
+        with torch.no_grad(), torch.autocast(pixel_values.device.type, enabled=False):
             features = self.vision(pixel_values)  # [K, 729, Dv]
         return self.project(features)
 

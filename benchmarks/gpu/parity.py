@@ -21,8 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.common import PRESETS, Shape, batch_of, build_ours, image_token, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import RANK, language_of, layers_of
 from benchmarks.gpu.part import Part, Skip
-from model.fused_lora import fuse_lora
-from model.plain_peft import lora
+from model.fused_lora import fuse_lora, unfuse_lora
 
 QUESTIONS = 5
 WAYS = {  # trees or rows, attention, last layer narrowed, layers compiled, LoRA fused
@@ -115,9 +114,7 @@ class Pair:
             if compiled:
                 layer.compile(dynamic=True)
         model.zero_grad()
-        for module in list(model.modules()):
-            if isinstance(module, lora.Linear):
-                module.__class__ = lora.Linear
+        unfuse_lora(model.language)
         if fused:
             fuse_lora(model.language)
         whole = mock.patch.object(type(language), "_narrows", lambda *_: False)

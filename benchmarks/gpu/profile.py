@@ -191,7 +191,7 @@ def device_facts(events) -> dict:
     }
 
 
-def top_kernels(events, cuda: bool, count: int = 15) -> list[dict]:
+def top_kernels(events, cuda: bool, count: int = 40) -> list[dict]:
     """The kernels that take the most time, or on a CPU the operations."""
     times: dict[str, list[float]] = defaultdict(list)
     for event in on_device(events) if cuda else events:

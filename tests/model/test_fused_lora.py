@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
+from transformers import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
-from model.fused_lora import FusedLoraLinear, fuse_lora
+from model.fused_lora import FusedGateUp, FusedLoraLinear, fuse_lora, unfuse_lora
 from model.plain_peft import LoraConfig, get_peft_model, lora
 
 
@@ -57,6 +60,59 @@ def test_under_autocast_trained_weights_stay_fp32_and_their_gradients_too():
         assert found[name].dtype == wanted[name].dtype
         # bf16 keeps 8 bits: each of the four products in a row rounds by up to 2 ** -9 = 0.002 of its result.
         assert (found[name].float() - wanted[name].float()).norm() < 0.01 * wanted[name].float().norm(), name
+
+
+def test_a_trained_bias_of_the_frozen_layer_gets_its_gradient():
+    theirs, ours = two_layers(bias=True)
+    for net in (theirs, ours):
+        net.base_model.model[0].base_layer.bias.requires_grad_(True)
+    x = torch.randn(3, 12)
+    wanted, found = outcome(theirs, x), outcome(ours, x)
+    assert len(found) == 7
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_the_operator_is_what_torch_asks_of_one(rate):
+    torch.manual_seed(0)
+    x, weight, bias, a, b = (torch.randn(shape) for shape in ((6, 4), (5, 4), (5,), (2, 4), (5, 2)))
+    for tensor in (x, a, b):
+        tensor.requires_grad_()
+    # Dropout draws anew in each call: only what does not compare two calls is checked with it.
+    checks = ["test_schema", "test_faketensor"]
+    checks += [] if rate else ["test_autograd_registration", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(torch.ops.vlm.lora_linear, (x, weight, bias, a, b, 2.0, rate), test_utils=checks)
+
+
+@pytest.mark.parametrize("ranks", [(4, 4), (3, 5)])
+def test_gate_and_up_together_give_what_the_mlp_gives(ranks):
+    torch.manual_seed(0)
+    config = Qwen2Config(hidden_size=12, intermediate_size=20)
+    mlp = nn.Sequential(OrderedDict(mlp=Qwen2MLP(config))).requires_grad_(False)
+    targets = ["gate_proj", "up_proj", "down_proj"]
+    pattern = {"gate_proj": ranks[0], "up_proj": ranks[1]}
+    given = {"r": 4, "target_modules": targets, "rank_pattern": pattern, "init_lora_weights": False}
+    theirs = get_peft_model(mlp, LoraConfig(**given))
+    ours = copy.deepcopy(theirs)
+    assert fuse_lora(ours) == 3
+    assert isinstance(ours.base_model.model.mlp, FusedGateUp)
+    x = torch.randn(3, 5, 12)
+    wanted, found = outcome(theirs, x), outcome(ours, x)
+    assert len(found) == 8
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-5, msg=name)
+    unfuse_lora(ours)
+    assert type(ours.base_model.model.mlp) is Qwen2MLP and type(ours.base_model.model.mlp.up_proj) is lora.Linear
+
+
+def test_the_operator_of_gate_and_up_is_what_torch_asks_of_one():
+    torch.manual_seed(0)
+    shapes = ((6, 4), (5, 4), (2, 4), (5, 2), (5, 4), (3, 4), (5, 3))
+    tensors = [torch.randn(shape) for shape in shapes]
+    for i in (0, 2, 3, 5, 6):
+        tensors[i].requires_grad_()
+    torch.library.opcheck(torch.ops.vlm.lora_gate_up, (*tensors, 2.0, 0.5))
 
 
 def test_only_plain_layers_are_fused():
