@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from peft.tuners import lora
 from torch import nn
+
+from model.plain_peft import lora
 
 ADAPTER = "default"
 
