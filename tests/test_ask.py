@@ -9,9 +9,9 @@ import pytest
 
 import ask as ask_command
 from answering import assistant as assistant_module
+from benchmarks.start import start
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.asking import requests
-from tests.helpers.commands import run_command
 from tests.helpers.tiny import REPO, picture
 
 
@@ -64,9 +64,9 @@ def test_ask_says_in_one_line_what_is_wrong(checkpoint, tmp_path, arguments, mes
 )
 def test_a_mistake_is_found_before_torch_is_imported(checkpoint, tmp_path, arguments, message):
     picture("red").save(tmp_path / "red.png")
-    done = run_command("ask", *(a.format(checkpoint=checkpoint, picture=tmp_path / "red.png") for a in arguments))
+    done = start("ask.py", [a.format(checkpoint=checkpoint, picture=tmp_path / "red.png") for a in arguments])
     assert done.stderr.startswith(message) and done.status == (2 if message else 0)
-    assert done.heavy == []
+    assert done.imported == []
 
 
 def test_verify_reads_all_files_again(checkpoint, tmp_path, monkeypatch, capsys):

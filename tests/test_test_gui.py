@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.start import HEAVY, start
 from test_gui import takes_files
-from tests.helpers.commands import run_command
 from tests.helpers.tiny import REPO
 
 
@@ -68,6 +68,6 @@ def test_files_can_be_dropped_where_tkinterdnd2_is_installed_for_this_tcl(monkey
     ("arguments", "message"), [(["--help"], ""), (["--device", "moon"], "error: device 'moon'"), (["--no"], "usage:")]
 )
 def test_a_mistake_is_found_before_torch_and_tk_are_imported(arguments, message):
-    done = run_command("test_gui", *arguments)
+    done = start("test_gui.py", arguments, (*HEAVY, "tkinter"))
     assert done.stderr.startswith(message) and done.status == (2 if message else 0)
-    assert done.heavy == []
+    assert done.imported == []

@@ -6,8 +6,8 @@ import pytest
 
 import evaluate
 from answering.assistant import Assistant
+from benchmarks.start import start
 from evaluation import report
-from tests.helpers.commands import run_command
 from tests.helpers.evaluating import edit, looks, run
 
 
@@ -83,9 +83,9 @@ def test_a_missing_caption_package_is_found_before_anything_is_asked(data, stub,
     ],
 )
 def test_a_mistake_is_found_before_torch_is_imported(checkpoint, arguments, message):
-    done = run_command("evaluate", *(argument.format(checkpoint=checkpoint) for argument in arguments))
+    done = start("evaluate.py", [argument.format(checkpoint=checkpoint) for argument in arguments])
     assert done.stderr.startswith(message) and done.status == (2 if message else 0)
-    assert done.heavy == []
+    assert done.imported == []
 
 
 def test_verify_reads_all_files_again(data, stub, monkeypatch):

@@ -1,0 +1,2 @@
+"""The documentation, and the script that takes its screenshots.
+May import every room and benchmarks.virtual_screen."""
