@@ -15,14 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from dataset.collate import Counts, collate
 from settings import save_config
 from tests.helpers.forked import forks
 from tests.helpers.tiny import REPO
-from training.loop import label_count
-from training.optimizer import parameter_groups
-from training.setup import build_loop
-from training.throughput import Throughput
 
 
 def run_train(config, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -100,29 +95,6 @@ def test_held_out_loss_is_the_mean_over_tokens_and_the_best_checkpoint_is_kept(m
     assert state["best_global_step"] == best and (run / f"checkpoint-{best}" / "manifest.json").is_file()
 
 
-def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
-    """Two micro-batches of one give the gradient of one batch of two, though their labels differ in number."""
-    config = make_config()
-    loop = build_loop(config, Path(config.train.output) / "a")
-    loop.prepare()
-    dataset, pad = loop.feed.known, loop.tokenizer.pad_token_id
-    batches = [collate([dataset[i]], pad) for i in (0, 1)]
-    batches[0]["labels"][0, :-6] = -100  # one sample with few labels
-    together = collate([dataset[i] for i in (0, 1)], pad)
-    together["labels"][0, : batches[0]["labels"].shape[1] - 6] = -100
-    count = sum(map(label_count, batches))
-    assert count == label_count(together)
-
-    def gradients(parts):
-        loop.model.zero_grad()
-        for part in parts:
-            loop.forward_backward(part, torch.tensor(count), last=True)
-        return [p.grad.clone() for p in loop.model.parameters() if p.requires_grad]
-
-    for one, other in zip(gradients(batches), gradients([together]), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # float32; 2e-6 seen
-
-
 def test_the_log_counts_real_tokens_and_padding(make_config):
     config = make_config("train.max_steps=2", "train.logging_steps=2")
     run_train(config)
@@ -130,31 +102,6 @@ def test_the_log_counts_real_tokens_and_padding(make_config):
     (entry,) = [entry for entry in state["log_history"] if "loss" in entry]
     assert entry["tokens_per_second"] > entry["text_tokens_per_second"] > 0
     assert entry["padding"] == 0.0 and 0 < entry["waiting_for_data"] < 1  # all samples are equally long
-
-
-def test_throughput_adds_up_and_starts_anew():
-    meter = Throughput()
-    meter.add(Counts(tokens=90, visual=80, padding=10))
-    meter.begin -= 10.0
-    meter.waiting = 2.0
-    report = meter.report()
-    assert report["tokens_per_second"] == pytest.approx(9, abs=1) and report["text_tokens_per_second"] == 1
-    assert report["padding"] == 0.1 and report["waiting_for_data"] == pytest.approx(0.2, abs=0.01)
-    assert (meter.tokens, meter.visual, meter.padding, meter.waiting) == (0, 0, 0, 0.0)
-
-
-def test_projector_has_its_own_learning_rate_and_vectors_no_decay(make_config):
-    config = make_config("projector.learning_rate=0.5", "train.weight_decay=0.1")
-    loop = build_loop(config, Path(config.train.output) / "a")
-    groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in parameter_groups(loop.model, config)}
-    assert groups == {(0.01, 0.1): 28, (0.5, 0.1): 2, (0.5, 0.0): 2}
-
-
-def test_a_beta_of_zero_is_a_number(make_config):
-    config = make_config("train.adam_beta1=0")
-    loop = build_loop(config, Path(config.train.output) / "a")
-    loop.prepare()
-    assert loop.optimizer.defaults["betas"] == (0.0, 0.999)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -213,10 +160,3 @@ def test_a_mistake_that_only_building_finds_overwrites_nothing(make_config, wron
     done = run_train(config, "--overwrite", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert sorted(run.rglob("*")) == before
-
-
-def test_building_twice_from_one_seed_gives_the_same_model(make_config):
-    config = make_config()
-    first, second = (build_loop(config, Path(config.train.output) / n).model for n in "ab")
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)

@@ -1,0 +1,108 @@
+"""The loop: the step's loss, evaluations without a new best, and what is due when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.collate import collate
+from model.run_checkpoints import latest_checkpoint
+from training.loop import label_count
+from training.setup import build_loop
+
+
+def test_loss_is_averaged_over_all_tokens_of_the_accumulated_batch(make_config):
+    """Two micro-batches of one give the gradient of one batch of two, though their labels differ in number."""
+    config = make_config()
+    loop = build_loop(config, Path(config.train.output) / "a")
+    loop.prepare()
+    dataset, pad = loop.feed.known, loop.tokenizer.pad_token_id
+    batches = [collate([dataset[i]], pad) for i in (0, 1)]
+    batches[0]["labels"][0, :-6] = -100  # one sample with few labels
+    together = collate([dataset[i] for i in (0, 1)], pad)
+    together["labels"][0, : batches[0]["labels"].shape[1] - 6] = -100
+    count = sum(map(label_count, batches))
+    assert count == label_count(together)
+
+    def gradients(parts):
+        loop.model.zero_grad()
+        for part in parts:
+            loop.forward_backward(part, torch.tensor(count), last=True)
+        return [p.grad.clone() for p in loop.model.parameters() if p.requires_grad]
+
+    for one, other in zip(gradients(batches), gradients([together]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # float32; 2e-6 seen
+
+
+EARLY = [
+    "train.max_steps=40",
+    "train.eval_strategy=steps",
+    "train.eval_steps=2",
+    "train.save_steps=100",
+    "train.early_stopping_patience=3",
+]
+
+
+def evaluated(losses: list[float], monkeypatch, loop) -> None:
+    """Let the evaluations of a loop find these losses, one after the other."""
+    left = iter(losses)
+
+    def evaluate() -> None:
+        loss = next(left)
+        loop.note({"eval_loss": loss})
+        loop.note_best(loss)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+
+
+def test_evaluations_without_a_new_best_save_and_end_the_run(make_config, monkeypatch):
+    config = make_config(*EARLY)
+    loop = build_loop(config, Path(config.train.output) / "a")
+    evaluated([5.0, 4.0, 4.5, 3.0, 3.0, 3.1, 3.2], monkeypatch, loop)
+    loop.train()
+    assert loop.progress.step == 14 and loop.stops_early()
+    assert (loop.progress.best_step, loop.progress.best_loss) == (8, 3.0)
+    assert latest_checkpoint(loop.run).name == "checkpoint-14"
+
+
+def test_patience_counts_on_after_a_resume_and_more_of_it_trains_on(make_config, monkeypatch):
+    config = make_config(*EARLY, "train.save_steps=6")
+    first = build_loop(config, Path(config.train.output) / "a")
+    evaluated([3.0, 3.5, 3.6, 3.7], monkeypatch, first)
+    first.train()
+    assert first.progress.step == 8
+    again = build_loop(config, first.run)
+    evaluated([3.8], monkeypatch, again)
+    again.train(first.run / "checkpoint-6")  # after two evaluations without a new best
+    assert again.progress.step == 8 and again.stops_early()
+    more = build_loop(make_config(*EARLY, "train.early_stopping_patience=4"), first.run)
+    evaluated([3.9], monkeypatch, more)
+    more.train(first.run / "checkpoint-8")
+    assert more.progress.step == 10
+
+
+@pytest.mark.parametrize(
+    ("strategy", "steps"), [("no", []), ("steps", [3, 6, 8]), ("epoch", [5, 8])]
+)  # five samples an epoch, one a step
+def test_checkpoints_are_saved_every_so_many_steps_or_epochs_and_at_the_end(make_config, strategy, steps):
+    options = ["train.max_steps=8", "train.save_steps=3", "train.per_device_train_batch_size=1"]
+    config = make_config(*options, f"train.save_strategy={strategy}")
+    loop = build_loop(config, Path(config.train.output) / "a")
+    loop.train()
+    found = sorted(int(path.name.split("-")[1]) for path in loop.run.glob("checkpoint-*"))
+    assert found == steps
+
+
+def test_a_best_that_was_not_saved_does_not_take_the_protection_of_one_that_was(make_config, monkeypatch):
+    """Evaluated at 2, 4, 6, 8; saved at 4 and 8."""
+    options = ["train.max_steps=8", "train.eval_strategy=steps", "train.eval_steps=2", "train.save_steps=4"]
+    config = make_config(*options, "train.load_best_model_at_end=true", "train.save_total_limit=1")
+    loop = build_loop(config, Path(config.train.output) / "a")
+    evaluated([5.0, 4.0, 3.0, 3.5], monkeypatch, loop)
+    loop.train()
+    state = json.loads((loop.run / "checkpoint-8" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["best_global_step"] == 6 and Path(state["best_model_checkpoint"]).name == "checkpoint-4"
+    assert (loop.run / "checkpoint-4").is_dir()
