@@ -1,4 +1,4 @@
-"""The last step of ``make demo``: the score beside its baselines, one question answered, and how to open the window."""
+"""The last step of ``make demo``: prints the score and its baselines, one answer, and the command for the window."""
 
 from __future__ import annotations
 

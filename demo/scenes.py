@@ -2,12 +2,12 @@
 
     python -m demo.scenes --output data/demo/raw
 
-renders the demo's pictures and writes raw annotations in both source formats (AI Challenger and LLaVA), so that
-``process_image.py`` has its real work to do.
+renders the demo's pictures and writes raw annotations in both source formats (AI Challenger and LLaVA), which
+``process_image.py`` reads as it reads real ones.
 
-A scene is one or two objects, each with a shape, a colour, a size and a place. Scenes are split into ten folds by
-a hash of what is in them. Fold 0 is the demo's held-out side and fold 1 validates the pretraining: neither the
-pretraining of the backbones nor the demo's training ever draws a scene from fold 0.
+A scene is one or two objects, each with a shape, a colour, a size and a place. A hash of its content puts each scene
+into one of ten folds. Fold 0 is the demo's held-out split, and fold 1 validates the pretraining: neither the
+pretraining of the backbones nor the demo's training draws a scene from fold 0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ KINDS = ("color", "shape", "size", "place", "count", "yes/no")
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene; the four values are keys of SHAPES, COLORS, SIZES and PLACES."""
+    """One object of a scene. The four values are keys of SHAPES, COLORS, SIZES and PLACES."""
 
     shape: str
     color: str
@@ -70,11 +70,12 @@ class Thing:
 
 
 Scene = tuple[Thing, ...]  # in reading order
+Asked = tuple[str, str] | None  # a question and its answer; None if a scene has no such question
 
 
 @dataclass(frozen=True)
 class QA:
-    """A question about a scene, its answer, and which of the six kinds it is."""
+    """A question about a scene, its answer and its kind, one of KINDS."""
 
     kind: str
     question: str
@@ -97,7 +98,7 @@ def draw_scene(
 
 
 def fold_of(scene: Scene) -> int:
-    """0 to 9, from what is in the scene alone: the same scene is in the same fold on every machine."""
+    """0 to 9, from the scene's content alone, so that it is the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(scene).encode()).digest()[:4], "big") % FOLDS
 
 
@@ -105,9 +106,9 @@ def fold_of(scene: Scene) -> int:
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw a scene, 112 x 112 RGB, with jitter in place, size, colour and paper so that no two pictures are alike."""
+    """Draw a scene, 112 x 112 RGB. Places, sizes, colours and paper vary, so that no two pictures are equal."""
     scale = 4  # drawn at four times the size and reduced, for smooth edges
-    paper = tuple(rng.randint(215, 255) for _ in range(3))
+    paper = (rng.randint(215, 255), rng.randint(215, 255), rng.randint(215, 255))
     picture = Image.new("RGB", (PICTURE_SIZE * scale,) * 2, paper)
     draw = ImageDraw.Draw(picture)
     for thing in scene:
@@ -118,7 +119,9 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
     return picture.resize((PICTURE_SIZE,) * 2, Image.Resampling.BOX)
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: tuple[int, ...]
+) -> None:
     if shape == "circle":
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
     elif shape == "square":
@@ -145,7 +148,7 @@ def at(place: str) -> str:
 
 
 def caption(scene: Scene, language: str, style: int = 0) -> str:
-    """One full description of a scene; two styles in each language (0: object first, 1: place first)."""
+    """One full description of a scene, in one of two styles (0: object first, 1: place first)."""
     if language == "en":
         if style == 0:
             parts = [f"a {t.size} {t.color} {t.shape} {at(t.place)}" for t in scene]
@@ -160,7 +163,7 @@ def caption(scene: Scene, language: str, style: int = 0) -> str:
 
 
 def ask(scene: Scene, language: str, rng: random.Random, kinds: Sequence[str] = KINDS) -> QA:
-    """A random question with exactly one right answer; by default the six kinds are equally likely to be tried."""
+    """A random question with exactly one right answer. A kind is drawn from ``kinds``, and again if it does not fit."""
     while True:
         kind = rng.choice(kinds)
         pair = _QUESTIONS[kind](scene, language == "zh", rng)
@@ -169,12 +172,12 @@ def ask(scene: Scene, language: str, rng: random.Random, kinds: Sequence[str] = 
 
 
 def _only(scene: Scene, **want: str) -> bool:
-    """Exactly one object has this attribute, so that "the circle" means something."""
+    """Whether exactly one object has these attributes, so that "the circle" is unambiguous."""
     return sum(all(getattr(t, k) == v for k, v in want.items()) for t in scene) == 1
 
 
 def _named(scene: Scene, zh: bool, rng: random.Random, by: tuple[str, ...]) -> tuple[Thing, str, str] | None:
-    """Pick an object and a way to name it that fits no other: (object, the name, the attribute it was named by)."""
+    """A random object, a name for it, and the attribute it is named by; None if the name also fits another object."""
     thing, attribute = rng.choice(scene), rng.choice(by)
     if not _only(scene, **{attribute: getattr(thing, attribute)}):
         return None
@@ -185,39 +188,39 @@ def _named(scene: Scene, zh: bool, rng: random.Random, by: tuple[str, ...]) -> t
     return thing, f"{PLACES[thing.place]}的图形" if zh else f"the object {at(thing.place)}", attribute
 
 
-def _color(scene, zh, rng):
+def _color(scene: Scene, zh: bool, rng: random.Random) -> Asked:
     if (named := _named(scene, zh, rng, ("shape", "place"))) is None:
         return None
     thing, name, _ = named
     return (f"{name}是什么颜色？", COLORS[thing.color]) if zh else (f"What color is {name}?", thing.color)
 
 
-def _shape(scene, zh, rng):
+def _shape(scene: Scene, zh: bool, rng: random.Random) -> Asked:
     if (named := _named(scene, zh, rng, ("color", "place"))) is None:
         return None
     thing, name, _ = named
     return (f"{name}是什么形状？", SHAPES[thing.shape]) if zh else (f"What shape is {name}?", thing.shape)
 
 
-def _size(scene, zh, rng):
+def _size(scene: Scene, zh: bool, rng: random.Random) -> Asked:
     if (named := _named(scene, zh, rng, ("shape", "color", "place"))) is None:
         return None
     thing, name, _ = named
     return (f"{name}是大还是小？", SIZES[thing.size]) if zh else (f"Is {name} large or small?", thing.size)
 
 
-def _place(scene, zh, rng):
+def _place(scene: Scene, zh: bool, rng: random.Random) -> Asked:
     if (named := _named(scene, zh, rng, ("shape", "color"))) is None:
         return None
     thing, name, _ = named
     return (f"{name}在哪里？", PLACES[thing.place]) if zh else (f"Where is {name}?", thing.place)
 
 
-def _count(scene, zh, rng):
+def _count(scene: Scene, zh: bool, rng: random.Random) -> Asked:
     by = rng.choice(("all", "shape", "color"))
     if by == "all":
         return ("图中有几个图形？" if zh else "How many objects are there?"), str(len(scene))
-    # Mostly something that is there: otherwise "0" would be the safe guess.
+    # Mostly something that is in the picture: otherwise "0" would be the best guess.
     value = (
         getattr(rng.choice(scene), by) if rng.random() < 0.75 else rng.choice(list(SHAPES if by == "shape" else COLORS))
     )
@@ -227,8 +230,8 @@ def _count(scene, zh, rng):
     return (f"图中有几个{COLORS[value]}的图形？" if zh else f"How many {value} objects are there?"), number
 
 
-def _yes_no(scene, zh, rng):
-    """Half yes, half no; a wrong colour comes from another object of the scene where there is one."""
+def _yes_no(scene: Scene, zh: bool, rng: random.Random) -> Asked:
+    """Half yes, half no. A wrong colour is that of another object in the scene, if there is one."""
     yes = rng.random() < 0.5
     while True:
         form, thing, other = rng.choice(("pair", "shape", "is")), rng.choice(scene), rng.choice(scene)
@@ -254,7 +257,7 @@ def _yes_no(scene, zh, rng):
     return texts[form], ("是" if yes else "不是") if form == "is" else ("有" if yes else "没有")
 
 
-_QUESTIONS: dict[str, Callable] = {
+_QUESTIONS: dict[str, Callable[[Scene, bool, random.Random], Asked]] = {
     "color": _color,
     "shape": _shape,
     "size": _size,
@@ -271,15 +274,15 @@ DESCRIBE = {
 # ---------------------------------------------------------------------------------------------- raw data
 
 TALKS = (3, 2, 1, 1, 1)  # questions in each conversation about a picture
-MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes and no two held-out pictures share one
+MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes, and no two held-out pictures have the same
 
 
 def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 0, progress: bool = True) -> None:
-    """Draw the pictures and write raw annotations of both formats; the same seed gives the same bytes.
+    """Draw the pictures and write raw annotations of both formats. The same seed gives the same bytes.
 
-    Every other picture is one of AI Challenger's (``ali_images``, ``ali_annotations.json``, in Chinese), the others
-    are LLaVA's (``coco_images``, ``coco_conversations.json``, in English). ``held_out.txt`` lists the pictures that
-    training may not see; their scenes are of fold 0, each of them another one.
+    Every second picture is in AI Challenger's format (``ali_images``, ``ali_annotations.json``, in Chinese), the others
+    are in LLaVA's (``coco_images``, ``coco_conversations.json``, in English). ``held_out.txt`` lists the pictures that
+    training may not use. Their scenes are all different and all from fold 0.
     """
     records: dict[str, list[dict]] = {"ali": [], "coco": []}
     for source in records:
@@ -323,11 +326,11 @@ def _coco_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
 
 
 def _messages(scene: Scene, language: str, rng: random.Random) -> list[list[dict]]:
-    """Conversations as LLaVA writes them, of as many questions as TALKS says; none comes twice.
+    """Conversations in LLaVA's format, with as many questions as TALKS says. No question occurs twice.
 
-    Five questions of eight stand alone or first, where only the picture answers them: what comes later could be
-    answered from the answers before it. Three come later, so that following up is learnt: held-out questions asked
-    third were answered rightly in 0.85 of 800 cases, where they were in 0.77 with every question taught alone.
+    Five questions of eight are first in their conversation, where only the picture answers them. A later one could be
+    answered from the answers before it. Three are later, so that the model learns to follow up: of 800 held-out
+    questions asked third, 0.85 were answered correctly, and 0.77 by a model that was taught each question alone.
     """
     asked: dict[str, str] = {}
     while len(asked) < sum(TALKS):

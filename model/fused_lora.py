@@ -11,6 +11,9 @@ The two passes are operators of their own, because inductor would compute ``addm
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -235,13 +238,14 @@ _lora_gate_up.register_autograd(_backward_gate_up, setup_context=_keep_gate_up)
 
 
 def fuse_lora(part: nn.Module) -> int:
-    """Let the plain LoRA layers of a part compute as above; how many there are.
+    """Let the plain LoRA layers of a part compute as above, and return their number.
 
-    Layers that are more than plain (DoRA and other variants, biases of the adapter, 4-bit weights) stay peft's.
+    Other layers (DoRA and other variants, adapters with a bias, 4-bit weights) stay peft's.
     """
+    layers: Iterable[Any] = part.modules()
     plain = [
         layer
-        for layer in part.modules()
+        for layer in layers
         if type(layer) is lora.Linear
         and type(layer.base_layer) is nn.Linear
         and list(layer.lora_A) == [ADAPTER]

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -105,14 +106,27 @@ def tree_attention(
     return out.view(batch, length, *query.shape[2:])
 
 
-def attention_forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """transformers' attention interface: a :class:`TreeLayout` takes the place of the mask; else SDPA as usual."""
+def attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | TreeLayout | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface. With a :class:`TreeLayout` for the mask it is tree attention, else SDPA.
+
+    Takes states [B, H or K, T, E], and returns [B, T, H, E].
+    """
     if not isinstance(attention_mask, TreeLayout):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    states = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [B, T, H or K, E]
-    return tree_attention(*states, attention_mask, scaling), None
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [B, T, H or K, E]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return tree_attention(query, key, value, attention_mask, scale), None
 
 
 AttentionInterface.register(NAME, attention_forward)
@@ -179,9 +193,18 @@ def _tree_attention_backward(
     bounds = (segments, segments, longest_segment, longest_segment)
     d_query, d_key, d_value = _attend_backward(grad, query, key, value, out, lse, *bounds, True, scale)
     if len(branches):
-        states = (grad[branches], query[branches], key[roots], value[roots], out[branches], lse[:, branches])
         bounds = (branch_bounds, root_bounds, most_branches, longest_root)
-        more = _attend_backward(*(tensor.contiguous() for tensor in states), *bounds, False, scale)
+        more = _attend_backward(
+            grad[branches].contiguous(),
+            query[branches].contiguous(),
+            key[roots].contiguous(),
+            value[roots].contiguous(),
+            out[branches].contiguous(),
+            lse[:, branches].contiguous(),
+            *bounds,
+            False,
+            scale,
+        )
         for total, indices, part in zip((d_query, d_key, d_value), (branches, roots, roots), more, strict=True):
             total.index_add_(0, indices, part)
     return d_query, d_key, d_value
