@@ -214,7 +214,7 @@ def contents(row: Row) -> tuple[list[bytes], object]:
     """
     images, said = _contents_of_member(row) if "__key__" in row else _contents_of_row(row)
     if not all(isinstance(image, bytes) and 0 < len(image) <= LARGEST_MEMBER for image in images):
-        raise RecordError(f"an image is not in the shard, or empty, or larger than {LARGEST_MEMBER:,} bytes")
+        raise RecordError(f"an image is not in the shard, or empty, sparse, or larger than {LARGEST_MEMBER:,} bytes")
     return images, said
 
 
@@ -224,7 +224,7 @@ def _contents_of_member(row: Row) -> tuple[list[Any], object]:
     images = [content for name, content in row.items() if kind_of(name) in IMAGES]
     text = row.get("json", row.get("txt", b""))
     if text is None:
-        raise RecordError(f"its text is larger than {LARGEST_MEMBER:,} bytes")
+        raise RecordError(f"its text is sparse or larger than {LARGEST_MEMBER:,} bytes")
     return images, _parsed(text) if "json" in row else {"caption": text.decode("utf-8", "replace")}
 
 

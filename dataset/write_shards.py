@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import tarfile
 from itertools import islice
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import publish_file, temp_path
 from dataset.conversations import read_conversations
 from dataset.shards import IMAGES, kind_of
 from settings import Config, add_config_arguments, load_config, require_paths
@@ -31,12 +31,16 @@ def write_shards(config: Config, output: Path, size: int) -> list[Path]:
             groups.setdefault(tuple(conversation["images"]), []).append(kept)
         entries = iter(groups.items())
         for number in range(-(-len(groups) // size)):
+            records = enumerate(islice(entries, size), start=number * size)
             shard = output / f"{split}-{number:06}.tar"
-            temp_path = shard.with_suffix(".tmp")
-            with tarfile.open(temp_path, "w", dereference=True) as tar:
-                for record, (images, talks) in enumerate(islice(entries, size), start=number * size):
-                    _add_record(tar, f"{record:09}", [Path(paths[image]) for image in images], talks)
-            os.replace(temp_path, shard)
+            temporary = temp_path(shard)
+            try:
+                with tarfile.open(temporary, "w", dereference=True) as tar:
+                    for record, (images, talks) in records:
+                        _add_record(tar, f"{record:09}", [Path(paths[image]) for image in images], talks)
+                publish_file(temporary, shard)
+            finally:
+                temporary.unlink(missing_ok=True)
             written.append(shard)
     return written
 

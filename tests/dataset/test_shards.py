@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_or_of_no_use_is_passed_over(tmp_path, compress:
 def test_a_large_or_sparse_member_costs_its_record_and_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "LARGEST_MEMBER", 5000)
     path = tmp_path / "s.tar"
-    sparse = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}
+    sparse, small = ({"GNU.sparse.map": "0,1", "GNU.sparse.size": str(size)} for size in (2**40, 4000))
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, png, text, headers in (
             ("1", b"x" * 5001, said(), {}),
@@ -104,6 +104,7 @@ def test_a_large_or_sparse_member_costs_its_record_and_no_memory(tmp_path, monke
             ("3", b"x", said(), sparse),
             ("4", b"x", b" " * 6000, {}),
             ("5", b"x", said(), {}),
+            ("6", b"x", said(), small),
         ):
             member = tarfile.TarInfo(f"{key}.png")
             member.size, member.pax_headers = len(png), headers
@@ -116,12 +117,9 @@ def test_a_large_or_sparse_member_costs_its_record_and_no_memory(tmp_path, monke
             contents(row)
         except RecordError as error:
             reasons[row["__key__"]] = str(error)
-    assert [row["__key__"] for row in rows] == list("12345")
-    assert reasons == {
-        "1": "an image is not in the shard, or empty, or larger than 5,000 bytes",
-        "3": "an image is not in the shard, or empty, or larger than 5,000 bytes",
-        "4": "its text is larger than 5,000 bytes",
-    }
+    assert [row["__key__"] for row in rows] == list("123456")
+    image = "an image is not in the shard, or empty, sparse, or larger than 5,000 bytes"
+    assert reasons == {"1": image, "3": image, "4": "its text is sparse or larger than 5,000 bytes", "6": image}
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -148,14 +146,15 @@ def test_a_header_of_gigabytes_takes_no_memory(tmp_path, kind, size):
     assert peak < 20 * 2**20
 
 
-@pytest.mark.parametrize("size", [-5120, -512 * 10**6, -100, 2**62, 2**70])
-def test_an_impossible_size_ends_the_shard_and_not_in_a_circle(tmp_path, size):
+@pytest.mark.parametrize("size", [-5120, -512 * 10**6, -2560, -512, -100, 2**62, 2**70])
+@pytest.mark.parametrize("name", ["0001.png", "0001.npy"])  # one whose content is read, one that is passed over
+def test_an_impossible_size_ends_the_shard_and_not_in_a_circle(tmp_path, name, size):
     path = only_tar(tmp_path, FIVE[:1])
     content = path.read_bytes().rstrip(b"\0")
     content += bytes(-len(content) % 512)
-    path.write_bytes(content + header("0001.png", size) + content + bytes(1024))
+    path.write_bytes(content + header(name, size) + content + bytes(1024))
     rows = read_shard(path)
-    with pytest.raises(tarfile.ReadError):
+    with pytest.raises((tarfile.ReadError, ValueError)):
         for _ in range(10):
             next(rows)
 
