@@ -12,13 +12,18 @@ The two passes are operators of their own, because inductor would compute ``addm
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from model.plain_peft import lora
+
+if TYPE_CHECKING:
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP as _MLP
+else:
+    _MLP = object  # at run time, the MLP's own class follows in the MRO
 
 ADAPTER = "default"
 
@@ -141,8 +146,8 @@ _lora_linear.register_autograd(_backward, setup_context=_keep)
 #     backward  [d_low_g | d_x] = d_gate [B_g | W_g]     [d_x | d_low_u] += d_up [W_u | B_u]
 
 
-class FusedGateUp:
-    """Put in front of an MLP's own class: gate and up projection in one operator, where neither drops out."""
+class FusedGateUp(_MLP):
+    """A mixin for an MLP: gate and up projection in one operator, unless one of them has dropout."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` [..., D] -> [..., D]."""

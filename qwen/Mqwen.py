@@ -93,8 +93,7 @@ class ImageInputMixin(_Family):
     def _check_length(
         self, input_ids: torch.Tensor | None, position_ids: torch.Tensor | None, kwargs: dict[str, Any]
     ) -> None:
-        """Refuse what is longer than a Qwen-1's ``seq_length``: beyond it, the original scales queries and rotary base,
-        and the Qwen2 architecture does not.
+        """Refuse a sequence longer than a Qwen-1's ``seq_length``, where the original scales queries and rotary base.
 
         Raises:
             ValueError: names both lengths.

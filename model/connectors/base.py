@@ -25,14 +25,14 @@ class Connector(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, grid: PatchGrid) -> int:
-        """How many visual tokens one picture becomes, whose features lie on ``grid``."""
+        """How many visual tokens a picture with the features of ``grid`` becomes."""
 
     @abstractmethod
     def token_grid(self, grid: PatchGrid) -> PatchGrid | None:
-        """Where the visual tokens lie in the picture, so that a heat map can draw them, each over its own part.
+        """The part of the picture that each visual token belongs to, so that a heat map can draw them.
 
-        The tokens are the result's ``kept_class_tokens``, which lie nowhere, then its cells in reading order without
-        the first ``dropped_patches``. None where a token does not belong to one part of the picture.
+        The tokens are first the result's ``kept_class_tokens``, which have no position, and then its cells in reading
+        order without the first ``dropped_patches``. None if tokens do not belong to one part of the picture each.
         """
 
     @property

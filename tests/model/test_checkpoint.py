@@ -133,7 +133,7 @@ def test_lora_variants_are_trained_saved_and_restored(make_config, tmp_path, ove
     model = build(config)
     move_trained(model)
     folder = save(config, model, tmp_path / "checkpoint-1")
-    torch.manual_seed(6)  # whatever the random state is then
+    torch.manual_seed(6)  # loading does not depend on the random state
     restored, *_ = load_checkpoint(folder)
     ids = torch.randint(0, 600, (2, 20), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(restored(ids).logits, model(ids).logits, rtol=0, atol=1e-6)

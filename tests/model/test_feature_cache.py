@@ -27,7 +27,7 @@ def config(make_config):
 
 @pytest.fixture
 def open_cache(config, tmp_path):
-    """A function that opens the cache anew, as another run would, with its pictures and a count of those encoded."""
+    """A function that opens the cache as another run would: (cache, paths of pictures, sizes of encoded batches)."""
     model = build_model(config, load_tokenizer(config.language.path))
     seen: list[int] = []
     model.vision.register_forward_hook(lambda module, args, output: seen.append(len(output)))

@@ -79,7 +79,7 @@ def test_the_operator_is_what_torch_asks_of_one(rate):
     x, weight, bias, a, b = (torch.randn(shape) for shape in ((6, 4), (5, 4), (5,), (2, 4), (5, 2)))
     for tensor in (x, a, b):
         tensor.requires_grad_()
-    # Dropout draws anew in each call: only what does not compare two calls is checked with it.
+    # Dropout draws other numbers in each call, so two calls are not compared with it.
     checks = ["test_schema", "test_faketensor"]
     checks += [] if rate else ["test_autograd_registration", "test_aot_dispatch_dynamic"]
     torch.library.opcheck(torch.ops.vlm.lora_linear, (x, weight, bias, a, b, 2.0, rate), test_utils=checks)

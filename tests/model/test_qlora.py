@@ -130,7 +130,7 @@ def test_a_product_in_four_bits_is_as_exact_as_the_dtype_that_it_is_computed_in(
     """The bound is provable: of each term, input, table entry, scale and their product are rounded; then the sum."""
     rounding = torch.finfo(computes_in).eps / 2
     for name, layer in in_four_bits(load(BACKBONES / "qwen", True)).items():
-        weight = dequantised(layer).double()  # [out, in]; before the first product, which may pack the weights anew
+        weight = dequantised(layer).double()  # [out, in]; before the first product, which may pack the weights again
         x = torch.randn(40, layer.in_features, generator=torch.Generator().manual_seed(0))
         wanted = x.double() @ weight.T
         terms = x.abs().double() @ weight.abs().T

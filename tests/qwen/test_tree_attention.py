@@ -37,7 +37,7 @@ def test_outputs_and_gradients_are_those_with_the_mask(segments, heads, groups):
     segments = torch.tensor(segments)
     states = states_of(segments, heads, groups, 8, torch.float64)
     weights = torch.randn(*segments.shape, heads, 8, dtype=torch.float64)
-    weights[segments < 0] = 0  # nobody reads what padding gives
+    weights[segments < 0] = 0  # nothing reads the output at padding
     own = tree_attention(*states, tree_layout(segments), 0.3)
     other = attention_with_mask(*states, segments, 0.3)
     real = segments >= 0

@@ -46,7 +46,7 @@ def test_a_hidden_state_is_transformers_own(towers, name, layer):
     wanted = reference(pixels, output_hidden_states=True)
     state = wanted.last_hidden_state if layer == -1 else wanted.hidden_states[layer]
     assert torch.equal(tower(pixels), state)
-    # Nothing is kept for nobody.
+    # Blocks and weights that nothing reads are gone.
     assert len(tower.encoder.layers) == {"siglip": 2, "clip": 3}[kind] + 1 + layer
     assert not any(key.startswith("head") for key in tower.state_dict())
     assert ("post_layernorm.weight" in tower.state_dict()) == (kind == "siglip" and layer == -1)
