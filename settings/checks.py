@@ -77,14 +77,8 @@ def drop_old_keys(raw: dict[str, Any]) -> None:
                 del lora[name]
 
 
-# Of the fields of LoraConfig that 572858e passed through, those without which the adapters compute something else.
-_CHANGED_THE_MODEL = {
-    "alora_invocation_tokens",
-    "layer_replication",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_qalora",
-}
+# Of the fields of LoraConfig that 572858e passed through, those without which the model computes something else.
+_CHANGED_THE_MODEL = {"alora_invocation_tokens", "layer_replication", "velora_config"}
 
 
 def _check_values(value: Any, key: str) -> None:

@@ -92,11 +92,11 @@ _REASONS = {
         "not set here, peft fills it in": "auto_mapping peft_version runtime_config",
         "not supported, it makes another model of the base; leave it out": "layer_replication",
         "not supported, that kind of layer is not in these models; leave it out": (
-            "fan_in_fan_out megatron_config megatron_core target_parameters qalora_group_size use_qalora"
+            "fan_in_fan_out megatron_config megatron_core qalora_group_size use_qalora"
         ),
         "not supported, adapters are plain LoRA, rsLoRA or DoRA; leave it out": (
             "alora_invocation_tokens arrow_config kasa_config monteclora_config use_bdlora velora_config "
-            "trainable_token_indices ensure_weight_tying"
+            "ensure_weight_tying"
         ),
         "not supported, this start is computed from data before training; see lora.init_lora_weights": (
             "corda_config eva_config loftq_config lora_ga_config"

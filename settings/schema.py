@@ -151,6 +151,10 @@ class Lora(Section):
         | Annotated[str, Field(pattern=r"^pissa_niter_[0-9]+$")]
     ) = Field(True, description="one of gaussian, orthogonal, olora, pissa, pissa_niter_16, or true or false")
     modules_to_save: list[Text] | None = Field(None, description="a list of module names, or null")
+    target_parameters: list[Text] | None = Field(None, description="a list of parameter names, or null")
+    trainable_token_indices: list[NotNegative] | dict[str, list[NotNegative]] | None = Field(
+        None, description="a list of token ids, a section (module name: list), or null"
+    )
     rank_pattern: dict[str, Count] = Field({}, description="a section (module name: rank)")
     alpha_pattern: dict[str, Count] = Field({}, description="a section (module name: alpha)")
     lora_bias: bool = Field(False, description=FLAG)

@@ -182,7 +182,8 @@ def test_a_config_saved_elsewhere_loads_without_its_models_and_data(minimal):
 
 
 OLD_KEYS = {
-    "lora": "  layer_replication: null\n  loftq_config: {}\n  fan_in_fan_out: false\n  velora_config: null\n",
+    "lora": "  layer_replication: null\n  loftq_config: {}\n  fan_in_fan_out: false\n  use_qalora: true\n"
+    "  velora_config: null\n",
     "train": "  optim: adafactor\n  fp16: true\n  fsdp_config: {version: 2}\n  disable_tqdm: true\n  save_steps: 0.1\n"
     "  max_steps: -1\n  report_to: [mlflow]\n  eval_steps: null\n  lr_scheduler_type: reduce_lr_on_plateau\n",
 }
@@ -205,8 +206,9 @@ def test_a_checkpoints_config_of_an_earlier_version_opens_without_the_keys_that_
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("trainable_token_indices: [1, 2]", "lora.trainable_token_indices = [1, 2]: not supported"),
-        ("use_qalora: true", "lora.use_qalora = true: not supported"),
+        ("alora_invocation_tokens: [1, 2]", "lora.alora_invocation_tokens = [1, 2]: not supported"),
+        ("layer_replication: [[0, 1]]", "lora.layer_replication = [[0, 1]]: not supported"),
+        ("velora_config: {num_groups: 2}", 'lora.velora_config = {"num_groups": 2}: not supported'),
         ("r: 0", "lora.r = 0: expected a whole number"),
     ],
 )
