@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image", required=True, action="append", metavar="FILE", help="a picture; may be given several times"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the run's config)")
     parser.add_argument("question", nargs="?", help="the question; without it, a conversation on the terminal")

@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="other data than the run's, with --image-map")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions, drawn from all of the data")
     parser.add_argument("--no-probes", action="store_true", help="do not ask again with another picture and with none")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
     parser.add_argument("--output", type=Path, default=Path("result.json"), metavar="FILE", help="default: %(default)s")
     parser.add_argument("overrides", nargs="*", metavar="generate.KEY=VALUE", help="change how answers are decoded")

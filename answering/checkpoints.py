@@ -8,25 +8,41 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from model.manifest import MANIFEST, read_manifest
+from model.manifest import MANIFEST, Damaged, check_files, read_manifest
 from model.run_checkpoints import choices_of
 
 if TYPE_CHECKING:
     from settings import Config
 
+CONFIG = "config.yaml"
+
 
 def open_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a checkpoint or of a run's best one, with the command line's overrides.
+    """The config of a checkpoint or of a run's best undamaged one, with the command line's overrides.
+
+    Of the checkpoint's files only the manifest and the config are checked; loading it checks the others.
 
     Raises:
-        UserError: there is no checkpoint, its manifest cannot be read, or an override is wrong.
+        UserError: there is no checkpoint, or an override is wrong.
+        Damaged: the manifest or the config is not what was saved.
     """
     from settings import load_config  # pydantic takes 0.15 s, which the window does not need to open
 
     *others, last = choices_of(path)
-    folder = next((choice for choice in others if (choice / "config.yaml").is_file()), last)
-    read_manifest(folder)
-    return load_config(folder / "config.yaml", overrides, check_models=False)
+    for folder in others:
+        try:
+            _check_config(folder)
+        except Damaged:
+            continue
+        return load_config(folder / CONFIG, overrides, check_models=False)
+    _check_config(last)
+    return load_config(last / CONFIG, overrides, check_models=False)
+
+
+def _check_config(folder: Path) -> None:
+    """Raises Damaged if the manifest or the config is not what was saved."""
+    files = read_manifest(folder)["files"]
+    check_files(folder, {"files": {CONFIG: files.get(CONFIG, "")}})
 
 
 def checkpoints_under(folder: Path) -> list[Path]:
@@ -37,7 +53,7 @@ def checkpoints_under(folder: Path) -> list[Path]:
 
 def is_demo(checkpoint: Path) -> bool:
     """Whether a checkpoint, or the first of a run's, uses the small backbones that come with this repository."""
-    configs = [checkpoint / "config.yaml", *sorted(checkpoint.glob("checkpoint-*/config.yaml"))]
+    configs = [checkpoint / CONFIG, *sorted(checkpoint.glob(f"checkpoint-*/{CONFIG}"))]
     try:
         text = next(file for file in configs if file.is_file()).read_text(encoding="utf-8")
         return Path(yaml.safe_load(text)["language"]["path"]).parts[-3:-1] == ("demo", "backbones")

@@ -123,7 +123,7 @@ class _AnswerTable:
 
 
 def choose_other_images(questions: Sequence[Question], pool: Sequence[Question], seed: int) -> None:
-    """Choose the pictures to show in place of each question's own: as many of the pool's, none of them its own.
+    """Choose the pictures to show instead of each question's own: the same number from the pool, none of its own.
 
     The pool's pictures are shuffled into a ring and each is replaced by the next, so that all are shown equally often.
     ``other_images`` stays empty if the pool has too few others.

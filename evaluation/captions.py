@@ -60,13 +60,13 @@ def token_scores(
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} captions with {len(references)} lists of references cannot be scored")
     bleu, rouge, cider = _scorers()
-    said = {i: [" ".join(words)] for i, words in enumerate(predictions)}
+    written = {i: [" ".join(words)] for i, words in enumerate(predictions)}
     wanted = {i: [" ".join(words) for words in texts] for i, texts in enumerate(references)}
     scores: dict[str, float | None] = {"n": len(predictions)}
-    for n, value in enumerate(bleu(4).compute_score(wanted, said, verbose=0)[0], start=1):
+    for n, value in enumerate(bleu(4).compute_score(wanted, written, verbose=0)[0], start=1):
         scores[f"BLEU-{n}"] = float(value)
-    scores["ROUGE-L"] = float(rouge().compute_score(wanted, said)[0])
-    scores["CIDEr"] = float(cider().compute_score(wanted, said)[0]) if len(said) > 1 else None
+    scores["ROUGE-L"] = float(rouge().compute_score(wanted, written)[0])
+    scores["CIDEr"] = float(cider().compute_score(wanted, written)[0]) if len(written) > 1 else None
     return scores
 
 

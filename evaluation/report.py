@@ -57,7 +57,7 @@ def score_groups(questions: Sequence[Question]) -> dict:
 
 
 def score(questions: Sequence[Question]) -> dict:
-    """The mean scores of one group of questions, over those that were answered; None where there are none."""
+    """The mean scores of one group of questions, over those that were answered; None for a score without questions."""
     answered = [question for question in questions if question.prediction is not None]
     row: dict = {}
     for metric in METRICS:

@@ -80,7 +80,7 @@ class Window:
         self.asking: int | None = None
         self.looking: int | None = None
         self.reading: int | None = None
-        self.stopped = False  # whether the answer in progress was told to stop
+        self.stopped = False  # whether the person stopped the answer in progress
         self.notes: list[Note] = []
         self.partial = ""  # the answer in progress
         self.maps: dict[int, AttentionMap] = {}  # turn -> the map of its answer

@@ -85,8 +85,8 @@ def sharp_on_windows() -> None:
 
 def screen_scale(root: tkinter.Misc) -> float:
     """1.0 for a screen of 96 pixels per inch. X11 desktops that scale in whole steps set GDK_SCALE."""
-    said = os.environ.get("GDK_SCALE", "")
-    return max(1.0, root.winfo_fpixels("1i") / 96, float(said) if said.isdigit() else 0)
+    desktop = os.environ.get("GDK_SCALE", "")
+    return max(1.0, root.winfo_fpixels("1i") / 96, float(desktop) if desktop.isdigit() else 0)
 
 
 class Look:

@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 
-from answering.checkpoints import checkpoints_under, first_choice, is_demo
+import pytest
+
+from answering.checkpoints import checkpoints_under, first_choice, is_demo, open_config
+from common.errors import UserError
 
 
 def test_checkpoints_are_listed_newest_first_and_a_demo_is_chosen_last(checkpoint, tmp_path):
@@ -22,3 +25,30 @@ def test_checkpoints_are_listed_newest_first_and_a_demo_is_chosen_last(checkpoin
     assert first_choice(folder) == checkpoint
     shutil.rmtree(checkpoint)
     assert first_choice(folder) == demo and first_choice(folder / "demo") is None
+
+
+def test_the_config_of_a_checkpoint_or_a_run_is_read_with_overrides(checkpoint):
+    for path in (checkpoint, checkpoint.parent):
+        config = open_config(path, ["generate.max_new_tokens=3"])
+        assert (config.train.run, config.generate.max_new_tokens) == ("test", 3)
+    assert open_config(checkpoint).generate.max_new_tokens == 8
+    with pytest.raises(UserError, match="nearest valid key: generate.batch_size"):
+        open_config(checkpoint, ["generate.batchsize=4"])
+
+
+def test_no_checkpoint_and_a_damaged_manifest_are_one_line(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        open_config(tmp_path / "nowhere")
+    (checkpoint / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="manifest.json"):
+        open_config(checkpoint)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "config.yaml"])
+def test_of_a_run_a_damaged_checkpoint_is_passed_over(checkpoint, file):
+    newer = checkpoint.with_name("checkpoint-2")
+    shutil.copytree(checkpoint, newer)
+    (newer / file).write_text("{}", encoding="utf-8")
+    assert open_config(checkpoint.parent).train.run == "test"
+    with pytest.raises(UserError, match=file):
+        open_config(newer)

@@ -66,7 +66,7 @@ def test_a_saved_page_shows_a_picture_with_any_name(tmp_path, name):
     assert "<img" not in rendered(Conversation([picture("red")], ["clipboard"]), tmp_path)  # not a file
 
 
-def said(question: str, answer: str, tmp_path) -> str:
+def saved_page(question: str, answer: str, tmp_path) -> str:
     talk = Conversation()
     talk.ask(question)
     talk.answer(answer)
@@ -91,7 +91,7 @@ MARKUP = st.text("\n\n#>-=+*_~`|[]()<>!&;$\\.:1a \t", max_size=30)
 @example(question="a\n===\nb\n---\n~~~")
 @example(question="a | b\n--|--\n1 | 2")
 def test_a_saved_page_shows_a_question_exactly(tmp_path, question):
-    page = said(question, "red", tmp_path)
+    page = saved_page(question, "red", tmp_path)
     quote = re.search(r"<blockquote>(.*?)</blockquote>\n<p>red</p>", page, re.DOTALL)[1]
     assert set(re.findall(r"</?\w+", quote)) <= {"<p", "</p", "<br"}
     lines = [" ".join(line.split()) for line in unescape(re.sub(r"<[^>]*>", "", quote)).splitlines()]
@@ -111,7 +111,7 @@ def test_a_saved_page_shows_a_question_exactly(tmp_path, question):
     ],
 )
 def test_a_saved_page_shows_an_answer_whole_and_it_ends_where_the_answer_ends(tmp_path, answer, html):
-    page = said("What?", answer, tmp_path)
+    page = saved_page("What?", answer, tmp_path)
     quote = "<blockquote>\n<p>{}</p>\n</blockquote>\n"
     assert page == f"{quote.format('What?')}{html}\n{quote.format('next?')}<p>yes</p>\n"
 

@@ -75,7 +75,7 @@ class Person:
 
 
 def endless(window: Window, tokens: int = 3000) -> None:
-    """Answers of so many tokens, whatever the model would say: by default, more than it has time for."""
+    """Make every answer this long; 3,000 tokens take longer than any test."""
     never_ends(window.worker.assistant)
     window.preferences.max_new_tokens = tokens
 

@@ -80,7 +80,7 @@ def test_the_settings_set_length_system_prompt_and_device(dialog):
     person.press("Return")
     wanted = {"do_sample": False, "temperature": 1.0, "max_new_tokens": 12, "system": "Be brief."}
     assert window.preferences.overrides() == wanted
-    assert window.loads == [(window.checkpoint, "cuda")]  # another device: loaded anew
+    assert window.loads == [(window.checkpoint, "cuda")]  # on another device it is loaded again
 
 
 def test_a_wrong_number_in_the_settings_is_reported_and_escape_changes_nothing(dialog):

@@ -17,7 +17,7 @@ def test_a_long_conversation_shows_its_end_unless_it_was_scrolled_up(open_window
     assert text.dlineinfo("end-1c") is not None and text.dlineinfo("1.0") is None
     window.root.update()
     x, y = bar.winfo_rootx() + bar.winfo_width() // 2, bar.winfo_rooty() + bar.winfo_height() // 2
-    assert window.root.winfo_containing(x, y) is bar  # not behind the text
+    assert window.root.winfo_containing(x, y) is bar  # the text does not cover it
     window.worker.ask = lambda request, **options: 99
     for _ in range(3):
         window.view.entry.insert("1.0", "And now?")

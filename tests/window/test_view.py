@@ -32,9 +32,9 @@ def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, 
     (button,) = [
         w for w in every_widget(window.view.frame) if w.winfo_class() == "TButton" and "Open" in w.cget("text")
     ]
-    for place, file in ((window.view.pane.canvas, red), (button, blue)):
+    for widget, file in ((window.view.pane.canvas, red), (button, blue)):
         monkeypatch.setattr(filedialog, "askopenfilename", lambda file=file, **options: str(file))
-        person.click(place)
+        person.click(widget)
         person.until(lambda file=file: window.conversation.paths == [str(file)])
     monkeypatch.setattr(filedialog, "askopenfilename", lambda **options: str(red))
     person.click(window.view.pane.canvas)  # no longer empty
@@ -43,7 +43,7 @@ def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, 
 
 
 def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, red):
-    """Each wait is a few milliseconds more beside a model that keeps all cores busy: 480 of them made 130 ms."""
+    """While a model keeps all cores busy, each wait takes some milliseconds: 480 of them took 130 ms."""
     window, person = open_window(red)
     loaded(window, person)
     drawn, draw = [], window.view.pane.draw
