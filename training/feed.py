@@ -28,6 +28,15 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]  # tensors for the model, and "info" (dataset.collate.BatchInfo)
 
 
+def label_count(batch: Batch) -> int:
+    """Supervised tokens of a batch. The first token of a row is never predicted."""
+    return int((batch["labels"][:, 1:] != -100).sum())
+
+
+def image_count(batch: Batch) -> int:
+    return int(batch["images_per_row"].sum())
+
+
 class Feed(Protocol):
     known: ImageCaptionDataset  # the training data, or a stream's first window: what is known before training
     data_hash: str  # of the files that hold the data
@@ -144,9 +153,9 @@ class EpochFeed:
             taken = min(count - 1, round(progress["batches"] / progress["of"] * count))
             if not rank():
                 logger.warning(
-                    "--resume: the data, or what puts them into batches (train.per_device_train_batch_size, "
-                    "data.tokens_per_batch, a seed), are not those of the checkpoint; going on at %.0f %% of epoch %d, "
-                    "of which samples may come twice or not at all",
+                    "--resume: the data or their batches (train.per_device_train_batch_size, data.tokens_per_batch, a "
+                    "seed) differ from the checkpoint's; continuing at %.0f %% of epoch %d, in which samples may come "
+                    "twice or not at all",
                     100 * taken / count,
                     progress["epoch"] + 1,
                 )

@@ -1,8 +1,8 @@
-"""FSDP 2: a fully trained model of which each process keeps a share of weights, gradients and moments.
+"""FSDP 2: full fine-tuning in which each process keeps a shard of weights, gradients and moments.
 
-accelerate shards the model (torch's ``fully_shard``): each decoder layer of the language model is gathered when it is
-used and given back behind it; what is not in a layer (embedding, head, projector, tower) is gathered for the whole
-step. Checkpoints do not show any of this: they hold whole tensors, so any number of processes goes on from them.
+accelerate shards the model (torch's ``fully_shard``). Each decoder layer of the language model is gathered before it
+runs and freed after it; embedding, head, projector and tower are gathered for the whole step. Checkpoints hold whole
+tensors, so any number of processes resumes from them.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ from training.distributed import rank, world_size
 
 
 def is_wanted(asked: bool) -> bool:
-    """``asked`` is ``train.fsdp``; a file of ``accelerate launch`` asks in the environment."""
+    """``asked`` is ``train.fsdp``; ``accelerate launch`` asks by an environment variable."""
     return bool(asked) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def require_fit(config: Config) -> None:
-    """FSDP is for full fine-tuning by several processes, and goes with what was tried with it.
+    """FSDP is for full fine-tuning by several processes; combinations that were never tried are refused.
 
     Raises:
-        UserError: which setting does not go with it.
+        UserError: names the setting that does not go with it.
     """
     if world_size() == 1:
-        raise UserError("FSDP: there is one process alone; start several with torchrun or accelerate launch")
+        raise UserError("FSDP: there is only one process; start several with torchrun or accelerate launch")
     for part, fits in (("language", ("full",)), ("vision", ("frozen", "last_blocks", "full"))):
         if (how := getattr(config, part).train) not in fits:
             plain = "start it with plain torchrun or configs/accelerate/ddp.yaml"
             raise UserError(f"FSDP is for full fine-tuning, but {part}.train is {how}, which needs no shards; {plain}")
     if "8bit" in config.train.optim:
-        raise UserError(
-            f"train.optim = {config.train.optim}: bitsandbytes cannot share out its moments; use adamw_torch"
-        )
+        raise UserError(f"train.optim = {config.train.optim}: bitsandbytes cannot shard its moments; use adamw_torch")
     if config.train.torch_compile:
         raise UserError("train.torch_compile does not go with FSDP here; set it to false")
     only = {"version": "2", "cpu_ram_efficient_loading": "false", "activation_checkpointing": "false"}
@@ -67,7 +65,7 @@ def plugin() -> FullyShardedDataParallelPlugin:
 def prepare(accelerator: Accelerator, wanted: FullyShardedDataParallelPlugin, dtype: torch.dtype) -> None:
     """Let accelerate shard the model on any device, and reduce gradients in fp32."""
     state = accelerator.state
-    if getattr(state, "fsdp_plugin", None) is None:  # accelerate 1.15 knows FSDP on GPUs only; torch has it on CPUs too
+    if getattr(state, "fsdp_plugin", None) is None:  # accelerate 1.15 ignores it without a GPU; torch's gloo can shard
         state.fsdp_plugin, state.distributed_type = wanted, DistributedType.FSDP
     if dtype == torch.bfloat16:  # accelerate's own policy would round the loss and the sum of the gradients to 8 bits
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -81,7 +79,7 @@ def describe(model: torch.nn.Module) -> str:
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Put together what the processes share, on the first one's CPU; the others get nothing. All must call it."""
+    """Whole tensors from the shards, on the CPU of the first process. All processes must call it; the others get {}."""
     gathered = {}
     for name, tensor in tensors.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -18,21 +18,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
 
 from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import model_inputs
-from model.checkpoint import check_bases, load_weights, save_weights, trained_state
-from model.manifest import read_manifest
+from model.checkpoint import load_weights
 from model.model import MMultiModal
-from model.run_checkpoints import finalize, latest_checkpoint, prune, remove_stale, temp_dir
-from settings import Config, load_config
-from training import fsdp, state
-from training.feed import Batch, Feed
+from settings import Config
+from training import fsdp
+from training.feed import Batch, Feed, image_count, label_count
+from training.full_memory import full_memory, out_of_memory
 from training.log import RunLog
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, set_learning_rates
-from training.resume import check_changes
+from training.saving import read_progress, restore, save_checkpoint
+from training.state import Progress
 from training.stop import StopSignal
 from training.throughput import Throughput
 
@@ -56,7 +55,7 @@ class Loop:
         self.config, self.run, self.model, self.feed = config, run, model, feed
         self.accelerator, self.facts = accelerator, facts
         self.tokenizer, self.image_processor = tokenizer, image_processor
-        self.progress, self.throughput, self.signal = state.Progress(), Throughput(), StopSignal()
+        self.progress, self.throughput, self.signal = Progress(), Throughput(), StopSignal()
         self.use_all = False  # every trained part must get a gradient, if only of zero
         self.sharded = fsdp.is_wanted(config.train.fsdp)
         self.stopping = False  # a signal came to a process, and all of them know
@@ -70,12 +69,12 @@ class Loop:
         Raises:
             UserError: the checkpoint does not fit, memory or disk are full, or steps are not finite.
         """
-        progress = self.read_progress(resume) if resume else {}
+        progress = read_progress(self, resume) if resume else {}
         self.run.mkdir(parents=True, exist_ok=True)
         with closing(RunLog(self.run, self.config, self.progress.step)) as self.log:
             self.prepare(resume)
             if resume:
-                self.restore(resume, progress)
+                restore(self, resume, progress)
             if before_first_step:
                 before_first_step()
             while self.progress.step < self.total and not self.stopping and not self.stops_early():
@@ -83,20 +82,20 @@ class Loop:
                 self.log_evaluate_save()
 
     def train_step(self) -> None:
-        """One optimiser step on the next batches of all processes."""
+        """One optimiser step, on the next batches of all processes."""
         batches, labels = self.fetch()
         self.wrapped.train()
         losses = torch.stack([self.forward_backward(batch, labels, batch is batches[-1]) for batch in batches])
         self.grad_norm = self.clip()
         finite, learns_images = self.agree(losses, self.grad_norm, batches)
-        if not learns_images:  # weight decay alone must not move what this step does not teach
+        if not learns_images:  # a gradient of zero would still let weight decay and old moments move these weights
             self.drop_gradients(self.model.projector, self.model.vision)
         if finite:
             self.progress.nonfinite_in_a_row = 0
             for loss in losses:
                 self.loss += loss
         else:
-            self.drop_gradients(self.model)  # AdamW leaves weights without a gradient, and their moments, as they are
+            self.drop_gradients(self.model)  # AdamW leaves weights without a gradient as they are, moments included
             self.count_nonfinite(batches)
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
@@ -105,7 +104,7 @@ class Loop:
         set_learning_rates(self.optimizer, self.schedule(self.progress.step))
 
     def log_evaluate_save(self) -> None:
-        """What is due after a step. A signal comes before an evaluation, which a resumed run makes up for."""
+        """Do what is due after a step. After a signal the evaluation is left to the resumed run."""
         train, step = self.config.train, self.progress.step
         self.log.step(step, self.total)
         if step % train.logging_steps == 0 and step > self.progress.last_logged:
@@ -125,19 +124,8 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ start
 
-    def read_progress(self, checkpoint: Path) -> dict[str, Any]:
-        """Where the checkpoint's run was, after making sure that this run can continue it."""
-        check_changes(self.config, checkpoint)
-        bases = {key: (base["path"], base["sha256"]) for key, base in self.facts["base_models"].items()}
-        check_bases(checkpoint, read_manifest(checkpoint), bases)
-        progress = state.read_json(checkpoint / "progress.json")
-        self.feed.resume(progress)
-        self.progress = state.Progress.read(checkpoint)
-        self.saved_step = self.progress.step
-        return progress
-
     def prepare(self, checkpoint: Path | None = None) -> None:
-        """Weights of ``checkpoint``, optimiser and schedule; a copy of the model for each process, or its share."""
+        """Load the weights of ``checkpoint``, build optimiser and schedule, wrap the model for DDP or FSDP."""
         self.total = self.feed.total_steps(self.progress.step)
         self.schedule = build_schedule(self.config, self.total)
         if not self.sharded:
@@ -157,31 +145,17 @@ class Loop:
         self.loss = torch.tensor(0.0, device=self.accelerator.device)  # since the last log
         self.throughput.reset()
 
-    def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
-        """Moments, random states and the sums since the last log; with as many processes as before, to the bit."""
-        before = load_config(checkpoint / "config.yaml", check_models=False)
-        state.load_optimizer(self.optimizer, self.names, checkpoint, self.model, before)
-        own, world = self.accelerator.process_index, self.accelerator.num_processes
-        losses, tokens = progress["losses"], progress["tokens"]
-        same = len(losses) == world
-        self.loss += losses[own] if same else sum(losses) / len(losses)
-        shares = tokens[own] if same else [sum(counts) // len(tokens) for counts in zip(*tokens, strict=True)]
-        self.throughput.before = (shares[0], shares[1])
-        if progress["evaluate"] and self.config.train.eval_strategy != "no":
-            self.evaluate()
-        state.load_random(own, checkpoint)
-
     # ------------------------------------------------------------------------------------------ the parts of a step
 
     def fetch(self) -> tuple[list[Batch], torch.Tensor]:
-        """This process's batches of a step, and the count of labels in those of all processes."""
+        """This process's batches of a step, and the number of labels in the batches of all processes."""
         begin = time.perf_counter()
         batches = self.feed.step()
         labels = sum(label_count(batch) for batch in batches if batch["info"].real)
         images = sum(image_count(batch) for batch in batches)
         counts = torch.tensor([labels, images], device=self.accelerator.device)
         labels, images = self.accelerator.reduce(counts, reduction="sum")
-        # Otherwise DDP waits for ever for a gradient that one process does not have, and FSDP for one that any has.
+        # DDP waits for ever for a gradient that one process lacks; FSDP only if another process has it.
         self.use_all = self.accelerator.num_processes > 1 and (not self.sharded or bool(images))
         for batch in batches:
             self.throughput.add(batch["info"].counts)
@@ -190,33 +164,37 @@ class Loop:
         return batches, labels
 
     def forward_backward(self, batch: Batch, labels: torch.Tensor, last: bool) -> torch.Tensor:
-        """The batch's share of the step's loss; the processes exchange gradients with the last batch."""
+        """Forward and backward pass of one batch; its share of the step's loss.
+
+        With DDP the processes exchange gradients in the backward pass of the ``last`` batch, with FSDP in each: whole
+        gradients kept between batches would fill the memory that sharding frees.
+        """
         world = self.accelerator.num_processes
-        apart = nullcontext() if last or self.sharded else self.accelerator.no_sync(self.wrapped)
+        exchange = nullcontext() if last or self.sharded else self.accelerator.no_sync(self.wrapped)
         try:
-            with apart:  # sharded, gradients kept whole between batches would fill what sharding frees
+            with exchange:
                 inputs = self.to_device(batch)
                 loss = self.wrapped(**inputs, num_items_in_batch=labels, use_all=self.use_all).loss
                 loss = loss * world  # DDP and FSDP divide the sum of gradients by it
-                if not batch["info"].real:  # a backward pass that keeps the processes in step
+                if not batch["info"].real:  # this backward pass only keeps the processes together
                     loss = loss * 0.0
                 self.accelerator.backward(loss)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise UserError(self.describe_full_memory(batch)) from error
+            raise UserError(full_memory(batch, self.progress.step + 1, self.run)) from error
         return loss.detach()
 
     def clip(self) -> torch.Tensor:
-        """Clip the gradients; their norm before that."""
+        """Clip the gradients; their norm before clipping."""
         most = self.config.train.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), most)
         return norm.full_tensor() if self.sharded else norm
 
     def agree(self, losses: torch.Tensor, norm: torch.Tensor, batches: list[Batch]) -> tuple[bool, bool]:
-        """Whether the step is finite, and whether it teaches images, in any process; and whether one got a signal.
+        """Agree among the processes: is the step finite, and does it teach images? Also notes a signal to any of them.
 
-        It is the step's only wait for the device.
+        This is the step's only wait for the device.
         """
         learns_images = any(batch["info"].real and image_count(batch) for batch in batches)
         finite = losses.isfinite().all() & torch.as_tensor(norm, device=losses.device).isfinite()
@@ -231,7 +209,11 @@ class Loop:
                 parameter.grad = None
 
     def count_nonfinite(self, batches: list[Batch]) -> None:
-        """Name the samples of a step that was dropped; too many such steps in a row end the run."""
+        """Warn of a dropped step and name its samples.
+
+        Raises:
+            UserError: it is one more in a row than ``train.max_nonfinite_steps``.
+        """
         progress, most = self.progress, self.config.train.max_nonfinite_steps
         progress.last_logged += 1  # the logged mean is over the steps that counted
         progress.nonfinite_steps += 1
@@ -239,7 +221,7 @@ class Loop:
         own = [name for batch in batches if batch["info"].real for name in batch["info"].ids]
         named = ", ".join(gather_object(own))
         if self.accelerator.is_main_process:
-            what = f"step {progress.step + 1}: loss or gradient is not finite; nothing was learnt from samples {named}"
+            what = f"step {progress.step + 1}: loss or gradient is not finite; dropped, with the samples {named}"
             logger.warning("%s (%d such steps so far)", what, progress.nonfinite_steps)
         if progress.nonfinite_in_a_row > most:
             raise UserError(
@@ -255,22 +237,14 @@ class Loop:
     def warn_of_skipped(self, batch: Batch) -> None:
         for line in batch["info"].skipped:
             self.progress.skipped_samples += 1
-            logger.warning("skipped %s (another sample stands in; %d so far)", line, self.progress.skipped_samples)
-
-    def describe_full_memory(self, batch: Batch) -> str:
-        latest = latest_checkpoint(self.run)
-        rest = f"{latest} is complete, continue with: {resume_command()}" if latest else "there is no checkpoint yet"
-        rows, tokens = batch["input_ids"].shape
-        return (
-            f"out of memory in step {self.progress.step + 1}, in a batch of {rows} rows of {tokens} tokens, "
-            f"{image_count(batch)} images; lower train.per_device_train_batch_size or data.tokens_per_batch (and raise "
-            f"train.gradient_accumulation_steps), or turn on train.gradient_checkpointing; {rest}"
-        )
+            logger.warning(
+                "skipped %s (another sample takes its position; %d so far)", line, self.progress.skipped_samples
+            )
 
     # ------------------------------------------------------------------------------------------ log and evaluate
 
     def log_step(self) -> None:
-        """Means since the last log: of the loss over steps, of the rest over time."""
+        """Log the mean loss of the steps since the last log, the last gradient norm and learning rate, and speed."""
         loss = self.accelerator.gather(self.loss).mean().item()
         steps = self.progress.step - self.progress.last_logged
         self.loss.zero_()
@@ -291,7 +265,7 @@ class Loop:
     def evaluate(self) -> None:
         """Mean cross entropy over every supervised token of the held-out split, and its exponential.
 
-        A signal cuts it short: ``stopping`` is then true and nothing is noted.
+        A signal ends it early: ``stopping`` is then true, and nothing is logged.
         """
         begin = time.perf_counter()
         self.model.eval()
@@ -303,7 +277,7 @@ class Loop:
             labels = label_count(batch) if batch["info"].real else 0
             loss = self.model(**self.to_device(batch)).loss.double().cpu()
             sums += torch.stack([loss * labels, torch.tensor(labels, dtype=torch.float64)]) if labels else 0.0
-        if self.accelerator.num_processes > 1:  # alone it stays on the CPU: not every device has float64
+        if self.accelerator.num_processes > 1:  # one process stays on the CPU: not every device has float64
             sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum")
         total, count = sums.tolist()
         loss = total / count
@@ -330,67 +304,9 @@ class Loop:
         patience = self.config.train.early_stopping_patience
         return patience is not None and self.progress.evaluations_without_best >= patience
 
-    # ------------------------------------------------------------------------------------------ save
-
     def save(self, evaluate: bool = False) -> None:
-        """The checkpoint of this step: whole, or not there and the run ends. The first process writes.
-
-        Args:
-            evaluate: a signal came before the evaluation of this step.
-        """
-        step = self.progress.step
-        if step == self.saved_step:
-            return
-        position = self.feed.position()
-        own = {"random": state.random_state(), "loss": self.loss.item(), "tokens": self.throughput.since_log()}
-        everyone = gather_object([own])
-        weights, moments = self.tensors()
-        folder, problem = self.run / f"checkpoint-{step}", None
-        if self.accelerator.is_main_process:
-            try:
-                self.write(folder, weights, moments, everyone, {**position, "evaluate": evaluate})
-                prune(self.run, self.config.train.save_total_limit, self.progress.best_checkpoint)
-            except (OSError, SafetensorError) as error:
-                problem = f"{folder.name} cannot be saved in {self.run}: {getattr(error, 'strerror', None) or error}"
-                remove_stale(self.run)
-        problem = next(filter(None, gather_object([problem])), None)
-        if problem:
-            latest = latest_checkpoint(self.run)
-            rest = f", then continue from {latest.name} with: {resume_command()}" if latest else ""
-            raise UserError(f"{problem}; fix that{rest}")
-        self.saved_step = step
-        self.log.saved(step, folder)
-
-    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Weights and moments; where the processes have shares, whole ones for the first, which writes."""
-        states = state.optimizer_states(self.optimizer)
-        moments = {name: value for name, value in states.items() if torch.is_tensor(value)}
-        weights = trained_state(self.model, self.config)
-        return (fsdp.whole(weights), fsdp.whole(moments)) if self.sharded else (weights, moments)
-
-    def write(self, folder: Path, weights: dict, moments: dict, everyone: list, rest: dict[str, Any]) -> None:
-        temporary = temp_dir(folder)
-        save_weights(self.model, self.tokenizer, self.image_processor, self.config, temporary, weights)
-        state.save_optimizer(self.optimizer, self.names, moments, temporary)
-        state.save_random([one["random"] for one in everyone], temporary)
-        rest |= {"losses": [one["loss"] for one in everyone], "tokens": [one["tokens"] for one in everyone]}
-        best = self.run / f"checkpoint-{self.progress.best_step}"
-        if best == folder or best.exists():
-            self.progress.best_checkpoint = str(best)
-        self.progress.write(temporary, rest, epoch=self.feed.epoch, total=self.total)
-        finalize(temporary, folder, {**self.facts, "step": self.progress.step, "epoch": self.feed.epoch})
-
-
-def label_count(batch: Batch) -> int:
-    """Supervised tokens; the first of a row has nothing to be predicted from."""
-    return int((batch["labels"][:, 1:] != -100).sum())
-
-
-def image_count(batch: Batch) -> int:
-    return int(batch["images_per_row"].sum())
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """A GPU has a class for it, a CPU only words."""
-    words = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+        """Write the checkpoint of this step, if there is none yet. ``evaluate``: its evaluation is still to be made."""
+        if self.progress.step != self.saved_step:
+            folder = save_checkpoint(self, evaluate)
+            self.saved_step = self.progress.step
+            self.log.saved(self.progress.step, folder)

@@ -56,7 +56,7 @@ class Progress:
             nonfinite_in_a_row=content["nonfinite_in_a_row"],
             best_step=state["best_global_step"],
             best_loss=state["best_metric"],
-            best_checkpoint=state["best_model_checkpoint"],
+            best_checkpoint=_in_folder(state["best_model_checkpoint"], checkpoint.parent),
             evaluations_without_best=content.get("evaluations_without_best", 0),
             log_history=state["log_history"],
         )
@@ -84,6 +84,12 @@ class Progress:
             "log_history": self.log_history,
         }
         write_json(folder / "trainer_state.json", state)
+
+
+def _in_folder(best: str | None, run: Path) -> str | None:
+    """The best checkpoint in the run's folder, which may have moved since; None if it is gone."""
+    found = run / Path(best).name if best else None
+    return str(found) if found and found.is_dir() else None
 
 
 def read_json(file: Path) -> Any:

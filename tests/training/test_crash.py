@@ -110,7 +110,7 @@ def test_with_other_data_or_batches_it_goes_on_at_the_same_share_of_the_epoch_an
     assert result["codes"] == [0], result["output"]
     _, _, rest = last_state(run)
     assert rest["log"][-1]["epoch"] == 3
-    said = re.findall(r"not those of the checkpoint; going on at (\d+) % of epoch 2", result["output"])
+    said = re.findall(r"differ from the checkpoint's; continuing at (\d+) % of epoch 2", result["output"])
     assert said == ([str(share)] if share else [])
 
 
@@ -251,7 +251,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_samples_are_named(loo
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert any(not torch.equal(tensor, later[name]) for name, tensor in before.items())
     (message,) = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
-    assert message.startswith("step 3: loss or gradient is not finite; nothing was learnt from samples ")
+    assert message.startswith("step 3: loss or gradient is not finite; dropped, with the samples ")
     assert message.count("/0") == 2  # a batch of two
     entries = {e["step"]: e for e in loop.progress.log_history if "loss" in e}
     assert 3 not in entries and all(math.isfinite(e["loss"]) for e in entries.values())

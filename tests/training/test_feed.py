@@ -58,7 +58,7 @@ def test_with_other_batches_it_continues_at_the_same_share_of_the_epoch(feed, ca
     with caplog.at_level(logging.WARNING):
         other.resume(one.position())
     assert other.position()["batches"] == 4  # of 9, as 2 of 5
-    assert "going on at 44 % of epoch 1" in caplog.text
+    assert "continuing at 44 % of epoch 1" in caplog.text
 
 
 @pytest.mark.parametrize(

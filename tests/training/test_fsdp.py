@@ -120,7 +120,7 @@ def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monke
 
 
 def test_one_process_has_nobody_to_share_with(make_config):
-    with pytest.raises(UserError, match="one process alone; start several"):
+    with pytest.raises(UserError, match="only one process; start several"):
         build_loop(make_config("language.train=full", "train.fsdp=true"), Path("never"))
 
 

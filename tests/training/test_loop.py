@@ -10,7 +10,7 @@ import torch
 
 from dataset.collate import collate
 from model.run_checkpoints import latest_checkpoint
-from training.loop import label_count
+from training.feed import label_count
 from training.setup import build_loop
 
 
