@@ -12,6 +12,7 @@ The two passes are operators of their own, because inductor would compute ``addm
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -242,6 +243,12 @@ _lora_gate_up.register_autograd(_backward_gate_up, setup_context=_keep_gate_up)
 # ---------------------------------------------------------------------------------------------- where it applies
 
 
+@cache
+def _fused_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """One class for all layers: torch.compile would compile each other class again."""
+    return type(kind.__name__, (FusedGateUp, kind), {})
+
+
 def fuse_lora(part: nn.Module) -> int:
     """Let the plain LoRA layers of a part compute as above, and return their number.
 
@@ -262,8 +269,9 @@ def fuse_lora(part: nn.Module) -> int:
         layer.__class__ = FusedLoraLinear
     for module in part.modules():
         pair = [getattr(module, name, None) for name in ("gate_proj", "up_proj")]
-        if all(isinstance(layer, FusedLoraLinear) and layer.base_layer.bias is None for layer in pair):
-            module.__class__ = type(type(module).__name__, (FusedGateUp, type(module)), {})
+        fused = all(isinstance(layer, FusedLoraLinear) and layer.base_layer.bias is None for layer in pair)
+        if fused and not isinstance(module, FusedGateUp):
+            module.__class__ = _fused_class(type(module))
     return len(plain)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.gpu import report
 
-SHARES = {"parity": 1.2, "training": 2.8, "profile": 0.6, "answering": 1.9, "estimates": 1.4, "counts": 0.1}
+SHARES = {"parity": 0.9, "training": 3.2, "profile": 0.7, "answering": 1.7, "estimates": 1.4, "counts": 0.1}
 RESTARTS = 2  # of one part, after crashes
 IMPORT_SECONDS = 15  # that the first part may take to import its libraries before the time runs
 

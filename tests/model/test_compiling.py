@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from benchmarks.common import PRESETS, batch_of, build_ours
 from model.compiling import compile_layers
 from model.fused_lora import fuse_lora
 
-SHAPE = PRESETS["tiny"]
+SHAPE = replace(PRESETS["tiny"], layers=4)  # with more layers than graphs
 soak = pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: half a minute each")
 BATCHES = [(3, 2), (5, 3), (4, 2), (1, 2), (1, 4)]  # questions a tree, trees
 
