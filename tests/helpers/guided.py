@@ -1,9 +1,10 @@
 """Coverage-guided fuzzing of one reader with atheris (Linux and macOS), which looks for bytes that reach new code.
 
-    python -m tests.helpers.guided annotations -max_total_time=600  # or config, manifest, image; options: libFuzzer's
+    python -m tests.helpers.guided annotations -max_total_time=600
 
-It ends with an error and the bytes in ``crash-...`` where something but the reader's own error comes out, where a case
-takes more than 5 seconds, or where the process grows above 2 GB.
+Other readers: config, manifest, image, shard. The options are libFuzzer's. It ends with an error, and with the bytes in
+``crash-...``, if an error other than the reader's own comes out, if a case takes more than 5 seconds, or if the process
+grows above 2 GB.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SEEDS = {
     "config": [(ROOT / name).read_bytes() for name in ("config.yaml", "demo.yaml")],
     "manifest": [json.dumps({"files": {}, "base_models": {}, "sha256": "0" * 64}).encode()],
     "image": readers.image_files(),
+    "shard": readers.shards(),
 }
 
 

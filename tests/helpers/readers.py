@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -16,6 +17,8 @@ from common.errors import UserError
 from dataset.image import ImageError, load_image
 from dataset.preparing.convert import process_ali, process_coco
 from dataset.preparing.json_reader import read_json
+from dataset.records import RecordError
+from dataset.shards import contents, parts_of, read_shard
 from qwen.tokenizer import IMAGE_TOKEN
 from settings import Config, load_config
 
@@ -83,6 +86,47 @@ def image(folder: Path, content: bytes) -> bool:
     except ImageError as error:
         assert "\n" not in str(error) and str(folder) not in str(error)
         return False
+
+
+def shard(folder: Path, content: bytes) -> int:
+    """A tar shard: how many records were read before its end or the first damage."""
+    file, count = folder / "a.tar", 0
+    file.write_bytes(content)
+    try:
+        for row in read_shard(file):
+            count += 1
+            try:
+                images, said = contents(row)
+                assert all(images)
+                parts_of(said)
+            except RecordError as error:
+                assert "\n" not in str(error) and len(str(error)) < 300
+    except Exception as error:  # any class is damage, but a number says that the disk failed, which it did not
+        assert not isinstance(error, (AssertionError, MemoryError)) and not getattr(error, "errno", None)
+    return count
+
+
+def shards() -> list[bytes]:
+    """Small tar shards: with ustar, GNU and PAX headers, long names, a sparse member and a link."""
+    made = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+            for name, text in (("1.png", b"x"), ("1.json", b'{"caption": "a"}'), ("2" * 90 + ".txt", b"b" * 600)):
+                member = tarfile.TarInfo(name)
+                member.size, member.pax_headers = len(text), {"comment": "中文", "mtime": "1.5"}
+                tar.addfile(member, io.BytesIO(text))
+            for name, headers in (("3/" + "n" * 120 + ".jpg", {}), ("4.jpg", {"GNU.sparse.map": "0,1", "size": "1"})):
+                if form != tarfile.USTAR_FORMAT or not headers:
+                    member = tarfile.TarInfo(name[: None if form != tarfile.USTAR_FORMAT else 60])
+                    member.size, member.pax_headers = 1, headers
+                    tar.addfile(member, io.BytesIO(b"z"))
+            link = tarfile.TarInfo("5.json")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(link)
+        content = file.getvalue().rstrip(b"\0")
+        made.append(content + bytes(-len(content) % 512 + 1024))
+    return made
 
 
 def image_files() -> list[bytes]:
