@@ -115,8 +115,9 @@ def child(request: dict, rank: int, port: int) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         if request["ranks"] > 1:
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(request["ranks"])}
-            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+            world = str(request["ranks"])
+            os.environ.update(WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, RANK=str(rank), LOCAL_RANK=str(rank))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         sys.argv = [f"{request['script']}.py", *request["argv"]]
         if "event" in request["kill"] and rank == request["ranks"] - 1:
             arm(**request["kill"])
