@@ -1,7 +1,7 @@
 """What makes a config invalid: unknown keys, wrong values, values that do not go together, missing paths and models.
 
-Every problem is one line that names the key, its value, what was expected and the nearest valid key. A typo must not
-show itself after hours of training as a setting that had no effect.
+Every problem is one line with the key, its value, what was expected and the nearest valid key. A typo must be found
+here, not after hours of training without the setting that was meant.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
 
 
 def drop_old_keys(raw: dict[str, Any]) -> None:
-    """Take out of a checkpoint's config what earlier versions allowed in ``train`` and ``lora`` and this one does not.
+    """Remove from a checkpoint's config what earlier versions allowed in ``train`` and ``lora`` and this one does not.
 
-    Answering and evaluation read nothing from ``train``, so a value that is no longer valid is left out too. A ``lora``
-    key that changed the model stays, and is then refused by name: without it the answers would be another model's.
+    Answering and evaluation do not use ``train``, so values that are no longer valid are removed too. A ``lora`` key that
+    changed the model is kept and then refused by name: without it the model would give other answers.
     """
     if isinstance(train := raw.get("train"), dict):
         for name in [name for name in train if not isinstance(name, str) or name not in Train.model_fields]:
@@ -82,7 +82,7 @@ _CHANGED_THE_MODEL = {"alora_invocation_tokens", "layer_replication", "velora_co
 
 
 def _check_values(value: Any, key: str) -> None:
-    """Refuse what JSON, and every reader of a saved config, would trip over."""
+    """Refuse values that JSON cannot hold: NaN, infinities and lone surrogates."""
     if isinstance(value, float) and not math.isfinite(value):
         raise Invalid(key, "expected a finite number", value)
     if isinstance(value, dict):
@@ -140,7 +140,7 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 
 def _choices(annotation: Any) -> Iterator[str]:
-    """The texts that a type lists, wherever in it they are."""
+    """All texts of the Literals in a type."""
     if typing.get_origin(annotation) is Literal:
         yield from (value for value in typing.get_args(annotation) if isinstance(value, str))
     else:
@@ -157,7 +157,7 @@ def _nearest_choice(annotation: Any, value: Any) -> str:
 
 
 def _check_together(config: Config) -> None:
-    """Values of which each is right, and which do not go together."""
+    """Values that are valid one by one and contradict each other."""
     _check_stream(config)
     _check_files(config)
     visual, longest = config.vision.image_context_length, config.language.max_length
@@ -182,7 +182,7 @@ def _check_files(config: Config) -> None:
     taken: dict[str, str] = {}
     for index, source in enumerate(config.data.sources):
         if source.name in names:
-            raise Invalid(f"data.sources.{index}.name", "expected a name no other source has", source.name)
+            raise Invalid(f"data.sources.{index}.name", "expected a name that no other source has", source.name)
         names.add(source.name)
         taken |= {_absolute(path): f"data.sources.{index}.annotations" for path in source.annotations}
     for name in ("image_map", "annotations", "skipped"):
@@ -206,7 +206,7 @@ def _check_loader(train: Train) -> None:
 
 
 def _check_best(train: Train) -> None:
-    """The best checkpoint, and patience, are chosen by the held-out loss of the saved steps."""
+    """The best checkpoint and early stopping both need held-out losses."""
     if train.early_stopping_patience is not None and train.eval_strategy == "no":
         problem = "expected null where train.eval_strategy is no: patience counts evaluations"
         raise Invalid("train.early_stopping_patience", problem, train.early_stopping_patience)

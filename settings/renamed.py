@@ -1,4 +1,4 @@
-"""Keys that a config may no longer hold, or never could: what to write instead, or why there is no such key."""
+"""Keys that do not exist here: what to write instead, or why there is no such key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 RENAMED = {
     "train.warmup_ratio": "train.warmup_steps (below 1 it is a share of all steps)",
     "train.evaluation_strategy": "train.eval_strategy",
-    "train.group_by_length": "data.tokens_per_batch (batches are of like length anyway)",
+    "train.group_by_length": "data.tokens_per_batch (batches hold samples of similar length anyway)",
     "train.logging_dir": "train.run (for TensorBoard set the TENSORBOARD_LOGGING_DIR environment variable)",
     "train.overwrite_output_dir": "train.run (give every run its own name)",
     "train.save_safetensors": "train.save_steps (checkpoints are always safetensors)",
@@ -48,23 +48,21 @@ _REASONS = {
         "not set here, the tracker's run is named by train.run": (
             "run_name project trackio_space_id trackio_bucket_id trackio_static_space_id"
         ),
-        "not set here, batches are of like length and hold every sample": (
+        "not set here, batches hold samples of similar length, and every sample is used": (
             "train_sampling_strategy length_column_name dataloader_drop_last"
         ),
-        "not set here, workers start and hand over as torch has it": (
-            "dataloader_multiprocessing_context dataloader_in_order"
-        ),
-        "not set here, the message about a batch that does not fit says what to lower": "auto_find_batch_size",
-        "not set here, write train.gradient_checkpointing": (
+        "not set here, workers use torch's defaults": ("dataloader_multiprocessing_context dataloader_in_order"),
+        "not set here, when a batch does not fit, the error says what to lower": "auto_find_batch_size",
+        "not set here, see train.gradient_checkpointing": (
             "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing_kwargs"
         ),
-        "not set here, write train.torch_compile": "torch_compile_backend torch_compile_mode",
-        "not set here, it knows only transformers' own models": "use_liger_kernel liger_kernel_config",
+        "not set here, see train.torch_compile": "torch_compile_backend torch_compile_mode",
+        "not set here, Liger knows only transformers' own models": "use_liger_kernel liger_kernel_config",
         "not set here, training keeps no cache of keys and values": "use_cache",
         "not set here, set the environment variable PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True": (
             "torch_empty_cache_steps"
         ),
-        "not set here, all that is trained is used in every step": "ddp_find_unused_parameters",
+        "not set here, every trained parameter gets a gradient in every step": "ddp_find_unused_parameters",
         "not set here, torchrun or accelerate launch starts the processes: see docs/scaling.md": (
             "accelerator_config parallelism_config local_rank ddp_bucket_cap_mb ddp_broadcast_buffers "
             "ddp_static_graph ddp_backend ddp_timeout"
@@ -72,10 +70,10 @@ _REASONS = {
         "not set here, see train.fsdp": "deepspeed",
         "not set here, FSDP has one setting: see train.fsdp and configs/accelerate/fsdp.yaml": "fsdp_config",
         "not set here, --resume continues at the exact sample": "ignore_data_skip",
-        "not set here, SIGTERM saves anyway": "enable_jit_checkpoint",
-        "not set here, the first process writes for all": "save_on_each_node",
+        "not set here, SIGTERM always saves a checkpoint": "enable_jit_checkpoint",
+        "not set here, the first process writes all files": "save_on_each_node",
         "not set here, every checkpoint can be resumed": "save_only_model",
-        "not set here, all randomness follows from train.seed": "full_determinism",
+        "not set here, train.seed decides every random number": "full_determinism",
         "not set here, train.py --dry-run measures memory and time": "debug skip_memory_metrics",
         "not set here, train.py trains and evaluate.py evaluates": "do_train do_eval do_predict",
         "not set here, nothing is uploaded; a checkpoint is a plain folder": (
@@ -86,7 +84,7 @@ _REASONS = {
     "lora": {
         "not set here, it is always CAUSAL_LM": "task_type",
         "not set here, it is always LORA": "peft_type",
-        "not set here, train.py and whatever loads a checkpoint choose it": "inference_mode",
+        "not set here, it is off in training and on for answers": "inference_mode",
         "not set here, it is vision.path or language.path": "base_model_name_or_path",
         "not set here, it belongs to the base model": "revision",
         "not set here, peft fills it in": "auto_mapping peft_version runtime_config",

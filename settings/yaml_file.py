@@ -80,7 +80,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's plain values, which refuses duplicate keys.
 
-    PyYAML follows YAML 1.1, where ``1e-4`` is text, ``eval_strategy: no`` is false, 010 is 8 and 1:30 is 90.
+    PyYAML follows YAML 1.1, which reads ``1e-4`` as text, ``eval_strategy: no`` as false, 010 as 8 and 1:30 as 90.
     """
 
     yaml_implicit_resolvers: dict = {}
@@ -106,7 +106,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts in quotes what :class:`_Loader` would not read as text."""
+    """Quotes every text that :class:`_Loader` would read as something else."""
 
     yaml_implicit_resolvers: dict = {}
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a config is one line that names the key."""
+"""What is wrong with a config is one line that names the key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.configs import MINIMAL, encoder_folder, error_of, error_of_te
         ("train.batch_size=3", "train.per_device_train_batch_size"),
         ("train.warmup_ratio=0.03", "train.warmup_steps (below 1 it is a share of all steps)"),
         ("train.evaluation_strategy=null", "train.eval_strategy"),
-        ("train.group_by_length=true", "data.tokens_per_batch (batches are of like length anyway)"),
+        ("train.group_by_length=true", "data.tokens_per_batch (batches hold samples of similar length anyway)"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_value_and_the_nearest_valid_one(minimal, override, nearest):
@@ -36,18 +36,18 @@ def test_an_unknown_key_is_named_with_its_value_and_the_nearest_valid_one(minima
     assert message.endswith(f"; nearest valid key: {nearest}")
 
 
-def test_an_unknown_section_on_the_command_line_is_named_with_what_was_to_be_in_it(minimal):
+def test_an_unknown_section_on_the_command_line_is_named_with_its_keys(minimal):
     message = error_of(minimal, "Train.learning_rate=1")
     assert message.startswith('command line: Train = {"learning_rate": 1}: unknown key, expected one of data, vision')
     assert message.endswith("; nearest valid key: train")
 
 
-def test_a_dotted_key_in_the_file_is_told_to_be_indented(minimal):
+def test_a_dotted_key_in_the_file_gets_the_advice_to_indent_it(minimal):
     message = error_of_text(minimal, MINIMAL + "train.seed: 5\n")
     assert message.endswith("nearest valid key: seed, indented under train:")
 
 
-def test_an_error_says_whether_the_file_or_the_command_line_has_it(minimal):
+def test_an_error_names_the_file_or_the_command_line(minimal):
     minimal.write_text(MINIMAL.replace("learning_rate", "learning_rte"), encoding="utf-8")
     message = error_of(minimal, "data.seed=5")
     assert message.startswith(
@@ -99,7 +99,7 @@ BEST = ["train.load_best_model_at_end=true", "train.eval_strategy=steps"]
         (["train.save_steps=500", "train.eval_steps=200"], "train.save_steps = 500: expected a multiple of train.eval"),
     ],
 )
-def test_the_best_checkpoint_needs_a_held_out_loss_at_every_save(minimal, overrides, message):
+def test_the_best_checkpoint_needs_an_evaluation_at_every_save(minimal, overrides, message):
     assert error_of(minimal, *BEST, *overrides).startswith(f"command line: {message}")
     assert load_config(minimal, [*BEST, "train.save_steps=400", "train.eval_steps=200"]).train.load_best_model_at_end
     assert load_config(minimal, [*BEST, "train.save_steps=300"]).train.steps_per_eval == 300
@@ -119,12 +119,12 @@ def test_the_best_checkpoint_needs_a_held_out_loss_at_every_save(minimal, overri
         ("polynomial", "{lr_end: 1}", 'kwargs = {"lr_end": 1}: expected an lr_end below train.learning_rate (0.0001)'),
     ],
 )
-def test_a_schedule_takes_its_own_options_and_needs_some_of_them(minimal, kind, options, message):
+def test_a_schedule_refuses_foreign_options_and_needs_some_of_its_own(minimal, kind, options, message):
     found = error_of(minimal, f"train.lr_scheduler_type={kind}", f"train.lr_scheduler_kwargs={options}")
     assert found.startswith("command line: train.lr_scheduler_kwargs") and message in found
 
 
-def test_each_schedule_can_be_had_with_its_options(minimal):
+def test_schedules_are_accepted_with_their_options(minimal):
     for kind, options in (
         ("linear", "null"),
         ("cosine_with_min_lr", "{min_lr_rate: 0.1}"),
@@ -134,9 +134,9 @@ def test_each_schedule_can_be_had_with_its_options(minimal):
         load_config(minimal, [f"train.lr_scheduler_type={kind}", f"train.lr_scheduler_kwargs={options}"])
 
 
-def test_two_sources_need_two_names(minimal):
+def test_two_sources_need_different_names(minimal):
     message = error_of(minimal, "data.sources.1.name=photos")
-    assert message == 'command line: data.sources.1.name = "photos": expected a name no other source has'
+    assert message == 'command line: data.sources.1.name = "photos": expected a name that no other source has'
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_two_sources_need_two_names(minimal):
         ("data.skipped=raw/c.json", "data.sources.1.annotations"),
     ],
 )
-def test_no_file_that_is_written_may_be_another_of_the_run(minimal, override, other):
+def test_an_output_file_may_not_overwrite_another_file_of_the_run(minimal, override, other):
     message = error_of(minimal, override)
     assert message.startswith("command line: data.skipped = ")
     assert message.endswith(f"would write over {other}")
 
 
-def test_a_token_count_the_encoder_cannot_give_names_the_one_it_gives(minimal, tmp_path):
+def test_a_wrong_token_count_names_the_right_one(minimal, tmp_path):
     encoder_folder(tmp_path / "tower", image_size=384, patch_size=14)
     assert load_config(minimal, ["vision.path=./tower"]).vision.image_context_length == 728
     keep = ["vision.path=./tower", "vision.drop_first_token=false"]
@@ -163,14 +163,14 @@ def test_a_token_count_the_encoder_cannot_give_names_the_one_it_gives(minimal, t
     assert "384 px, patch 14, vision.drop_first_token false" in message
 
 
-def test_the_token_count_is_explained_before_the_length_that_follows_from_it(minimal, tmp_path):
+def test_a_wrong_token_count_is_reported_before_a_max_length_that_follows_from_it(minimal, tmp_path):
     encoder_folder(tmp_path / "tower", image_size=112, patch_size=14)
     message = error_of(minimal, "vision.path=tower", "language.max_length=512")
     assert "vision.image_context_length = 728: expected 63" in message
 
 
 @pytest.mark.parametrize("name", ["siglip", "google/siglip-so400m-patch14-384", "0-x/y.z_1"])
-def test_a_name_with_at_most_one_slash_is_the_hubs(minimal, name):
+def test_a_name_with_at_most_one_slash_is_a_hub_name(minimal, name):
     assert load_config(minimal, [f"vision.path={name}"]).vision.path == name
 
 
@@ -195,7 +195,7 @@ def test_a_path_that_looks_local_must_exist(minimal, path):
     assert "no such folder, expected one that holds config.json, or a hub name" in message
 
 
-def test_a_local_folder_must_hold_a_model_and_a_misspelt_one_is_recognised(minimal, tmp_path):
+def test_a_local_folder_must_hold_a_model_and_the_nearest_name_is_shown(minimal, tmp_path):
     (tmp_path / "models").mkdir()
     encoder_folder(tmp_path / "models" / "siglip", image_size=384, patch_size=14)
     assert error_of(minimal, "language.path=./models").endswith("expected a model folder, but it holds no config.json")
@@ -215,7 +215,7 @@ def missing(config: Config, *keys: str) -> str:
     return message
 
 
-def test_preprocessed_files_that_are_missing_say_what_to_run(minimal, tmp_path):
+def test_missing_preprocessed_files_say_what_to_run(minimal, tmp_path):
     config = load_config(minimal)
     for key in ("data.image_map", "data.annotations"):
         message = missing(config, key)
@@ -266,7 +266,7 @@ def test_a_held_out_list_must_exist_and_a_share_need_not(minimal, tmp_path):
     assert missing(config, "data.held_out").endswith("nearest existing path: raw/held_out.txt")
 
 
-def test_a_key_that_is_no_path_is_the_programmers_mistake(minimal):
+def test_require_paths_raises_a_key_error_for_a_key_that_is_no_path(minimal):
     with pytest.raises(KeyError):
         require_paths(load_config(minimal), "data.seed")
 

@@ -1,4 +1,4 @@
-"""Keys that are no more, or never were: one line that says what to write, or why not."""
+"""Keys that do not exist: one line says what to write instead, or why there is no such key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from settings.renamed import REFUSED
 from tests.helpers.configs import error_of
 
 
-def test_every_other_field_of_theirs_is_refused_with_a_reason():
+def test_every_other_field_of_training_arguments_and_lora_config_has_a_reason():
     from transformers import TrainingArguments
 
     from model.plain_peft import LoraConfig
@@ -53,7 +53,7 @@ def test_every_other_field_of_theirs_is_refused_with_a_reason():
         ("train.ddp_timeout=60", "docs/scaling.md"),
     ],
 )
-def test_fields_that_the_project_sets_itself_are_refused_with_the_reason(minimal, override, where_to):
+def test_fields_that_are_no_keys_are_refused_with_the_reason(minimal, override, where_to):
     message = error_of(minimal, override)
     assert message.startswith(f"command line: {override.partition('=')[0]} = ")
     assert where_to in message

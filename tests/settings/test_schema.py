@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_both_configs_of_the_repository_are_valid(monkeypatch, name, tokens, sou
 
 
 def test_lora_has_the_fields_types_and_defaults_of_peft():
-    """A field that peft renames, or a default that it changes, shows here; checking a config never imports peft."""
+    """Fails when peft renames a field or changes a default; checking a config never imports peft."""
     from model.plain_peft import LoraConfig
 
     theirs = LoraConfig()
@@ -34,16 +35,16 @@ def test_lora_has_the_fields_types_and_defaults_of_peft():
     assert LoraConfig(**Lora(r=4, init_lora_weights="pissa_niter_4").model_dump()).init_lora_weights == "pissa_niter_4"
 
 
-# Ours on purpose: one epoch, a log that shows something early, and no second batch size.
+# Different on purpose: one epoch, an early first log, and one batch size for training and evaluation.
 OTHER_DEFAULTS = {"num_train_epochs": 1.0, "logging_steps": 10, "per_device_eval_batch_size": None, "max_steps": None}
 
 
-# TrainingArguments spells these otherwise.
+# Off by default in both; TrainingArguments writes it differently.
 OTHER_SPELLINGS = {"gradient_checkpointing": None, "lr_scheduler_kwargs": None, "report_to": "none", "fsdp": None}
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
-def test_train_has_the_names_and_defaults_that_users_of_transformers_know():
+def test_train_has_names_and_defaults_of_training_arguments():
     from transformers import TrainingArguments
 
     theirs = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
@@ -63,7 +64,15 @@ def test_null_means_the_value_of_another_key(minimal):
     assert (train.eval_batch_size, train.steps_per_eval) == (5, 9)
 
 
-def test_what_is_left_out_takes_its_default(minimal):
+def test_config_yaml_explains_every_key():
+    text = (REPO / "config.yaml").read_text(encoding="utf-8")
+    for name, field in Config.model_fields.items():
+        section = re.search(rf"^{name}:\n(.*?)(?=^\w|\Z)", text, re.M | re.S)[1]
+        for key in field.annotation.model_fields:
+            assert re.search(rf"^  {key}:|^ +#.*\b{key}\b", section, re.M), f"{name}.{key}"
+
+
+def test_missing_keys_take_their_defaults(minimal):
     config = load_config(minimal)
     assert (config.data.seed, config.data.max_skipped, config.data.held_out, config.data.workers) == (
         0,
@@ -195,7 +204,7 @@ WRONG_VALUES = [
 
 
 @pytest.mark.parametrize(("override", "shown", "expected"), WRONG_VALUES, ids=[case[0] for case in WRONG_VALUES])
-def test_a_wrong_value_is_a_line_with_key_value_and_what_was_expected(minimal, override, shown, expected):
+def test_a_wrong_value_is_one_line_with_key_value_and_what_was_expected(minimal, override, shown, expected):
     key = override.partition("=")[0]
     message = error_of(minimal, override)
     assert message.startswith(f"command line: {key} = {shown}: expected "), message
@@ -208,7 +217,7 @@ def test_a_value_of_many_lines_is_still_one_line_and_cut(minimal):
     assert len(message) < 300 + len(str(minimal))
 
 
-def test_values_keep_their_type_and_null_is_read_where_it_means_something(minimal):
+def test_values_keep_their_type_and_null_is_accepted_where_it_has_a_meaning(minimal):
     overrides = [
         "train.warmup_steps=0.03",
         "train.lr_scheduler_type=cosine",
@@ -239,7 +248,7 @@ def test_values_keep_their_type_and_null_is_read_where_it_means_something(minima
 
 
 def test_the_options_of_a_schedule_are_those_of_transformers():
-    """A schedule that transformers renames, or gives another option, shows here."""
+    """Fails when transformers renames a schedule or changes its options."""
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
     functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}

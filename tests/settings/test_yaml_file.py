@@ -1,4 +1,4 @@
-"""Reading and saving a config: whatever is right survives a round trip."""
+"""Reading, overriding and saving a config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_numbers_are_read_as_people_write_them(minimal, written, read):
     assert type(value) is type(read)
 
 
-def test_thousands_may_be_set_apart_but_other_underscores_are_text(minimal):
+def test_underscores_between_thousands_are_allowed_and_elsewhere_text(minimal):
     assert load_config(minimal, ["data.max_pixels=50_000_000"]).data.max_pixels == 50_000_000
     assert load_config(minimal, ["train.run=2024_01"]).train.run == "2024_01"
 
@@ -61,7 +61,7 @@ def test_no_and_off_are_words_and_only_true_and_false_are_booleans(minimal):
         ("data: " + "1" * 5000, ["not valid YAML"]),
     ],
 )
-def test_a_file_that_is_no_config_is_a_line_with_its_name_and_place(tmp_path, text, named):
+def test_a_file_that_is_no_config_is_one_line_with_its_name_and_line_number(tmp_path, text, named):
     path = tmp_path / "my.yaml"
     message = error_of_text(path, text)
     assert message.startswith(f"{path}: ")
@@ -74,19 +74,19 @@ def test_merged_keys_are_no_duplicates(minimal):
     assert load_config(minimal).generate.batch_size == 4
 
 
-def test_a_missing_file_names_the_one_that_was_meant(minimal):
+def test_a_missing_file_names_the_nearest_one(minimal):
     message = error_of(minimal.with_name("confg.yaml"))
     assert "confg.yaml: no such file" in message
     assert message.endswith(f"nearest existing path: {minimal.as_posix()}")
     assert "cannot be read" in error_of(minimal.parent)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(minimal):
+def test_a_byte_order_mark_is_ignored(minimal):
     minimal.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode("utf-8"))
     assert load_config(minimal).vision.path == "google/siglip-so400m-patch14-384"
 
 
-def test_overrides_change_values_at_any_depth_and_the_last_one_counts(minimal):
+def test_overrides_change_values_at_any_depth_and_the_last_one_wins(minimal):
     overrides = [
         "train.learning_rate=1e-5",
         "train.learning_rate=2e-5",
@@ -118,7 +118,7 @@ def test_overrides_change_values_at_any_depth_and_the_last_one_counts(minimal):
         ("data.image_map=@x", "not valid YAML"),
     ],
 )
-def test_an_override_that_cannot_be_applied_is_quoted(minimal, override, problem):
+def test_an_override_that_cannot_be_applied_is_quoted_with_the_problem(minimal, override, problem):
     message = error_of(minimal, override)
     assert message.startswith(f"command line: {override}: ")
     assert problem in message
@@ -145,7 +145,7 @@ def test_a_saved_config_reads_back_equal(minimal, tmp_path):
     assert os.listdir(saved.parent) == ["config.yaml"]
 
 
-def test_a_saved_config_has_the_shape_of_a_written_one(minimal, tmp_path):
+def test_a_saved_config_has_the_sections_and_keys_of_a_written_one(minimal, tmp_path):
     save_config(load_config(minimal, ["train.seed=3"]), tmp_path / "saved.yaml")
     content = read_yaml(tmp_path / "saved.yaml")
     assert list(content) == ["data", "vision", "language", "projector", "lora", "train", "generate"]
@@ -154,7 +154,7 @@ def test_a_saved_config_has_the_shape_of_a_written_one(minimal, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "demo.yaml"])
-def test_the_configs_of_the_repository_survive_saving(monkeypatch, tmp_path, name):
+def test_the_configs_of_the_repository_are_equal_after_saving(monkeypatch, tmp_path, name):
     monkeypatch.chdir(REPO)
     config = load_config(name)
     save_config(config, tmp_path / "saved.yaml")
@@ -174,7 +174,7 @@ def test_a_failed_save_leaves_the_old_file(minimal, tmp_path, monkeypatch):
     assert saved.read_text(encoding="utf-8") == "old"
 
 
-def test_a_config_saved_elsewhere_loads_without_its_models_and_data(minimal):
+def test_a_config_saved_on_another_machine_loads_without_its_models_and_data(minimal):
     overrides = ["vision.path=./gone/siglip", "language.path=/gone/qwen/"]
     assert "vision.path" in error_of(minimal, *overrides)
     config = load_config(minimal, overrides, check_models=False)
@@ -189,7 +189,7 @@ OLD_KEYS = {
 }
 
 
-def test_a_checkpoints_config_of_an_earlier_version_opens_without_the_keys_that_are_gone(minimal, capsys, caplog):
+def test_a_checkpoints_config_of_an_earlier_version_loads_without_the_keys_that_are_gone(minimal, capsys, caplog):
     text = MINIMAL.replace("lora:\n", f"lora:\n{OLD_KEYS['lora']}").replace("train:\n", f"train:\n{OLD_KEYS['train']}")
     minimal.write_text(text, encoding="utf-8")
     with pytest.raises(UserError):
@@ -212,7 +212,7 @@ def test_a_checkpoints_config_of_an_earlier_version_opens_without_the_keys_that_
         ("r: 0", "lora.r = 0: expected a whole number"),
     ],
 )
-def test_a_checkpoint_whose_adapters_would_compute_something_else_is_refused(minimal, line, shown):
+def test_a_checkpoint_is_refused_where_a_lost_key_would_change_its_answers(minimal, line, shown):
     minimal.write_text(MINIMAL.replace("  r: 8", f"  {line}"), encoding="utf-8")
     with pytest.raises(UserError) as caught:
         load_config(minimal, check_models=False)
