@@ -39,7 +39,9 @@ STEPS = 8  # of a round
 ROUNDS = 25  # at most
 ENOUGH, AT_MOST = 20.0, 60.0  # seconds of rounds: enough after two of them, and no more after one
 EVALUATED = 16  # held-out batches that each process is timed with
-LOW, HIGH = 0.9, 1.15  # the range that is printed, times the estimate; wider where the rounds differ more
+# The range that is printed, times the estimate; wider if the rounds differ more. In processor time, runs of 100 and 150
+# steps of the demo took 0.99 to 1.11 times the estimate.
+LOW, HIGH = 0.9, 1.15
 
 
 def dry_run(config: Config) -> None:
