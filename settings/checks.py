@@ -60,8 +60,8 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
 def drop_old_keys(raw: dict[str, Any]) -> None:
     """Remove from a checkpoint's config what earlier versions allowed in ``train`` and ``lora`` and this one does not.
 
-    Answering and evaluation do not use ``train``, so values that are no longer valid are removed too. A ``lora`` key that
-    changed the model is kept and then refused by name: without it the model would give other answers.
+    Answering and evaluation do not use ``train``, so values that are no longer valid are removed too. A ``lora`` key
+    that changed the model is kept and then refused by name: without it the model would give other answers.
     """
     if isinstance(train := raw.get("train"), dict):
         for name in [name for name in train if not isinstance(name, str) or name not in Train.model_fields]:

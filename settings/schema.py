@@ -25,6 +25,14 @@ def _path_text(value: Any) -> Any:
     return os.path.expanduser(value)
 
 
+def _minus_one_as_null(value: Any) -> Any:
+    return None if type(value) is int and value == -1 else value
+
+
+def _null_as_section(value: Any) -> Any:
+    return {} if value is None else value
+
+
 Text = Annotated[str, Field(pattern=r"\S")]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -155,8 +163,12 @@ class Lora(Section):
     trainable_token_indices: list[NotNegative] | dict[str, list[NotNegative]] | None = Field(
         None, description="a list of token ids, a section (module name: list), or null"
     )
-    rank_pattern: dict[str, Count] = Field({}, description="a section (module name: rank)")
-    alpha_pattern: dict[str, Count] = Field({}, description="a section (module name: alpha)")
+    rank_pattern: Annotated[dict[str, Count], BeforeValidator(_null_as_section)] = Field(
+        {}, description="a section (module name: rank)"
+    )
+    alpha_pattern: Annotated[dict[str, Count], BeforeValidator(_null_as_section)] = Field(
+        {}, description="a section (module name: alpha)"
+    )
     lora_bias: bool = Field(False, description=FLAG)
     layers_to_transform: NotNegative | list[NotNegative] | None = Field(
         None, description="the index of a block, a list of them, or null for all"
@@ -164,14 +176,6 @@ class Lora(Section):
     layers_pattern: Text | list[Text] | None = Field(
         None, description="the name of the list of blocks, a list of names, or null"
     )
-
-
-def _minus_one_as_null(value: Any) -> Any:
-    return None if type(value) is int and value == -1 else value
-
-
-def _null_as_section(value: Any) -> Any:
-    return {} if value is None else value
 
 
 def _trackers(value: Any) -> Any:

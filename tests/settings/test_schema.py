@@ -228,6 +228,7 @@ def test_values_keep_their_type_and_null_is_accepted_where_it_has_a_meaning(mini
         "lora.target_modules=[q_proj, v_proj]",
         "lora.init_lora_weights=pissa_niter_16",
         "lora.rank_pattern={q_proj: 4}",
+        "lora.alpha_pattern=null",
         "lora.layers_to_transform=[0, 1]",
     ]
     config = load_config(minimal, overrides)
