@@ -4,7 +4,7 @@
 
 Records come in two formats, AI Challenger captions (:func:`process_ali`) and LLaVA conversations
 (:func:`process_coco`). Every image is decoded once, so that a damaged file is found now and not after hours of
-training. Whatever cannot be used is listed with its reason; above ``data.max_skipped`` nothing is written.
+training. What cannot be used is listed with its reason; above ``data.max_skipped`` nothing is written.
 
 Every random choice depends on the seed, the source's name and the record's number alone: the same input gives the
 same bytes, on any number of processes, and other skipped records change nothing. The work is done in dataset/preparing.

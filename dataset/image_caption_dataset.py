@@ -7,6 +7,7 @@ the uninterrupted one would have read.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -261,3 +262,7 @@ class ImageCaptionDataset(Dataset[Sample]):
 
     def _longest(self, answers: list[str]) -> str:
         return max(answers, key=lambda answer: len(encode_text(self.tokenizer, answer))) if answers[1:] else answers[0]
+
+
+if __name__ == "__main__":
+    sys.exit("error: this command is python -m dataset.show now, with the same options")

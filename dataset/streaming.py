@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -269,3 +270,7 @@ class StreamedBatches(IterableDataset):
     def epochs(self) -> float:
         """The position in epochs, by shards."""
         return self.position.epoch + self.position.shard / len(self.dataset.shards)
+
+
+if __name__ == "__main__":
+    sys.exit("error: this command is python -m dataset.write_shards now, with the same options")

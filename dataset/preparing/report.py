@@ -1,4 +1,4 @@
-"""What a person is told: the limit of unusable images, the list of what was skipped, and the table of sizes."""
+"""The limit of unusable images, the list of skipped images and records, and the table of sizes."""
 
 from __future__ import annotations
 

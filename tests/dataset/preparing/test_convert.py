@@ -205,7 +205,7 @@ def test_a_caption_that_makes_no_sense_is_rejected_with_its_reason(record, expec
     assert expected in reason(process_ali, record)
 
 
-def test_the_language_is_the_sources_or_told_from_the_text():
+def test_the_language_is_that_of_the_source_or_of_the_text():
     assert one_conversation(llava("a.jpg", "What?", "cat"))["language"] == "en"
     assert one_conversation(llava("a.jpg", "What?", "cat", "Who?", ["x", "猫"]))["language"] == "zh"
     assert one_conversation(llava("a.jpg", "什么？", "cat"))["language"] == "zh"

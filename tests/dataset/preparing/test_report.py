@@ -1,4 +1,4 @@
-"""What a person is told: the table, the skip list, the limit."""
+"""The skip list, and the limit of unusable images."""
 
 from __future__ import annotations
 
