@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,7 +17,7 @@ from model.model import build_model
 from qwen.load import load_language
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
 from tests.helpers.qwen1 import save_as_qwen1
-from tests.helpers.tiny import REPO, save_qwen, save_qwen3
+from tests.helpers.tiny import save_qwen, save_qwen3
 
 FAMILIES = ["qwen1", "qwen2", "qwen2-tied", "qwen3", "qwen3-tied"]
 
@@ -181,34 +178,3 @@ def test_an_unknown_kind_of_model_is_named_with_the_known_ones(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="is a 'llama' model; expected one of: qwen .Qwen-1., qwen2, qwen3"):
         load_language(str(tmp_path), None, torch.float32)
-
-
-# ---------------------------------------------------------------------------------------------- python -m qwen.load
-
-
-def test_a_folder_is_described_without_loading_it(families):
-    done = subprocess.run(
-        [sys.executable, "-m", "qwen.load", str(families["qwen1"])], cwd=REPO, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    lines = dict(line.split(None, 1) for line in done.stdout.strip().splitlines())
-    assert lines["family"] == "Qwen-1, QWenLMHeadModel"
-    model = load_language(str(families["qwen1"]), load_tokenizer(str(families["qwen1"])), torch.float32)
-    assert lines["size"] == f"{sum(p.numel() for p in model.parameters()):,} parameters stored as F32"
-    assert "757 tokens" in lines["tokenizer"] and "<|im_end|> 551" in lines["tokenizer"]
-    assert lines["image"] == "<|extra_0|> is 552, within the matrix of 768 rows"
-    assert "in bf16" in lines["memory"] and "in 4 bits" in lines["memory"]
-
-
-def test_what_cannot_be_described_is_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "qwen.load", "no/such/folder"], cwd=REPO, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stderr == (
-        "error: no/such/folder: no such folder, and no hub name such as Qwen/Qwen3-1.7B\n"
-    )
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
-    done = subprocess.run([sys.executable, "-m", "qwen.load", str(tmp_path)], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == (
-        f"error: {tmp_path} holds no safetensors; is the download complete?\n"
-    )
