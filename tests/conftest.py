@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from answering.assistant import Assistant
@@ -40,6 +41,13 @@ def empty_user_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one state for a process, precision and compilation included; a run has a process of its own."""
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="session")

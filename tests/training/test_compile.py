@@ -1,4 +1,4 @@
-"""What torch compiles gives what it gives uncompiled. Inductor's C++ stands in for its CUDA kernels: the graphs, and
+"""Compiled code computes what uncompiled code computes. Inductor's C++ replaces its CUDA kernels here: the graphs, and
 what would break or multiply them, are the same. Compiling takes a minute, so `make soak` runs this.
 """
 
@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import CompileConfig
 
 from answering.assistant import Assistant
@@ -48,6 +49,7 @@ def test_compiled_decoding_gives_the_same_answers_from_one_graph(assistant, monk
 def test_a_compiled_step_has_the_losses_of_a_plain_one(make_config, tmp_path):
     losses = []
     for compiled in ("false", "true"):
+        AcceleratorState._reset_state(True)  # a process has one, and a run its own process
         options = ("lora.lora_dropout=0.0", "train.max_steps=6", "train.save_steps=100")
         config = make_config(*options, f"train.torch_compile={compiled}", pictures=9)
         loop = build_loop(config, tmp_path / compiled)
