@@ -54,7 +54,7 @@ class Forks:
         both as "output".
 
         ``kill``: {"after": seconds}, or {"event": "step", "evaluate" or "file", "count": n}: SIGKILL, or another
-        "signal", at the n-th. ``fault``: what happens to the disk behind the first checkpoint.
+        "signal", at the n-th. ``fault``: what happens to the disk after the first checkpoint.
         """
         request = {"script": script, "argv": list(arguments), "log": str(log), "kill": kill or {}, "ranks": ranks}
         request["fault"] = fault
@@ -169,7 +169,7 @@ def arm(event: str, count: int, signal: int = signal.SIGKILL) -> None:
 
 
 def break_disk(fault: str) -> None:
-    """Behind the first checkpoint: the disk is full, or the run's folder is gone, or a file is in its place."""
+    """After the first checkpoint: the disk is full, the run's folder is gone, or a file has replaced it."""
     from training.loop import Loop
 
     original = Loop.save

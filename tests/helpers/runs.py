@@ -1,4 +1,4 @@
-"""Whole runs of train.py on a few pictures, and what they leave behind."""
+"""Whole runs of train.py on a few pictures, and the checkpoints that they write."""
 
 from __future__ import annotations
 

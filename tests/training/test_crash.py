@@ -1,4 +1,4 @@
-"""A run that is killed, again and again, ends as the run that never was: to the bit."""
+"""A run that is killed again and again ends bit-equal to one that was never killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def test_the_log_of_a_run_killed_between_two_logs_is_that_of_one_that_was_not(st
     whole, reference = start("whole", *overrides)
     assert whole()["codes"] == [0]
     broken, run = start("broken", *overrides)
-    assert broken(kill={"event": "step", "count": 10})["codes"] == [-9]  # in step 5; logged behind 3, saved behind 4
+    assert broken(kill={"event": "step", "count": 10})["codes"] == [
+        -9
+    ]  # in step 5; logged after step 3, saved after step 4
     assert broken("--resume")["codes"] == [0]
     assert_same(run, reference)
     assert len({entry["padding"] for entry in last_state(run)[2]["log"] if "padding" in entry}) == 4
@@ -94,7 +96,7 @@ def test_the_log_of_a_run_killed_between_two_logs_is_that_of_one_that_was_not(st
     ("change", "share"),
     [("train.per_device_train_batch_size=4", 50), ("data.seed=9", 57), ("half the data", 50), (None, None)],
 )
-def test_with_other_data_or_batches_it_goes_on_at_the_same_share_of_the_epoch_and_says_so(
+def test_with_other_data_or_batches_it_continues_at_the_same_share_of_the_epoch_and_says_so(
     start, tmp_path, change, share
 ):
     """Four of seven batches were taken. That many of fewer, larger ones would be more than the epoch has."""
@@ -171,7 +173,7 @@ def test_a_flipped_byte_a_cut_file_or_a_missing_one_is_found_and_the_checkpoint_
 
 
 @pytest.mark.parametrize("fault", ["full", "vanished", "replaced"])
-def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_stands(start, fault, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_earlier_one_is_untouched(start, fault, tmp_path):
     """A full disk is played by the limit on a file's size: writing fails where the files grow large enough."""
     run, folder = start("run", "train.save_total_limit=5", "train.eval_strategy=no")
     result = run(fault=fault)

@@ -1,4 +1,4 @@
-"""Several processes: the same losses as one, any number goes on where another stopped, none waits for a dead one."""
+"""Several processes: the losses of one, any number resumes where another stopped, none waits for one that has died."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_two_processes_killed_in_the_second_epoch_go_on_to_the_bit(start):
 
 @posix
 def test_two_processes_are_followed_by_one_and_by_three(start):
-    """From one of two with the accumulation doubled the losses go on as if nothing had happened."""
+    """One process with twice the accumulation continues the losses of two as if they had not been killed."""
     overrides = ["train.gradient_accumulation_steps=2"]
     whole, reference = start("whole", *overrides)
     assert whole()["codes"] == [0]
@@ -136,7 +136,7 @@ leave_together()
 
 
 @posix
-def test_processes_end_whatever_their_threads_still_hold():
+def test_processes_exit_cleanly_while_gloo_threads_hold_tensors():
     """Without leaving together nine of ten such pairs are aborted, pytorch's PR 179291."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     ranks = ({**os.environ, **address, "RANK": str(rank)} for rank in range(2))

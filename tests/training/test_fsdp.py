@@ -1,4 +1,4 @@
-"""FSDP: processes that hold shares of the model learn what one process learns, and any number goes on from there."""
+"""FSDP: processes that share one model have the losses of a single process, and any number of them resumes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monke
         build_loop(make_config("language.train=full"), Path("never"))
 
 
-def test_one_process_has_nobody_to_share_with(make_config):
+def test_one_process_alone_is_refused(make_config):
     with pytest.raises(UserError, match="only one process; start several"):
         build_loop(make_config("language.train=full", "train.fsdp=true"), Path("never"))
 
@@ -132,7 +132,7 @@ def test_bf16_rounds_neither_the_loss_nor_the_sum_of_gradients():
 
 
 def test_shared_or_alone_any_number_of_processes_goes_on_from_a_checkpoint(start):
-    """Two are killed in the second epoch and go on to the bit; one alone goes on to 1e-5, and three end it."""
+    """Two are killed in the second epoch and end bit-equal; one continues them to 1e-5, and three finish the run."""
     two, reference = start("two", "train.fsdp=true")
     assert two(ranks=2)["codes"] == [0, 0]
     broken, run = start("broken", "train.fsdp=true")
