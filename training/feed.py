@@ -1,7 +1,7 @@
 """Batches for the loop: from the two files (:class:`EpochFeed`) or from a stream of shards (:class:`StreamFeed`).
 
-A feed gives the batches of one optimiser step at a time, epoch after epoch, and knows its position in the data: the
-same numbers for any number of processes, which a checkpoint keeps and a resumed run continues from.
+A feed gives the batches of one optimiser step at a time, epoch after epoch. It knows its position in the data, which a
+checkpoint keeps. The position is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -143,11 +143,11 @@ class EpochFeed:
         return {"epoch": epoch, "batches": taken, "of": len(self.order.batches), "plan": self._plan()}
 
     def _plan(self) -> list[str]:
-        """Where this differs, a number of batches means other samples."""
+        """If this differs, the same number of batches means other samples."""
         return [self.data_hash, self.order.fingerprint]
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """With other data or other batches than the checkpoint's run had, at the same share of the epoch."""
+        """If the data or the batches are not those of the checkpoint, continue at the same share of the epoch."""
         taken, count = progress["batches"], len(self.order.batches)
         if progress["plan"] != self._plan():
             taken = min(count - 1, round(progress["batches"] / progress["of"] * count))
@@ -162,7 +162,7 @@ class EpochFeed:
         self.order.resume(progress["epoch"], taken)
 
     def total_steps(self, done: int) -> int:
-        """As many epochs as asked for, however many steps the first of them took with other batches."""
+        """``num_train_epochs`` epochs, even if the steps done so far had batches of another size."""
         if self.config.train.max_steps is not None:
             return self.config.train.max_steps
         per_epoch = math.ceil(len(self.order) / self.accumulation)

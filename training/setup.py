@@ -75,12 +75,12 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
 
 
 def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
-    """Meets the other processes, if there are any."""
+    """accelerate, set to the run's device and precision; joins the process group if there are several processes."""
     plugin = fsdp.plugin() if fsdp.is_wanted(config.train.fsdp) else None
     if config.train.torch_compile and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, which compiled kernels gain most from
     accelerator = Accelerator(
-        # Without a GPU several processes would not find each other unless this is set, and each would train alone.
+        # Without a GPU and without this, accelerate would let each of several processes train alone.
         cpu=config.train.use_cpu or not torch.cuda.is_available(),
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
         # The loop counts the batches of a step itself.
@@ -88,9 +88,9 @@ def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
         dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.train.torch_compile else "no"),
         fsdp_plugin=plugin,
         kwargs_handlers=[
-            # None is unused (use_all); looking for them waits in every step.
+            # Every parameter is used in every step (use_all). Searching for unused ones would cost a wait each step.
             DistributedDataParallelKwargs(find_unused_parameters=False),
-            # Others wait while the first process fills data.feature_cache.
+            # The other processes wait while the first one fills data.feature_cache.
             InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
         ],
     )
@@ -131,7 +131,7 @@ def keep_features(model: MMultiModal, folder: Path, config: Config, accelerator:
 
 
 def choose_dtype(config: Config) -> tuple[torch.dtype, str]:
-    """The dtype of frozen weights and of autocast, and the reason for it."""
+    """The dtype of frozen weights and of autocast, and the reason for the choice."""
     train = config.train
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     if train.use_cpu and train.bf16:
@@ -147,10 +147,10 @@ def choose_dtype(config: Config) -> tuple[torch.dtype, str]:
 
 
 def require_optional(config: Config) -> None:
-    """What needs a GPU, or a package that is not always installed.
+    """Check the settings that need a GPU or an optional package.
 
     Raises:
-        UserError: which setting asks for it, and what to do.
+        UserError: names the setting, and what to do.
     """
     train = config.train
     if "tensorboard" in train.report_to and importlib.util.find_spec("tensorboard") is None:
@@ -164,10 +164,13 @@ def require_optional(config: Config) -> None:
 
 
 def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> None:
-    """4-bit weights and optimiser states in 8 bits are bitsandbytes', and trained with on CUDA alone.
+    """Training with 4-bit weights or 8-bit optimiser states needs bitsandbytes and CUDA.
 
-    Its CPU kernels, which answer from a 4-bit checkpoint, have to make every weight again in each forward and backward
-    pass, and save no time for the memory they save.
+    bitsandbytes' CPU kernels are good enough to answer from a 4-bit checkpoint. In training they would dequantise every
+    weight again in each forward and backward pass.
+
+    Raises:
+        UserError: begins with ``setting``; says to set ``instead``.
     """
     if use_cpu or not torch.cuda.is_available():
         raise UserError(
@@ -179,7 +182,7 @@ def require_bitsandbytes(setting: str, instead: str, use_cpu: bool = False) -> N
 
 
 def describe_run(config: Config, model: MMultiModal, seed: int, data_hash: str | None = None) -> dict[str, Any]:
-    """What a checkpoint's manifest says about where it comes from. ``data_hash`` is :func:`hash_data`, if known."""
+    """What a checkpoint's manifest records of the run. ``data_hash`` is :func:`hash_data`, if known."""
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "pillow")
     trainable = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     return {
@@ -195,7 +198,7 @@ def describe_run(config: Config, model: MMultiModal, seed: int, data_hash: str |
 
 
 def hash_data(config: Config) -> str:
-    """Of the two files; of shards their names and sizes, as reading them would take hours."""
+    """SHA-256 of the two files; of shards only their names and sizes, because reading them would take hours."""
     if config.data.stream is None:
         return hash_files([config.data.image_map, config.data.annotations])
     shards = find_shards(config.data.stream, "data.stream")

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps besides weights, so that a resumed run repeats what an uninterrupted one would have done.
+"""What a checkpoint keeps in addition to weights, so that a resumed run does what an uninterrupted one would have done.
 
     optimizer.safetensors     moments, "<number of the parameter>.<name>"
     optimizer.json            groups with the names of their parameters, and states that are no tensors
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from common.errors import UserError
 from common.files import write_json
 from model.checkpoint import like
 from model.model import MMultiModal
@@ -100,7 +101,7 @@ def read_json(file: Path) -> Any:
 
 
 def optimizer_states(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimiser keeps for its parameters, each under "<number of the parameter>.<name>"."""
+    """The states of an optimiser's parameters, each under "<number of the parameter>.<name>"."""
     found: dict[str, Any] = {}
     for number, states in optimizer.state_dict()["state"].items():
         flat = {**states, **states.get(_EIGHT_BITS, {})}
@@ -111,7 +112,7 @@ def optimizer_states(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def save_optimizer(
     optimizer: torch.optim.Optimizer, names: list[str], moments: dict[str, torch.Tensor], folder: Path
 ) -> None:
-    """``moments`` are the tensors of :func:`optimizer_states`, whole; ``names`` are the parameters' by number."""
+    """``moments`` are the whole tensors of :func:`optimizer_states`; ``names`` are the parameters' names, by number."""
     # Copied: states in 8 bits share their tables, which safetensors refuses.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in moments.items()}
     save_file(tensors, folder / "optimizer.safetensors")
@@ -123,7 +124,11 @@ def save_optimizer(
 def load_optimizer(
     optimizer: torch.optim.Optimizer, names: list[str], folder: Path, model: MMultiModal, config: Config
 ) -> None:
-    """Give each parameter the moments that it had. ``config`` is the checkpoint's."""
+    """Give each parameter its moments. ``config`` is the checkpoint's.
+
+    Raises:
+        UserError: they are of another kind of optimiser, one that only earlier versions had.
+    """
     rest = read_json(folder / "optimizer.json")
     saved = rest.get("names") or names_by_rate(model, config)
     numbers = {name: number for number, name in enumerate(names)}
@@ -133,11 +138,21 @@ def load_optimizer(
         index, name = key.split(".", 1)
         number = numbers[saved[int(index)]]
         states.setdefault(number, {})[name] = like(parameters[number], value) if torch.is_tensor(value) else value
+    if any(not _is_adams(kept) for kept in states.values()):
+        raise UserError(
+            f"--resume: {folder} was trained with another optimiser than train.optim can be now; start another run "
+            "with train.run=NAME"
+        )
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _is_adams(states: dict[str, Any]) -> bool:
+    """Two moments, under torch's names or bitsandbytes'."""
+    return {"exp_avg", "exp_avg_sq"} <= states.keys() or {"state1", "state2"} <= states.keys()
+
+
 def names_by_rate(model: MMultiModal, config: Config) -> list[str]:
-    """The parameters in the order of checkpoints up to 572858e, which grouped them by learning rate and decay."""
+    """Parameter names in the order of older checkpoints, which grouped them by learning rate and decay."""
     projector, decay = config.projector.learning_rate or config.train.learning_rate, config.train.weight_decay
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in model.named_parameters():

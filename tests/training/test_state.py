@@ -7,9 +7,11 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from common.errors import UserError
 from common.files import write_json
 from training.setup import build_loop
 from training.state import load_random, names_by_rate, random_state, save_random
@@ -58,6 +60,17 @@ def test_a_checkpoint_of_the_old_format_continues_to_the_bit(make_config):
     assert found.keys() == wanted.keys()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
     assert resumed.progress.log_history[-1]["loss"] == whole.progress.log_history[-1]["loss"]
+
+
+def test_the_states_of_an_optimiser_that_is_gone_are_refused_in_one_line(make_config):
+    """Earlier versions had sgd; a config of theirs is read without it."""
+    loop = build_loop(make_config("train.max_steps=2"), Path(make_config().train.output) / "a")
+    loop.train()
+    file = loop.run / "checkpoint-2" / "optimizer.safetensors"
+    save_file({n.replace("exp_avg", "momentum"): t for n, t in load_file(file).items()}, file)
+    again = build_loop(make_config("train.max_steps=4"), loop.run)
+    with pytest.raises(UserError, match="checkpoint-2 was trained with another optimiser than train.optim can be now"):
+        again.train(loop.run / "checkpoint-2")
 
 
 def as_before(folder: Path, order: list[str]) -> None:
