@@ -8,44 +8,46 @@ import os
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.files import write_text
 
 LANGUAGES = {"en": "English", "zh": "中文"}
-SIZES = (0, 100, 125, 150, 200)  # percent; 0: what the screen says
+SIZES = (0, 100, 125, 150, 200)  # percent; 0: the scale of the screen
 
 
 @dataclass
 class Preferences:
-    """None and "" stand for what the checkpoint, the screen or the locale says."""
+    """The window's settings. None, "" and a size of 0 mean the default of the checkpoint, the locale or the screen."""
 
     language: str = ""
     dark: bool = False
     size: int = 0
-    look: bool = False
+    look: bool = False  # whether attention maps are shown
     do_sample: bool = False
     temperature: float = 1.0
     max_new_tokens: int | None = None
     system: str | None = None
     device: str = ""
 
-    def overrides(self) -> dict:
-        """For :meth:`conversation.Worker.ask`."""
-        wanted = {"do_sample": self.do_sample, "temperature": self.temperature}
-        chosen = {"max_new_tokens": self.max_new_tokens, "system": self.system}
-        return wanted | {name: value for name, value in chosen.items() if value is not None}
+    def overrides(self) -> dict[str, Any]:
+        """The settings of an answer, for :meth:`answering.worker.Worker.ask`."""
+        always: dict[str, Any] = {"do_sample": self.do_sample, "temperature": self.temperature}
+        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "system": self.system}
+        return always | {name: value for name, value in chosen.items() if value is not None}
 
     def save(self, file: Path | None = None) -> None:
+        """Write them to the user's config folder. A folder that cannot be written to is not an error."""
         file = file or preferences_file()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(asdict(self), ensure_ascii=False, indent=2))
-        except OSError:  # a home that cannot be written to is no reason not to answer
+        except OSError:
             pass
 
     @classmethod
     def load(cls, file: Path | None = None) -> Preferences:
-        """What was saved; a value that cannot be used, or a damaged file, gives way to the default."""
+        """The saved settings. A value that cannot be used, or a damaged file, is replaced by the default."""
         try:
             saved = json.loads((file or preferences_file()).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -58,7 +60,7 @@ class Preferences:
         return found
 
 
-def _usable(name: str, value) -> bool:
+def _usable(name: str, value: Any) -> bool:
     checks = {
         "language": lambda: value in LANGUAGES,
         "size": lambda: type(value) is int and value in SIZES,
@@ -71,7 +73,7 @@ def _usable(name: str, value) -> bool:
 
 
 def preferences_file() -> Path:
-    """Where the system keeps a program's settings: never in the repository."""
+    """The file in the folder where this system keeps programs' settings."""
     home = Path.home()
     folder = {
         "win32": os.environ.get("APPDATA") or home / "AppData" / "Roaming",
@@ -83,5 +85,5 @@ def preferences_file() -> Path:
 def system_language() -> str:
     """ "zh" where the locale is Chinese, else "en"."""
     names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    name = next((name for name in names if name), "") or locale.getlocale()[0] or ""  # Windows sets none of the three
+    name = next((name for name in names if name), "") or locale.getlocale()[0] or ""  # on Windows, which sets none of the three
     return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
