@@ -11,7 +11,6 @@ The two passes are operators of their own, because inductor would compute ``addm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -254,10 +253,10 @@ def fuse_lora(part: nn.Module) -> int:
 
     Other layers (DoRA and other variants, adapters with a bias, 4-bit weights) stay peft's.
     """
-    layers: Iterable[Any] = part.modules()
+    modules: list[Any] = list(part.modules())
     plain = [
         layer
-        for layer in layers
+        for layer in modules
         if type(layer) is lora.Linear
         and type(layer.base_layer) is nn.Linear
         and list(layer.lora_A) == [ADAPTER]
@@ -267,11 +266,11 @@ def fuse_lora(part: nn.Module) -> int:
     ]
     for layer in plain:
         layer.__class__ = FusedLoraLinear
-    for module in part.modules():
+    for module in modules:
         pair = [getattr(module, name, None) for name in ("gate_proj", "up_proj")]
         fused = all(isinstance(layer, FusedLoraLinear) and layer.base_layer.bias is None for layer in pair)
         if fused and not isinstance(module, FusedGateUp):
-            module.__class__ = _fused_class(type(module))
+            module.__class__ = _fused_class(module.__class__)
     return len(plain)
 
 
