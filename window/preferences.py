@@ -83,7 +83,8 @@ def preferences_file() -> Path:
 
 
 def system_language() -> str:
-    """ "zh" where the locale is Chinese, else "en"."""
+    """ "zh" if the locale is Chinese, else "en"."""
     names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    name = next((name for name in names if name), "") or locale.getlocale()[0] or ""  # on Windows, which sets none of the three
+    name = next((name for name in names if name), "")
+    name = name or locale.getlocale()[0] or ""  # Windows sets none of the three
     return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
