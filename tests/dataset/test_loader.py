@@ -53,7 +53,7 @@ def batches_of(dataset: Failing, workers: int = 1) -> list[dict]:
 @pytest.mark.parametrize(
     ("failure", "line"),
     [
-        (UserError("data.x: is not there; mend it"), r"^data.x: is not there; mend it$"),
+        (UserError("data.x: is not there; set it"), r"^data.x: is not there; set it$"),
         (OddError(1, 2), r"^loading a batch failed: OddError: 1 and 2 \(.*test_loader.py, line \d+\)$"),
         (KeyError("a"), r"^loading a batch failed: KeyError: 'a' \("),
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), r"^loading a batch failed: UnicodeDecodeError: .*odd \("),

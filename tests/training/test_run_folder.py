@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 
 import pytest
 
@@ -141,21 +142,26 @@ def test_two_processes_cannot_train_into_one_run_and_a_crash_unlocks_it(run):
 
 
 @posix
-def test_a_forked_worker_that_outlives_its_run_does_not_keep_it_locked(tmp_path):
-    lock = Lock(tmp_path / ".lock")
-    lock.take()
-    worker = in_another_process(lambda: None)
-    lock.release()
-
-    def take() -> Lock:
+def test_a_forked_worker_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
+    def start() -> Lock:
         lock = Lock(tmp_path / ".lock")
         lock.take()
+        worker = os.fork()
+        if not worker:
+            time.sleep(60)
+            os._exit(0)
+        (tmp_path / "worker").write_text(str(worker))
         return lock
 
-    other = in_another_process(take)
-    for pid in (worker, other):
+    pid = in_another_process(start)
+    try:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+        lock = Lock(tmp_path / ".lock")
+        lock.take()
+        lock.release()
+    finally:
+        os.kill(int((tmp_path / "worker").read_text()), 9)
 
 
 def test_a_disk_without_locks_is_no_obstacle(tmp_path, monkeypatch):
