@@ -54,11 +54,6 @@ def add_lora(part: PreTrainedModel, lora: Lora) -> PeftModel:
     Raises:
         UserError: peft refuses the ``lora`` section for this model.
     """
-    if lora.modules_to_save and lora.target_modules == "all-linear":
-        raise UserError(
-            "lora.modules_to_save: with target_modules = all-linear these modules would also get adapters; name the "
-            "modules that get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
-        )
     takes = _TAKES_FROM_BASE.match(str(lora.init_lora_weights))
     try:
         with torch.random.fork_rng(enabled=bool(takes)):

@@ -35,6 +35,8 @@ def quiet_libraries() -> None:
     """Turn off the libraries' progress bars and notices, which would appear between a command's own lines."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # peft warns of shapes, ties and merges that are right here, or that our own checks refuse.
+    warnings.filterwarnings("ignore", module=r"peft\.")
     # peft 0.21 still asks transformers for gradient checkpointing under its old name.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 

@@ -172,6 +172,7 @@ def _check_together(config: Config) -> None:
     for name, part in (("vision", config.vision), ("language", config.language)):
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
+    _check_lora(config.lora)
     _check_loader(config.train)
     _check_best(config.train)
     _check_schedule(config.train)
@@ -195,6 +196,32 @@ def _check_files(config: Config) -> None:
 
 def _absolute(path: Path) -> str:
     return os.path.normcase(os.path.abspath(path))
+
+
+def _check_lora(lora: Lora) -> None:
+    """What peft would refuse only after the models are loaded."""
+    for name in ("target_modules", "exclude_modules"):
+        value = getattr(lora, name)
+        if isinstance(value, str) and value != "all-linear":
+            try:
+                re.compile(value)
+            except re.error as error:
+                problem = f"expected a list of module names, or a regular expression that can be read ({error})"
+                raise Invalid(f"lora.{name}", problem, value) from None
+    if isinstance(lora.target_modules, str):
+        for name in ("layers_to_transform", "layers_pattern"):
+            if (value := getattr(lora, name)) is not None:
+                raise Invalid(f"lora.{name}", "expected null where lora.target_modules is not a list of names", value)
+    if lora.layers_pattern is not None and lora.layers_to_transform is None:
+        raise Invalid(
+            "lora.layers_pattern", "expected null where lora.layers_to_transform is null", lora.layers_pattern
+        )
+    if lora.modules_to_save and lora.target_modules == "all-linear":
+        problem = (
+            "expected null with lora.target_modules = all-linear, which gives these modules adapters too; name the "
+            "modules that get them, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
+        )
+        raise Invalid("lora.modules_to_save", problem, lora.modules_to_save)
 
 
 def _check_loader(train: Train) -> None:

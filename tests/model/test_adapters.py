@@ -47,7 +47,6 @@ def test_trainable_weights_are_fp32_and_frozen_ones_in_the_runs_dtype(make_confi
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("lora.modules_to_save=[lm_head]", "lora.modules_to_save: .*name the modules"),
         ("lora.target_modules=[nothing]", "lora: Target modules .*nothing"),
     ],
 )

@@ -134,6 +134,36 @@ def test_schedules_are_accepted_with_their_options(minimal):
         load_config(minimal, [f"train.lr_scheduler_type={kind}", f"train.lr_scheduler_kwargs={options}"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["lora.target_modules='(q_proj'"],
+            'lora.target_modules = "(q_proj": expected a list of module names, or a reg',
+        ),
+        (
+            ["lora.exclude_modules='*_proj'"],
+            'lora.exclude_modules = "*_proj": expected a list of module names, or a reg',
+        ),
+        (
+            ["lora.layers_to_transform=[0]"],
+            "lora.layers_to_transform = [0]: expected null where lora.target_modules is",
+        ),
+        (
+            ["lora.layers_pattern=layers"],
+            'lora.layers_pattern = "layers": expected null where lora.target_modules is n',
+        ),
+        (
+            ["lora.target_modules=[q_proj]", "lora.layers_pattern=layers"],
+            'lora.layers_pattern = "layers": expected null where lora.layers_to_transform is null',
+        ),
+        (["lora.modules_to_save=[lm_head]"], 'lora.modules_to_save = ["lm_head"]: expected null with'),
+    ],
+)
+def test_adapters_that_peft_would_refuse_are_refused_before_anything_is_loaded(minimal, overrides, message):
+    assert error_of(minimal, *overrides).startswith(f"command line: {message}")
+
+
 def test_two_sources_need_different_names(minimal):
     message = error_of(minimal, "data.sources.1.name=photos")
     assert message == 'command line: data.sources.1.name = "photos": expected a name that no other source has'

@@ -230,6 +230,7 @@ def test_values_keep_their_type_and_null_is_accepted_where_it_has_a_meaning(mini
         "lora.rank_pattern={q_proj: 4}",
         "lora.alpha_pattern=null",
         "lora.layers_to_transform=[0, 1]",
+        "lora.layers_pattern=layers",
     ]
     config = load_config(minimal, overrides)
     assert config.train.model_dump(exclude_defaults=True) == {
@@ -245,6 +246,7 @@ def test_values_keep_their_type_and_null_is_accepted_where_it_has_a_meaning(mini
         "init_lora_weights": "pissa_niter_16",
         "rank_pattern": {"q_proj": 4},
         "layers_to_transform": [0, 1],
+        "layers_pattern": "layers",
     }
 
 

@@ -151,7 +151,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_and_overwrites_nothing(make
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("wrong", ["lora.target_modules=[nothing]", "lora.modules_to_save=[lm_head]"])
+@pytest.mark.parametrize("wrong", ["lora.target_modules=[nothing]", "lora.exclude_modules=.*_proj"])
 def test_a_mistake_that_only_building_finds_overwrites_nothing(make_config, wrong):
     run_train(make_config("train.max_steps=1"))
     config = make_config(wrong)
