@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from common.errors import UserError
 from common.hub import local_model_folder
 from settings.renamed import REFUSED, RENAMED, SECRET
-from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Section, Source, Train, Vision
+from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Lora, Section, Source, Train, Vision
 from visual.geometry import tower_sizes, visual_token_count
 
 _MISSING = object()

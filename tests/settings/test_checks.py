@@ -139,19 +139,19 @@ def test_schedules_are_accepted_with_their_options(minimal):
     [
         (
             ["lora.target_modules='(q_proj'"],
-            'lora.target_modules = "(q_proj": expected a list of module names, or a reg',
+            'lora.target_modules = "(q_proj": expected a list of module names, or a r',
         ),
         (
             ["lora.exclude_modules='*_proj'"],
-            'lora.exclude_modules = "*_proj": expected a list of module names, or a reg',
+            'lora.exclude_modules = "*_proj": expected a list of module names, or a r',
         ),
         (
             ["lora.layers_to_transform=[0]"],
-            "lora.layers_to_transform = [0]: expected null where lora.target_modules is",
+            "lora.layers_to_transform = [0]: expected null where lora.target_modules",
         ),
         (
             ["lora.layers_pattern=layers"],
-            'lora.layers_pattern = "layers": expected null where lora.target_modules is n',
+            'lora.layers_pattern = "layers": expected null where lora.target_modules',
         ),
         (
             ["lora.target_modules=[q_proj]", "lora.layers_pattern=layers"],
