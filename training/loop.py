@@ -237,9 +237,7 @@ class Loop:
     def warn_of_skipped(self, batch: Batch) -> None:
         for line in batch["info"].skipped:
             self.progress.skipped_samples += 1
-            logger.warning(
-                "skipped %s (another sample takes its position; %d so far)", line, self.progress.skipped_samples
-            )
+            logger.warning("skipped %s (%d so far)", line, self.progress.skipped_samples)
 
     # ------------------------------------------------------------------------------------------ log and evaluate
 
