@@ -57,5 +57,6 @@ def test_the_command_lists_what_it_wrote_and_a_mistake_is_one_line(make_config, 
     (tmp_path / "1.png").unlink()
     with pytest.raises(SystemExit) as caught:
         main()
-    assert caught.value.code == f"error: {tmp_path}/1.png: No such file or directory"
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/1.png: No such file or directory\n"
     assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == sorted(shards)
