@@ -19,11 +19,11 @@ from common.files import (
 
 
 class Crash(BaseException):
-    """What ends a process without a word, as a power cut does."""
+    """Ends a process without its error handling, as a power cut does."""
 
 
 def crash_at(monkeypatch, name: str, call: int = 1) -> None:
-    """The ``call``-th ``os.<name>`` does not come back."""
+    """The ``call``-th call of ``os.<name>`` raises :class:`Crash`."""
     original, calls = getattr(os, name), []
 
     def crash(*arguments):

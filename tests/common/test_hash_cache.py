@@ -1,4 +1,4 @@
-"""The cache of hashes: where it is, what it forgets, and that it is never in the way."""
+"""The cache of hashes: where it is, what it forgets, and that a broken one is no error."""
 
 from __future__ import annotations
 

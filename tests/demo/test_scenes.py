@@ -1,4 +1,4 @@
-"""The demo's little world: right answers, fair questions, and a held-out side that training never sees."""
+"""The demo's little world: right answers, fair questions, and a held-out split that training never sees."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def drawn_scenes(monkeypatch, folder: Path, **options) -> dict[str, scenes.Scene
     write_raw(folder, progress=False, **options)
     written = list(records(folder))  # first all of one source, then all of the other
     ali, coco = ([name for name in written if name.startswith(source)] for source in ("ali", "coco"))
-    names = [name for pair in zip(ali, coco, strict=True) for name in pair]  # they take turns
+    names = [name for pair in zip(ali, coco, strict=True) for name in pair]  # they alternate
     return dict(zip(names, seen, strict=True))
 
 

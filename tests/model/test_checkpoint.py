@@ -162,7 +162,7 @@ def test_where_there_is_no_spare_row_the_matrix_grows_and_the_checkpoint_holds_t
     assert torch.equal(rows[:552], original)
     torch.testing.assert_close(rows[552], original.mean(0))
     with torch.no_grad():
-        rows[552] += 1.0  # as if another version had started it elsewhere
+        rows[552] += 1.0  # as if another version had initialised it differently
     folder = save(config, model, tmp_path / "checkpoint-1")
     names = {"embed_tokens"} if tied else {"embed_tokens", "lm_head"}
     assert load_file(folder / "language" / "grown.safetensors").keys() == names

@@ -1,4 +1,4 @@
-"""What a run will need, what is trained, and what memory-saving settings say where they cannot be had."""
+"""The memory estimate, and the errors of memory-saving settings that are not available on this machine."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_four_bit_weights_and_scales_take_the_bytes_that_are_estimated():
 
 @pytest.fixture
 def on_the_cpu(monkeypatch):
-    """Lets train.py go on where it would refuse: it is the same code on CUDA, only faster."""
+    """Let a run start on a CPU, which is refused otherwise. The code is the same on CUDA."""
     monkeypatch.setattr(setup, "require_bitsandbytes", lambda *arguments: None)
 
 
@@ -212,7 +212,7 @@ def test_rows_for_new_tokens_are_in_the_checkpoint(make_config, on_the_cpu, tmp_
     matrices = (language.get_input_embeddings().weight, language.get_output_embeddings().weight)
     with torch.no_grad():
         for matrix in matrices:
-            matrix[552] += 1.0  # as if another version had started it elsewhere
+            matrix[552] += 1.0  # as if another version had initialised it differently
     loop.train()
     folder = Path(config.train.output) / "test" / "checkpoint-1"
     assert {t.shape for t in load_file(folder / "language" / "grown.safetensors").values()} == {(1, 64)}

@@ -101,7 +101,7 @@ def test_loss_is_summed_over_labels_and_divided_by_the_given_count(pair):
 
 
 def test_loss_and_gradients_equal_the_full_computation_in_float64(pair):
-    """The head runs on labelled positions only; that must not show."""
+    """The head runs at labelled positions only, and gives the same loss and gradients."""
     plain, ours = (model.double() for model in pair)
     try:
         ids, features = rows_with_images()

@@ -1,4 +1,4 @@
-"""Vision towers: SigLIP and CLIP of every size, at their own resolution and layer or at others."""
+"""Loading towers: SigLIP and CLIP of every size, at their own resolution and layer or at others."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_layer_that_is_not_there_is_named(towers):
     [("clip", "layers.1.mlp.fc1.bias"), ("siglip both", "layers.1.mlp.fc1.bias"), ("siglip", "head.probe")],
 )
 def test_a_missing_and_a_surplus_tensor_are_named(towers, tmp_path, name, tensor):
-    """Those of the pooling head too, though it is not kept: half of one is half a download."""
+    """Those of the pooling head too, although it is removed: a part of one means an incomplete download."""
     state = load_file(towers[name] / "model.safetensors")
     (tmp_path / "config.json").write_text((towers[name] / "config.json").read_text())
     key = next(key for key in state if key.endswith(tensor) and not key.startswith("text_model"))
