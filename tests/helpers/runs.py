@@ -77,3 +77,15 @@ def assert_same(run: Path, reference: Path) -> None:
     assert tensors.keys() == wanted.keys()
     for key, tensor in wanted.items():
         assert torch.equal(tensors[key], tensor), key
+
+
+def evaluated(losses: list[float], monkeypatch, loop) -> None:
+    """Let the evaluations of a loop find these losses, one after the other."""
+    left = iter(losses)
+
+    def evaluate() -> None:
+        loss = next(left)
+        loop.note({"eval_loss": loss})
+        loop.note_best(loss)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)

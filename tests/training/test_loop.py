@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from dataset.collate import collate
 from model.run_checkpoints import latest_checkpoint
+from tests.helpers.runs import evaluated
 from training.feed import label_count
 from training.setup import build_loop
 
@@ -44,18 +44,6 @@ EARLY = [
     "train.save_steps=100",
     "train.early_stopping_patience=3",
 ]
-
-
-def evaluated(losses: list[float], monkeypatch, loop) -> None:
-    """Let the evaluations of a loop find these losses, one after the other."""
-    left = iter(losses)
-
-    def evaluate() -> None:
-        loss = next(left)
-        loop.note({"eval_loss": loss})
-        loop.note_best(loss)
-
-    monkeypatch.setattr(loop, "evaluate", evaluate)
 
 
 def test_evaluations_without_a_new_best_save_and_end_the_run(make_config, monkeypatch):
@@ -94,15 +82,3 @@ def test_checkpoints_are_saved_every_so_many_steps_or_epochs_and_at_the_end(make
     loop.train()
     found = sorted(int(path.name.split("-")[1]) for path in loop.run.glob("checkpoint-*"))
     assert found == steps
-
-
-def test_a_best_that_was_not_saved_does_not_take_the_protection_of_one_that_was(make_config, monkeypatch):
-    """Evaluated at 2, 4, 6, 8; saved at 4 and 8."""
-    options = ["train.max_steps=8", "train.eval_strategy=steps", "train.eval_steps=2", "train.save_steps=4"]
-    config = make_config(*options, "train.load_best_model_at_end=true", "train.save_total_limit=1")
-    loop = build_loop(config, Path(config.train.output) / "a")
-    evaluated([5.0, 4.0, 3.0, 3.5], monkeypatch, loop)
-    loop.train()
-    state = json.loads((loop.run / "checkpoint-8" / "trainer_state.json").read_text(encoding="utf-8"))
-    assert state["best_global_step"] == 6 and Path(state["best_model_checkpoint"]).name == "checkpoint-4"
-    assert (loop.run / "checkpoint-4").is_dir()
