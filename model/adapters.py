@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from common.errors import UserError
+from model.fused_lora import fuse_lora
 from model.plain_peft import LoraConfig, LoraLayer, PeftModel, get_peft_model, get_peft_model_state_dict
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def add_lora(part: PreTrainedModel, lora: Lora) -> PeftModel:
     if takes:
         state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         wrapped.lora_start = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    fuse_lora(wrapped)
     return wrapped
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from model.model import MMultiModal, base_of
+from model.adapters import base_of
+from model.model import MMultiModal
 
 
 def compile_layers(model: MMultiModal, **options) -> None:

@@ -127,7 +127,9 @@ class Language(Section):
     thinking: bool = Field(False, description=FLAG)
     system: str = Field("You are a helpful assistant.", description='text (in quotes), "" for none')
     max_length: Count = Field(2048, description="a whole number of tokens, 1 or more")
-    attention: Literal["sdpa", "flex_attention"] = Field("sdpa", description="sdpa or flex_attention")
+    attention: Literal["auto", "tree_attention", "sdpa", "flex_attention"] = Field(
+        "auto", description="auto, tree_attention, sdpa or flex_attention"
+    )
 
 
 class Projector(Section):

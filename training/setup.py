@@ -18,7 +18,6 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
-    TorchDynamoPlugin,
     set_seed,
 )
 
@@ -27,8 +26,9 @@ from common.hashing import hash_files, hash_model
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.streaming import StreamedDataset, find_shards
-from model.adapters import lora_layers
+from model.adapters import base_of, lora_layers
 from model.checkpoint import base_models
+from model.compiling import compile_layers
 from model.feature_cache import FeatureCache
 from model.model import MMultiModal, build_model
 from qwen.tokenizer import load_tokenizer
@@ -63,12 +63,14 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
         announce(config, feed.known, dtype)
     set_seed(train.seed)
     model = build_model(config, tokenizer, dtype, accelerator.device)
-    model.set_attention(config.language.attention)
+    model.set_attention(choose_attention(config, model, dtype))
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.data.feature_cache is not None:
         keep_features(model, config.data.feature_cache, config, accelerator, feed)
     facts = describe_run(config, model, train.seed, feed.data_hash)
+    if train.torch_compile:
+        compile_layers(model)
     set_seed(train.seed + accelerator.process_index)  # each process drops out differently
     print_start(config, model, feed)
     return Loop(config, run, model, feed, accelerator, facts, tokenizer, processor)
@@ -85,7 +87,6 @@ def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
         # The loop counts the batches of a step itself.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.train.torch_compile else "no"),
         fsdp_plugin=plugin,
         kwargs_handlers=[
             # Every parameter is used in every step (use_all). Searching for unused ones would cost a wait each step.
@@ -144,6 +145,23 @@ def choose_dtype(config: Config) -> tuple[torch.dtype, str]:
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float32, f"{name} has no bf16 units; fp32 is slower and takes twice the memory"
     return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
+
+
+def choose_attention(config: Config, model: MMultiModal, dtype: torch.dtype) -> str:
+    """The attention that the language model trains with: ``tree_attention`` wherever its flash kernels run.
+
+    Raises:
+        UserError: ``language.attention`` asks for one that cannot run here.
+    """
+    asked = config.language.attention
+    cuda = torch.cuda.is_available() and not config.train.use_cpu
+    sliding = set(base_of(model.language).config.layer_types) != {"full_attention"}
+    if asked == "auto":
+        return "tree_attention" if cuda and dtype == torch.bfloat16 and not sliding else "sdpa"
+    if asked == "tree_attention" and (not cuda or dtype != torch.bfloat16 or sliding):
+        why = "the model has sliding windows" if sliding else "its kernels need CUDA and train.bf16"
+        raise UserError(f"language.attention = tree_attention: {why}; set it to auto")
+    return asked
 
 
 def require_optional(config: Config) -> None:
