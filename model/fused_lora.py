@@ -152,7 +152,8 @@ class FusedGateUp(_MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` [..., D] -> [..., D]."""
         gate, up = self.gate_proj, self.up_proj
-        if not (gate.is_plain() and up.is_plain()) or gate.rate or up.rate:
+        # Merged adapters leave plain linear layers here.
+        if not all(isinstance(one, FusedLoraLinear) and one.is_plain() and not one.rate for one in (gate, up)):
             return super().forward(x)
         flat = x.reshape(-1, x.shape[-1]).to(gate.dtype_for(x))  # [N, D]
         weights = [tensor for layer in (gate, up) for tensor in layer.weights(flat.dtype)]
