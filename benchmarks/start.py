@@ -41,12 +41,14 @@ CASES: dict[str, dict[str, list[str]]] = {
     "evaluate.py": {
         "unknown option": ["--no-such-option"],
         "checkpoint missing": ["--checkpoint", "no-such-checkpoint"],
+        "not a checkpoint": ["--checkpoint", "docs"],
     },
     "ask.py": {
         "unknown option": ["--no-such-option"],
         "no checkpoint named": ["--image", "no-such.jpg", "What?"],
         "image missing": ["--checkpoint", "demo", "--image", "no-such.jpg", "What?"],
-        "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--image", "docs/window.png", "What?"],
+        "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--image", "docs/window-empty.png", "What?"],
+        "not a checkpoint": ["--checkpoint", "docs", "--image", "docs/window-empty.png", "What?"],
     },
     "test_gui.py": {"unknown option": ["--no-such-option"]},
     "-m dataset.show": {"unknown option": ["--no-such-option"], **_CONFIG_MISTAKES, "data missing": _NO_DATA},
