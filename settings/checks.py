@@ -54,6 +54,8 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
     if check_models:
         _check_models(config)
     _check_together(config)
+    if check_models:  # not a checkpoint's: nothing trains by it, and keys may have been removed
+        _check_train(config.train)
     return config
 
 
@@ -173,9 +175,12 @@ def _check_together(config: Config) -> None:
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
     _check_lora(config.lora)
-    _check_loader(config.train)
-    _check_best(config.train)
-    _check_schedule(config.train)
+
+
+def _check_train(train: Train) -> None:
+    _check_loader(train)
+    _check_best(train)
+    _check_schedule(train)
 
 
 def _check_files(config: Config) -> None:

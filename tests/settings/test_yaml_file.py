@@ -185,7 +185,8 @@ OLD_KEYS = {
     "lora": "  layer_replication: null\n  loftq_config: {}\n  fan_in_fan_out: false\n  use_qalora: true\n"
     "  velora_config: null\n",
     "train": "  optim: adafactor\n  fp16: true\n  fsdp_config: {version: 2}\n  disable_tqdm: true\n  save_steps: 0.1\n"
-    "  max_steps: -1\n  report_to: [mlflow]\n  eval_steps: null\n  lr_scheduler_type: reduce_lr_on_plateau\n",
+    "  max_steps: -1\n  report_to: [mlflow]\n  eval_steps: 300\n  lr_scheduler_type: cosine_with_restarts\n"
+    "  lr_scheduler_kwargs: {num_cycles: 3}\n  load_best_model_at_end: true\n  eval_strategy: steps\n",
 }
 
 
@@ -196,7 +197,8 @@ def test_a_checkpoints_config_of_an_earlier_version_loads_without_the_keys_that_
         load_config(minimal)
     config = load_config(minimal, ["generate.batch_size=3"], check_models=False)
     assert config.lora == Lora(r=8)
-    assert config.train == Train(learning_rate=1e-4)
+    kept = {"eval_steps": 300, "lr_scheduler_kwargs": {"num_cycles": 3}, "load_best_model_at_end": True}
+    assert config.train == Train(learning_rate=1e-4, eval_strategy="steps", **kept)
     assert config.generate.batch_size == 3
     assert capsys.readouterr() == ("", "") and not caplog.records
     with pytest.raises(UserError, match="command line: train.optim"):  # what is typed now is checked as always
