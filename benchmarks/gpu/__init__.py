@@ -1,4 +1,4 @@
-"""Everything that is to be measured on one GPU, in one command: ``python -m benchmarks.gpu --minutes 8 --output DIR``.
+"""All measurements on one GPU, in one command: ``python -m benchmarks.gpu --minutes 8 --output DIR``.
 
 May import any room; runs without pydantic, bitsandbytes and the internet.
 """

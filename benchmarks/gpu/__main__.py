@@ -4,13 +4,13 @@
     python3 -m benchmarks.gpu --minutes 1 --output DIR --device cpu --preset tiny         # the same, as a trial
     python3 -m benchmarks.gpu --minutes 3 --output DIR --parts training profile           # two parts only
 
-Needs the checkout, torch (2.11 or later), transformers (5.17 or later), peft and numpy; models are made on the device
-with random weights. pydantic is needed by the part "estimates" alone, bitsandbytes by the measurement "QLoRA" alone.
+Needs the checkout, torch (2.11 or later), transformers (5.17 or later), peft and numpy. Models are built on the device
+with random weights. Only the part "estimates" needs pydantic, and only the measurement "QLoRA" bitsandbytes.
 
-Each part runs in a process of its own and is stopped at its share of the time; time that a part does not use goes to
-the later ones. Each measurement is written to DIR/measurements.jsonl at once. A failed one is recorded with its
-traceback and the next one follows; after a crash the part is started again behind the measurement that crashed it.
-The whole ends at most 20 s after --minutes. DIR/CARD-DATE.json and DIR/table.md hold everything in the end.
+Each part runs in a process of its own and is stopped when its share of the time is over. Time that a part does not use
+goes to the later ones. Each measurement is written to DIR/measurements.jsonl at once. If one fails, its traceback is
+recorded and the next one runs. If the process crashes, the part is started again after that measurement. The command
+ends at most 20 s after --minutes. The results are DIR/CARD-DATE.json and DIR/table.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.gpu import report
 
 SHARES = {"parity": 0.9, "training": 3.2, "profile": 0.7, "answering": 1.7, "estimates": 1.4, "counts": 0.1}
 RESTARTS = 2  # of one part, after crashes
-IMPORT_SECONDS = 15  # that the first part may take to import its libraries before the time runs
+IMPORT_SECONDS = 15  # to wait for the first part's imports, before the time runs
 
 
 def main() -> int:
@@ -54,15 +54,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)")
     parser.add_argument("--preset", choices=["real", "tiny"], default="real", help="shapes (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="(default: all)")
-    parser.add_argument("--compile", action="store_true", help="on a CPU, too, measure what is compiled")
+    parser.add_argument("--compile", action="store_true", help="measure compiled code on a CPU, too")
     parser.add_argument("--only", metavar="TEXT", help="only measurements with this text in their name")
-    parser.add_argument("--commit", metavar="TEXT", help="what the results say of the code (default: git's)")
+    parser.add_argument("--commit", metavar="TEXT", help="the commit named in the results (default: git's)")
     parser.add_argument("--run-part", choices=SHARES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def run_parts(args: argparse.Namespace) -> None:
-    """Each part in turn. The next one's process imports its libraries while this one runs."""
+    """Run each part in turn. The next one's process imports its libraries in the meantime."""
     parts = list(args.parts)
     process = Waiting(args, parts[0])
     process.imported.wait(IMPORT_SECONDS)
@@ -84,7 +84,8 @@ def run_parts(args: argparse.Namespace) -> None:
             record["error"] = f"its {share:.0f} s were over" if status == "stopped" else f"exit status {status}"
             with (args.output / "measurements.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-        process = following
+        if following is not None:
+            process = following
 
 
 def command_of(part: str) -> list[str]:
@@ -95,29 +96,38 @@ class Waiting:
     """A part's process: it imports its libraries, then waits for a line with the seconds it has.
 
     Attributes:
-        imported: set when it waits, or has ended.
+        imported: set when it waits or has ended.
     """
 
     def __init__(self, args: argparse.Namespace, part: str) -> None:
         with (args.output / "stderr.log").open("a", encoding="utf-8") as log:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            self.process = subprocess.Popen(command_of(part), text=True, bufsize=1, start_new_session=True, **pipes)
+            self.process = subprocess.Popen(
+                command_of(part),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                bufsize=1,
+                start_new_session=True,
+            )
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.imported = threading.Event()
         self.printer = threading.Thread(target=self._print, daemon=True)
         self.printer.start()
 
     def _print(self) -> None:
-        """Hand on what it prints; the first line says that it waits."""
-        self.process.stdout.readline()
+        """Print what it prints, except the first line, which says that it waits."""
+        self.stdout.readline()
         self.imported.set()
-        for line in self.process.stdout:
+        for line in self.stdout:
             print(line, end="", flush=True)
 
     def finish(self, end: float) -> int | str:
-        """Let it run until ``end`` at most: its exit status, or "stopped"."""
+        """Let it run until ``end`` at most; return its exit status, or "stopped"."""
         try:
-            self.process.stdin.write(f"{end - time.monotonic()}\n")
-            self.process.stdin.close()
+            self.stdin.write(f"{end - time.monotonic()}\n")
+            self.stdin.close()
         except OSError:  # it has ended
             pass
         try:
@@ -129,7 +139,7 @@ class Waiting:
             self.printer.join(2)
 
     def kill(self) -> None:
-        """End it, with the compiler's helpers."""
+        """End it and its children, such as the compiler's processes."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

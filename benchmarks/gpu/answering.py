@@ -1,9 +1,8 @@
 """Part 4: answering at the size of Qwen2.5-1.5B, in bf16: ours and transformers' LLaVA, adapters folded in.
 
-The first question comes with its picture, the follow-up has question and answer in front, as a conversation does. Ours
-keeps keys and values; transformers computes everything again. Evaluation answers 8 tokens to each question, in batches.
-What decoding needs to read for a token (weights, keys and values) over the time it takes is compared with what a copy
-reaches on this card.
+The first question comes with its picture; the follow-up comes after the first question and its answer. Ours
+keeps keys and values; transformers computes them again. Evaluation answers 8 tokens to each question, in batches.
+Decoding reads weights, keys and values for every token; their bytes per second are compared with those of a copy.
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ import statistics
 import time
 
 import torch
+from transformers import PreTrainedModel
 
-from answering.prefix_cache import generate_cached, generate_on_prefixes, prefill, to_static
+from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes, prefill, to_static
 from benchmarks.answer import Clock
 from benchmarks.common import Shape, build_llava, build_ours, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import (
     RANK,
+    Generation,
     copy_bandwidth,
+    exactly,
     language_of,
     layer_weights,
     shape_of,
@@ -27,6 +29,7 @@ from benchmarks.gpu.models import (
     working_dtype,
 )
 from benchmarks.gpu.part import Part, Skip
+from model.model import MMultiModal
 
 QUESTION, EVALUATED = 20, 8  # tokens of a follow-up question; tokens answered in an evaluation
 
@@ -41,11 +44,11 @@ def run(part: Part) -> None:
         part.measure(f"evaluation, {each} a picture", bench.evaluation, each, needs=0 if part.tiny else 6)
     part.measure("decoding, a static cache in a CUDA graph", bench.graph, needs=0 if part.tiny else 4)
     part.measure("ours, compiled, first question and follow-up", bench.compiled, needs=0 if part.tiny else 20)
-    part.measure("ours, adapters apart", bench.conversation, "adapters", needs=0 if part.tiny else 6)
+    part.measure("ours, adapters not merged", bench.conversation, "adapters", needs=0 if part.tiny else 6)
 
 
 class Answering:
-    """Both models in their answering form, made when they are first used."""
+    """Both models as they answer, built at first use."""
 
     def __init__(self, part: Part) -> None:
         self.part, self.device, self.dtype = part, part.device, working_dtype(part.device)
@@ -53,7 +56,7 @@ class Answering:
         self.new = 8 if part.tiny else 32
         self.repeats = 1 if part.tiny else 2
         self.bandwidth: float | None = None
-        self.models: dict[str, torch.nn.Module] = {}
+        self.models: dict[str, MMultiModal | PreTrainedModel] = {}
         generator = torch.Generator().manual_seed(0)
         self.prompt = rows_of_one_image(self.shape, 1, generator)[0][0]
         self.question = torch.randint(1, self.shape.vocab_size - 2, (QUESTION,), generator=generator).tolist()
@@ -61,24 +64,21 @@ class Answering:
         self.pixels = torch.rand(1, 3, size, size, generator=generator).to(self.device, self.dtype)
         self.end = 12 + visual_tokens(self.shape)
 
-    def model(self, side: str) -> torch.nn.Module:
-        """ours, llava, or ours with its adapters apart, all in the working dtype."""
+    def model(self, side: str) -> MMultiModal | PreTrainedModel:
+        """ours, llava, or ours with adapters that are not merged ("adapters"), all in the working dtype."""
         if side not in self.models:
-            options = {"dtype": self.dtype, "device": self.device, "rank": RANK, "checkpointing": False}
+            form = (self.shape, self.dtype, self.device, RANK, False)  # without checkpointing
             if side == "llava":
-                model = build_llava(self.shape, **options).eval().to(self.dtype).merge_and_unload()
+                self.models[side] = build_llava(*form).eval().to(self.dtype).merge_and_unload().eval()
             else:
-                model = build_ours(self.shape, **options).eval().to(self.dtype)
+                model = build_ours(*form).eval().to(self.dtype)
                 if side == "ours":
                     model.language = model.language.merge_and_unload()
-            self.models[side] = model.eval()
+                self.models[side] = model.eval()
         return self.models[side]
 
-    def options(self, new: int) -> dict:
-        return {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
-
     def conversation(self, side: str, static: bool = False) -> dict:
-        """First token and rate of a first question and of its follow-up, over some conversations."""
+        """Time to the first token and tokens per second, of a first question and its follow-up."""
         model = self.model(side)
         ask = self.ask_llava if side == "llava" else self.ask_ours
         seen: dict[str, list[tuple[float, float]]] = {"first": [], "follow-up": []}
@@ -94,7 +94,9 @@ class Answering:
         waits = {name: [1000 * wait for wait, _ in numbers] for name, numbers in seen.items()}
         rates = [rate for numbers in seen.values() for _, rate in numbers]
         rate = statistics.median(rates)
-        found = {f"{name}, first token ms": statistics.median(times) for name, times in waits.items()}
+        found: dict[str, float | list[float]] = {
+            f"{name}, first token ms": statistics.median(times) for name, times in waits.items()
+        }
         found |= {f"{name}, least and most ms": [min(times), max(times)] for name, times in waits.items()}
         found["first over follow-up"] = statistics.median(waits["first"]) / statistics.median(waits["follow-up"])
         found |= {"tokens/s": rate, "least and most tokens/s": [min(rates), max(rates)], "warm-up s": warm}
@@ -102,7 +104,7 @@ class Answering:
 
     def ask_ours(self, model, prompt: list[int], kept, static: bool):
         clock = Clock()
-        options = {**self.options(self.new), "streamer": clock}
+        options: Generation = {**exactly(self.new), "streamer": clock}
         synchronise(self.device)
         begin = time.perf_counter()
         new, kept = generate_cached(model, prompt, self.end, lambda: self.pixels, kept, static=static, **options)
@@ -115,16 +117,17 @@ class Answering:
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": self.pixels}
         synchronise(self.device)
         begin = time.perf_counter()
-        talk = model.generate(**inputs, streamer=clock, **self.options(self.new))[0].tolist()
+        talk = model.generate(**inputs, streamer=clock, **exactly(self.new))[0].tolist()
         synchronise(self.device)
         return self.clocked(clock, begin), talk, None
 
     def clocked(self, clock: Clock, begin: float) -> tuple[float, float]:
         """Seconds to the first token, and tokens per second after it."""
+        assert clock.first is not None, "generate gave no token"
         return clock.first - begin, (self.new - 1) / (time.perf_counter() - clock.first)
 
     def roofline(self, seconds: float) -> dict:
-        """What a token reads, as a share of what a copy would reach in its time."""
+        """GB that decoding reads for a token, and its rate as a share of a copy's bandwidth."""
         context = len(self.prompt) + self.new // 2
         size = bytes_read(self.shape, context, self.dtype)
         share = size / seconds / self.bandwidth if self.bandwidth else None
@@ -132,12 +135,12 @@ class Answering:
 
     def compiled(self) -> dict:
         if not self.part.compiles:
-            raise Skip("what is compiled is measured on CUDA")
+            raise Skip("compiled code is measured on CUDA only")
         return self.conversation("ours", static=True)
 
     @torch.inference_mode()
     def graph(self) -> dict:
-        """A step of decoding into a static cache, uncompiled, replayed as a CUDA graph: what launching costs."""
+        """A decoding step with a static cache, with and without a CUDA graph: the cost of launches."""
         model = self.model("ours")
         language = language_of(model)
         ids = torch.tensor([self.prompt], device=self.device)
@@ -157,7 +160,11 @@ class Answering:
             for layer in cache.layers:
                 layer.cumulative_length.fill_(self.end)
 
-        eager, *_ = timed(lambda: (rewind(), step()), self.device, seconds=0.6)
+        def rewind_and_step() -> None:
+            rewind()
+            step()
+
+        eager, *_ = timed(rewind_and_step, self.device, seconds=0.6)
         if self.device.type != "cuda":
             return {"ms without": 1000 * eager}
         stream = torch.cuda.Stream()
@@ -180,7 +187,7 @@ class Answering:
         return {**figures, "tokens/s": 1 / median, **self.roofline(median)}
 
     def evaluation(self, each: int) -> dict:
-        """Questions per second of both, in turn, with ``each`` questions about a picture."""
+        """Questions per second of ours, then of llava, with ``each`` questions about a picture."""
         images = max(1, (4 if self.part.tiny else 40) // each)
         generator = torch.Generator().manual_seed(0)
         size = self.shape.image_size
@@ -189,7 +196,7 @@ class Answering:
         owner = [image for image in range(images) for _ in range(each)]
         ids = torch.tensor(prompts, device=self.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels[owner]}
-        options = self.options(EVALUATED)
+        options = exactly(EVALUATED)
         ours, llava = self.model("ours"), self.model("llava")
 
         def run_ours() -> None:
@@ -207,13 +214,13 @@ class Answering:
         return {"questions": len(prompts), **found, "times llava": seconds["llava"][0] / seconds["ours"][0]}
 
 
-def emptied(kept):
-    """What was kept of another picture: nothing of it may serve but its memory, which a compiled step is bound to."""
-    return type(kept)([], kept.cache)
+def emptied(kept: PrefixCache) -> PrefixCache:
+    """The cache of another picture, of which only the memory is used: a compiled step is bound to its addresses."""
+    return PrefixCache([], kept.cache)
 
 
 def bytes_read(shape: Shape, context: int, dtype: torch.dtype) -> int:
-    """Weights of layers and head, and the keys and values of ``context`` tokens: what one new token has to read."""
+    """Bytes that decoding reads for a token: weights of layers and head, keys and values of ``context`` tokens."""
     head = shape.hidden_size * shape.vocab_size
     keys = 2 * shape.layers * context * shape.key_value_heads * (shape.hidden_size // shape.heads)
     return dtype.itemsize * (layer_weights(shape) + head + keys)

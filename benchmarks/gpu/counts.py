@@ -1,7 +1,7 @@
-"""What can be counted without a GPU: operations that a step launches, and its arithmetic.
+"""Part 6: what needs no GPU: the operations that a step launches, and its arithmetic.
 
-A thin model of the real depth (28 layers, a tower of 27) launches as many operations as the real one, whose arithmetic
-:func:`benchmarks.common.step_flops` counts (checked against torch's counter by test).
+A narrow model of the real depth (28 layers, 27 in the tower) launches as many operations as the real one. The
+arithmetic of the real one is :func:`benchmarks.common.step_flops`, which a test checks against torch's own counter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VIEWS = (
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched; views and shapes launch nothing."""
+    """Counts dispatched operations, except views, which launch nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ def run(part: Part) -> None:
 
 
 def operations(part: Part, setting: Setting) -> dict:
-    depth = {} if part.tiny else {"layers": 28, "tower_layers": 27}
-    name = "qwen2.5-1.5b"
-    thin = dataclasses.replace(PRESETS["tiny"], **depth)
+    """Number of operations in a step, and the most frequent ones."""
+    name, tiny = "qwen2.5-1.5b", PRESETS["tiny"]
+    thin = tiny if part.tiny else dataclasses.replace(tiny, layers=28, tower_layers=27)
     kept = models.PRESETS[name]
     models.PRESETS[name] = thin
     try:
@@ -70,8 +70,8 @@ def operations(part: Part, setting: Setting) -> dict:
 
 
 def arithmetic() -> dict:
-    """Operations for each question of a step of the real shapes, over those of a row with its own picture."""
-    found = {}
+    """How many times the arithmetic of a question in a tree a question in a row of its own takes; real shapes."""
+    found: dict[str, float] = {}
     for size in ("0.5b", "1.5b", "7b"):
         shape = PRESETS[f"qwen2.5-{size}"]
         lengths = {questions: 12 + visual_tokens(shape) + 28 * questions for questions in (1, 5, 10)}

@@ -1,7 +1,7 @@
-"""Part 5: what ``train.py --dry-run`` expects of each preset in configs/, and what two steps of it really take.
+"""Part 5: the memory that ``train.py --dry-run`` estimates for each preset in configs/, and the peak of two real steps.
 
-The batch is the preset's own: as many rows as it says, each a picture with questions up to its longest sequence. The
-base models are made of their published config.json, with random weights.
+The batch has the preset's number of rows, each a picture with questions up to its longest sequence. The base models
+are built from their published config.json, with random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataset.prompt import IGNORE_INDEX
 from model.model import base_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# Small ones first: they cost little, and show what the big ones would.
+# Small ones first: they take little time and show most of what the big ones would.
 ORDER = ["qwen2.5-0.5b-8gb", "qwen3-1.7b", "qwen-1_8b-chat", "qwen2.5-7b-80gb", "qwen2.5-7b-qlora-24gb"]
 
 
@@ -43,7 +43,7 @@ def compare(part: Part, name: str) -> dict:
         quantised = config.language.load_in_4bit
         if quantised and (device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None):
             raise Skip("4-bit weights need bitsandbytes and CUDA")
-        rows = 1 if part.tiny else train_setting(config, "per_device_train_batch_size", 8)
+        rows = 1 if part.tiny else config.train.per_device_train_batch_size
         shape = dataclasses.replace(PRESETS["qwen2.5-0.5b"], vocab_size=tokens)
         questions = 2 if part.tiny else (config.language.max_length - config.vision.image_context_length - 12) // 28
         batch = batch_of(shape, questions, rows, torch.Generator().manual_seed(0))
@@ -56,7 +56,7 @@ def compare(part: Part, name: str) -> dict:
     if quantised:
         quantise(base_of(model.language), dtype)
     base_of(model.language).image_token_id = image_token(shape)
-    if train_setting(config, "gradient_checkpointing", False):
+    if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     measured = peak_of_steps(model.train(), batch, config, dtype, device, part.tiny)
     total = expected.total / 2**30
@@ -67,7 +67,7 @@ def compare(part: Part, name: str) -> dict:
 
 
 def load_preset(name: str, folder: Path, tiny: bool):
-    """The preset with base models made of config.json alone, and the length of the tokenizer."""
+    """The preset with base models that are only a config.json, and the length of the tokenizer."""
     from settings import load_config
 
     plain = load_config(CONFIGS / f"{name}.yaml", [])
@@ -83,13 +83,8 @@ def load_preset(name: str, folder: Path, tiny: bool):
     return config, tokens
 
 
-def train_setting(config, name: str, default):
-    arguments = getattr(config.train, "arguments", None)
-    return getattr(config.train, name) if arguments is None else arguments.get(name, default)
-
-
 def real_model(config, tokens: int, dtype: torch.dtype, device: torch.device):
-    """The dry run's empty model with memory under it, and random weights."""
+    """The dry run's empty model, allocated and filled with random weights."""
     from model.memory import empty_model
 
     model = empty_model(config, tokens, dtype).to_empty(device=device)
@@ -106,7 +101,7 @@ def real_model(config, tokens: int, dtype: torch.dtype, device: torch.device):
 
 
 def quantise(language: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Put bitsandbytes' NF4 weights under the adapters."""
+    """Replace the weights under the adapters by bitsandbytes' NF4."""
     import bitsandbytes as bnb
 
     for module in language.modules():
@@ -119,7 +114,7 @@ def quantise(language: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def peak_of_steps(model, batch: dict, config, dtype: torch.dtype, device: torch.device, tiny: bool) -> dict:
-    """GiB that two steps need at most, and milliseconds of one."""
+    """Peak memory of two steps in GiB, and milliseconds of one."""
     counts = batch["images_per_row"]
     batch = {**{key: value.to(device) for key, value in batch.items()}, "images_per_row": counts}
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Models, steps and clocks that the parts share."""
+"""Models, training steps and timers that the parts share."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypedDict
 
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
+from benchmarks.answer import Clock
 from benchmarks.common import PRESETS, Shape, batch_of, build_llava, build_ours, step_flops
 from dataset.prompt import IGNORE_INDEX
 from model.compiling import compile_layers
 from model.fused_lora import fuse_lora
-from model.model import base_of
+from model.model import MMultiModal, base_of
 
 RANK = 64
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, by the makers' sheets
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from the data sheets
 
 
 def shape_of(size: str, tiny: bool) -> Shape:
@@ -26,9 +31,24 @@ def shape_of(size: str, tiny: bool) -> Shape:
 
 
 def nominal_peak() -> float | None:
-    """Operations per second that the card's maker states for bf16."""
+    """Operations per second in bf16 that the card's data sheet states."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((peak for card, peak in PEAKS.items() if all(word in name for word in card.split())), None)
+
+
+class Generation(TypedDict, total=False):
+    """Options of ``generate``."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    do_sample: bool
+    suppress_tokens: list[int]
+    streamer: Clock
+
+
+def exactly(tokens: int) -> Generation:
+    """Options for greedy decoding of exactly this many tokens."""
+    return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -45,10 +65,10 @@ def synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train: which model, in which sizes, with which switches."""
+    """One way to train: the model, its size and its switches."""
 
     side: str  # ours or llava
-    questions: int  # in a tree; 1 is a row
+    questions: int  # in each tree; 1 means rows
     size: str = "1.5b"
     attention: str = "sdpa"
     checkpointing: bool = False
@@ -66,16 +86,18 @@ class Setting:
 
     @property
     def model(self) -> tuple:
-        """Settings with the same of this can share a model."""
+        """Settings with equal keys can share a model."""
         return self.side, self.size, self.attention, self.checkpointing, self.compiled, self.dropout, self.fused
 
 
-def build(setting: Setting, device: torch.device, tiny: bool) -> nn.Module:
+def build(setting: Setting, device: torch.device, tiny: bool) -> MMultiModal | PeftModel:
     """The model of a setting as train.py holds it: frozen weights in bf16 on CUDA, trained ones in fp32."""
     shape = shape_of(setting.size, tiny)
     make = build_llava if setting.side == "llava" else build_ours
-    model = make(shape, working_dtype(device), device, rank=RANK, checkpointing=setting.checkpointing)
-    if setting.side == "ours":
+    model: MMultiModal | PeftModel = make(
+        shape, working_dtype(device), device, rank=RANK, checkpointing=setting.checkpointing
+    )
+    if isinstance(model, MMultiModal):
         model.set_attention(setting.attention)
     if setting.dropout:
         for name, module in model.named_modules():
@@ -83,7 +105,7 @@ def build(setting: Setting, device: torch.device, tiny: bool) -> nn.Module:
                 module["default"] = nn.Dropout(setting.dropout)
     if setting.fused:
         fuse_lora(model.language)
-    if setting.compiled and setting.side == "ours":
+    if setting.compiled and isinstance(model, MMultiModal):
         compile_layers(model)
     elif setting.compiled:
         for layer in layers_of(model):
@@ -91,17 +113,17 @@ def build(setting: Setting, device: torch.device, tiny: bool) -> nn.Module:
     return model
 
 
-def language_of(model: nn.Module) -> nn.Module:
-    """The language model itself of either side, out of its adapters."""
-    if hasattr(model, "language"):
+def language_of(model: MMultiModal | PeftModel) -> PreTrainedModel:
+    """The language model of either side, without the ``PeftModel`` around it."""
+    if isinstance(model, MMultiModal):
         return base_of(model.language)
     return model.get_base_model().model.language_model
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
+def layers_of(model: MMultiModal | PeftModel) -> list[nn.Module]:
     """Decoder layers of the language model and blocks of the tower."""
     language = language_of(model)
-    tower = model.vision if hasattr(model, "vision") else model.get_base_model().model.vision_tower
+    tower = model.vision if isinstance(model, MMultiModal) else model.get_base_model().model.vision_tower
     blocks = [module for name, module in tower.named_modules() if name.rpartition("encoder.layers.")[2].isdigit()]
     return [*getattr(language, "model", language).layers, *blocks]
 
@@ -109,11 +131,15 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 class Step:
     """One optimiser step, as train.py takes it: autocast, backward, clipping, fused AdamW."""
 
-    def __init__(self, model: nn.Module, setting: Setting, device: torch.device, tiny: bool, rows: int) -> None:
+    def __init__(
+        self, model: MMultiModal | PeftModel, setting: Setting, device: torch.device, tiny: bool, rows: int
+    ) -> None:
         self.model, self.setting, self.device, self.rows = model, setting, device, rows
         self.shape = shape_of(setting.size, tiny)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        # Without use_cache=False transformers' model builds a cache of keys and values in every step.
+        self.options = {"use_cache": False} if setting.side == "llava" else {}
         self.take(rows)
 
     def take(self, rows: int) -> None:
@@ -123,7 +149,6 @@ class Step:
         self.batch = {key: value.to(self.device) for key, value in batch.items()}
         if self.setting.side == "llava":
             self.batch.pop("images_per_row")
-            self.batch["use_cache"] = False  # else transformers keeps keys and values besides, in every step
         else:
             self.batch["images_per_row"] = batch["images_per_row"]
         self.length = self.batch["input_ids"].shape[1]
@@ -132,7 +157,7 @@ class Step:
     def __call__(self) -> None:
         dtype = working_dtype(self.device)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            loss = self.model(**self.batch).loss
+            loss = self.model(**self.batch, **self.options).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         with torch.profiler.record_function("optimiser"):
@@ -152,11 +177,11 @@ class Step:
         return self.rows * self.setting.questions
 
     def flops(self) -> float:
-        """What the step asks for, whoever computes how much besides (:func:`benchmarks.common.step_flops`)."""
+        """Operations that the step needs; the same for both sides (:func:`benchmarks.common.step_flops`)."""
         return step_flops(self.shape, self.length, self.rows, self.labels, RANK)
 
     def flops_4n(self) -> float:
-        """4 operations for each weight of the decoder layers and each token: NeMo's and our anchor's way to count."""
+        """4 operations for each weight of the decoder layers and each token, as NeMo counts them."""
         return 4.0 * layer_weights(self.shape) * self.tokens
 
 
@@ -167,13 +192,13 @@ def layer_weights(shape: Shape) -> int:
 
 
 def bytes_per_token(shape: Shape, checkpointing: bool) -> int:
-    """About what a token of a training step keeps, in bf16 with adapters: a first guess for the batch size."""
+    """Activation memory of a token in a training step, in bf16 with adapters: a first guess for the batch size."""
     d, ffn = shape.hidden_size, shape.intermediate_size
     layer = 2 * (7 * d + 4 * ffn) + 13 * d + 2 * 7 * RANK * 3 + 4 * ffn
     return layer + 2 * d * shape.layers if checkpointing else layer * shape.layers
 
 
-# ---------------------------------------------------------------------------------------------- clocks
+# ---------------------------------------------------------------------------------------------- timers
 
 
 def timed(work: Callable[[], object], device: torch.device, seconds: float = 1.2, groups: int = 3, warm_up: int = 2):
@@ -199,20 +224,20 @@ def timed(work: Callable[[], object], device: torch.device, seconds: float = 1.2
     return statistics.median(taken), min(taken), max(taken)
 
 
-def matmul_ceiling(device: torch.device, tiny: bool) -> dict:
-    """Operations per second of square products in bf16: the most that this card gives."""
-    found = {}
+def matmul_ceiling(device: torch.device, tiny: bool) -> dict[str, float]:
+    """Operations per second of square matrix products in bf16: the most that this card reaches."""
+    found: dict[str, float] = {}
     for size in (128, 256) if tiny else (4096, 8192, 16384):
         one, other = (torch.randn(size, size, device=device, dtype=working_dtype(device)) for _ in range(2))
-        median, least, _ = timed(lambda one=one, other=other: one @ other, device, seconds=0.4)
+        median, least, _ = timed(partial(torch.matmul, one, other), device, seconds=0.4)
         found[f"{size} square, TFLOP/s"] = 2 * size**3 / median / 1e12
         found[f"{size} square at its best, TFLOP/s"] = 2 * size**3 / least / 1e12
     found["ceiling"] = max(value for name, value in found.items() if "best" not in name) * 1e12
     return found
 
 
-def copy_bandwidth(device: torch.device, tiny: bool) -> dict:
-    """Bytes read and written per second by a copy: what a step that only reads weights can hope for."""
+def copy_bandwidth(device: torch.device, tiny: bool) -> dict[str, float]:
+    """Bytes that a copy reads and writes per second: a bound for a step that mostly reads weights."""
     source = torch.empty((2**22 if tiny else 2**32), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     median, least, _ = timed(lambda: target.copy_(source), device, seconds=0.4)

@@ -1,11 +1,11 @@
-"""Part 1: every way to compute the same thing, against the plainest one in float64, in numbers.
+"""Part 1: compare every way to compute a step with the plainest one in float64.
 
 Four layers of the widths of Qwen2.5-1.5B (12 heads on 2 keys) and 0.5B (14 on 2), 728 visual tokens, five questions.
-Weights are rounded to bf16 first, so that all dtypes hold the same ones. "float64 rows" (eager, a question a row) is
-the reference; the same rows in the dtype itself show how much of a difference is only rounding.
+Weights are rounded to bf16 first, so that they are the same in all dtypes. "float64 rows" (eager, a question a row) is
+the reference. The same rows in the lower dtype show how much of a difference is rounding.
 
-For each group of trained weights: the norm of the gradients' difference over the norm of the gradient, for the worst
-tensor of the group.
+For each group of trained weights, the error is that of its worst tensor: the norm of the gradients' difference over
+the norm of the reference gradient.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.common import PRESETS, Shape, batch_of, build_ours, image_token, rows_of_one_image, visual_tokens
-from benchmarks.gpu.models import RANK, language_of, layers_of
+from benchmarks.gpu.models import RANK, Generation, exactly, language_of, layers_of
 from benchmarks.gpu.part import Part, Skip
 from model.fused_lora import fuse_lora, unfuse_lora
+from model.model import MMultiModal
 
 QUESTIONS = 5
-WAYS = {  # trees or rows, attention, last layer narrowed, layers compiled, LoRA fused
+WAYS = {  # trees?, attention, last layer narrowed?, layers compiled?, LoRA fused?
     "rows sdpa": (False, "sdpa", True, False, False),
     "trees sdpa": (True, "sdpa", True, False, False),
     "rows eager": (False, "eager", True, False, False),
@@ -70,8 +71,15 @@ def run(part: Part) -> None:
 def shape_of(size: str, tiny: bool) -> Shape:
     if tiny:
         return PRESETS["tiny"]
-    tower = {"tower_hidden": 256, "tower_intermediate": 1024, "tower_layers": 2, "tower_heads": 4}
-    return dataclasses.replace(PRESETS[f"qwen2.5-{size}"], layers=4, vocab_size=16_384, **tower)
+    return dataclasses.replace(
+        PRESETS[f"qwen2.5-{size}"],
+        layers=4,
+        vocab_size=16_384,
+        tower_hidden=256,
+        tower_intermediate=1024,
+        tower_layers=2,
+        tower_heads=4,
+    )
 
 
 class Pair:
@@ -79,10 +87,10 @@ class Pair:
 
     def __init__(self, shape: Shape, part: Part) -> None:
         self.shape, self.part = shape, part
-        self.models: dict[torch.dtype, torch.nn.Module] = {}
+        self.models: dict[torch.dtype, MMultiModal] = {}
         self.wanted: tuple[float, dict[str, torch.Tensor]] | None = None
 
-    def model(self, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, dtype: torch.dtype) -> MMultiModal:
         """Frozen weights in ``dtype``; trained ones in float32, or float64 with the rest."""
         if dtype in self.models:
             return self.models[dtype]
@@ -102,8 +110,14 @@ class Pair:
         return model
 
     def gradients(
-        self, dtype, trees: bool, attention: str, narrow: bool = True, compiled: bool = False, fused: bool = False
-    ):
+        self,
+        dtype: torch.dtype,
+        trees: bool,
+        attention: str,
+        narrow: bool = True,
+        compiled: bool = False,
+        fused: bool = False,
+    ) -> tuple[float, dict[str, torch.Tensor]]:
         """Loss and gradients in float64, by name."""
         model, device = self.model(dtype), self.part.device
         model.set_attention(attention)
@@ -140,12 +154,15 @@ class Pair:
         moved = {key: value.to(self.part.device) for key, value in tree.items()}
         return {**moved, "images_per_row": tree["images_per_row"]}
 
-    def compare(self, dtype, trees: bool, attention: str, narrow: bool, compiled: bool, fused: bool) -> dict:
+    def compare(
+        self, dtype: torch.dtype, trees: bool, attention: str, narrow: bool, compiled: bool, fused: bool
+    ) -> dict:
+        """Relative error of each group's gradient, and the difference of the losses, against float64."""
         device = self.part.device
         if device.type == "cpu" and attention == "flex_attention":
-            raise Skip("FlexAttention's backward pass is CUDA's alone")
+            raise Skip("FlexAttention's backward pass needs CUDA")
         if compiled and not self.part.compiles:
-            raise Skip("what is compiled is measured on CUDA")
+            raise Skip("compiled code is measured on CUDA only")
         if attention == "tree_attention" and device.type == "cuda" and dtype != BF16:
             raise Skip("flash kernels are for bf16 and fp16")
         if self.wanted is None:
@@ -177,11 +194,11 @@ def group_of(name: str) -> str:
 
 
 def kernels_at_lengths(part: Part) -> dict:
-    """Each of SDPA's kernels with the mask of branches, against float64: worst error forward and of a gradient.
+    """Each of SDPA's kernels with a tree mask, against float64: errors of the output and of the worst gradient.
 
-    Key lengths with remainders 0, 1, 8 and 31 by 32: a wrong answer was reported where it is 1.
+    The key lengths modulo 32 are 0, 1, 8 and 31; wrong results were reported for 1.
     """
-    found = {}
+    found: dict[str, list[float] | str] = {}  # worst errors, or why the kernel cannot run
     for backend in (SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
         for length in (64, 65, 72, 95) if part.tiny else (864, 865, 872, 895, 1009):
             try:
@@ -197,17 +214,20 @@ def kernels_at_lengths(part: Part) -> dict:
 def kernel_error(backend: SDPBackend, length: int, device: torch.device) -> list[float]:
     """Relative errors: of the output, and the worst of the three gradients."""
     generator = torch.Generator(device).manual_seed(length)
-    options = {"device": device, "generator": generator}
-    tensors = [torch.randn(2, 12, length, 128, **options).bfloat16() for _ in range(3)]
-    upstream = torch.randn(2, 12, length, 128, **options).bfloat16()
+
+    def random() -> torch.Tensor:
+        return torch.randn(2, 12, length, 128, device=device, generator=generator).bfloat16()  # [B, heads, T, width]
+
+    tensors, upstream = [random() for _ in range(3)], random()
     position = torch.arange(length, device=device)
     branch = (position - 3 * length // 4).clamp(min=-1) // 28 + 1
     mask = (position[:, None] >= position) & ((branch[:, None] == branch) | (branch == 0))
 
     def outputs(dtype: torch.dtype, kernel: SDPBackend) -> list[torch.Tensor]:
         leaves = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+        query, key, value = leaves
         with sdpa_kernel([kernel]):
-            output = F.scaled_dot_product_attention(*leaves, attn_mask=mask[None, None].expand(2, -1, -1, -1))
+            output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[None, None].expand(2, -1, -1, -1))
         return [output, *torch.autograd.grad(output, leaves, upstream.to(dtype))]
 
     wanted = outputs(torch.float64, SDPBackend.MATH)
@@ -223,7 +243,7 @@ def kernel_error(backend: SDPBackend, length: int, device: torch.device) -> list
 
 @torch.inference_mode()
 def decoding(pair: Pair) -> dict:
-    """Answers after a kept picture, in a growing and in a fixed cache, against the whole prompt: tokens and logits."""
+    """Answers from a prefix cache, growing and fixed, against those from the whole prompt: tokens and logits."""
     from answering.prefix_cache import generate_cached, prefill
 
     model, shape, device = pair.model(torch.float32).eval(), pair.shape, pair.part.device
@@ -232,8 +252,7 @@ def decoding(pair: Pair) -> dict:
     prompt = rows_of_one_image(shape, 1, generator)[0][0]
     pixels = torch.rand(1, 3, shape.image_size, shape.image_size, generator=generator).to(device)
     ids, end, one = torch.tensor([prompt], device=device), 12 + visual_tokens(shape), torch.tensor([1])
-    options = {"max_new_tokens": 16, "min_new_tokens": 16, "do_sample": False}
-    options["suppress_tokens"] = [image_token(shape)]
+    options: Generation = {**exactly(16), "suppress_tokens": [image_token(shape)]}
     mask = torch.ones_like(ids)
     whole = model.generate(ids, mask, pixel_values=pixels, images_per_row=one, **options)[0].tolist()
     growing = generate_cached(model, prompt, end, lambda: pixels, None, **options)[0][0].tolist()
@@ -249,18 +268,18 @@ def decoding(pair: Pair) -> dict:
         "tokens": len(whole),
         **{f"{name}, tokens as of the whole prompt": value for name, value in same.items()},
         "largest logit": float(wanted.abs().max()),
-        "largest logit difference behind the kept picture": float((found - wanted).abs().max()),
+        "largest logit difference after the kept picture": float((found - wanted).abs().max()),
     }
 
 
 def four_bits(pair: Pair) -> dict:
-    """The same weights in NF4 and, unpacked again, in bf16: both must give the same loss and gradients."""
+    """Weights in NF4 against the same weights unpacked to bf16: both must give the same loss and gradients."""
     try:
         import bitsandbytes as bnb
     except ImportError:
         raise Skip("bitsandbytes is not installed") from None
     if pair.part.device.type != "cuda":
-        raise Skip("4-bit weights are trained with on CUDA alone")
+        raise Skip("training with 4-bit weights needs CUDA")
     dtype = torch.bfloat16
     model = build_ours(pair.shape, dtype, pair.part.device, rank=RANK, checkpointing=False)
     model.load_state_dict(pair.model(dtype).state_dict())

@@ -1,4 +1,4 @@
-"""One part of the run, in its own process: measurements in turn, each recorded at once, until the time is over."""
+"""One part of the run, in its own process. It makes its measurements in turn and records each at once."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Skip(Exception):
 
 
 class Part:
-    """Where a part is measured, how much time it has, and what it has recorded.
+    """The device a part runs on, the time it has, and what it has recorded.
 
     Args:
-        seconds: the part's share of the time, from now.
-        only: a text that a measurement's name must contain.
+        seconds: the part's share of the time, from now on.
+        args: the command's. If it has ``only``, measurements without this text in their name are left out.
     """
 
     def __init__(self, name: str, folder: Path, args: argparse.Namespace, seconds: float) -> None:
@@ -42,9 +42,9 @@ class Part:
         return self.end - time.monotonic()
 
     def measure(self, name: str, work: Callable[..., dict], *arguments, needs: float = 0.0, **options) -> dict | None:
-        """What ``work`` returns, recorded with the time it took; None where it failed or was left out.
+        """Call ``work`` and record what it returns and the seconds it took. None if it failed or was skipped.
 
-        ``needs`` are the seconds below which it is not worth starting.
+        It is skipped if fewer than ``needs`` seconds are left.
         """
         if name in self.done or (self.only and self.only not in name):
             return None
@@ -59,7 +59,7 @@ class Part:
             self._write(name, "skipped", error=str(reason))
         except torch.OutOfMemoryError as error:
             self._write(name, "out of memory", error=str(error).splitlines()[0][:200])
-        except Exception as error:  # whatever it is, the next measurement follows
+        except Exception as error:  # record it and continue with the next measurement
             self._write(
                 name, "failed", error=f"{type(error).__name__}: {error}"[:500], trace=traceback.format_exc()[-4000:]
             )
@@ -71,12 +71,12 @@ class Part:
         return None
 
     def records(self, part: str | None = None) -> list[dict]:
-        """What was recorded before: of this part, or of another one."""
+        """The records of this part so far, or of another part."""
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         return [record for record in map(json.loads, lines) if record["part"] == (part or self.name)]
 
     def clear(self) -> None:
-        """Give memory back, so that the next measurement finds what the first one found."""
+        """Free memory, so that each measurement starts with the same amount."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -93,16 +93,16 @@ class Part:
             print(f"   {name}: {'' if status == 'ok' else status + ', '}{facts}"[:400], flush=True)
 
     def _begun(self) -> list[dict]:
-        """Measurements of an earlier process of this part. One that has no end crashed it, and is recorded as such."""
+        """Records of an earlier process of this part. What began and did not end is recorded as failed."""
         records = self.records()
         ended = {record["name"] for record in records if record["status"] != "begun"}
         for record in records:
             if record["status"] == "begun" and record["name"] not in ended:
-                self._write(record["name"], "failed", error="the process ended in it; see stderr.log")
+                self._write(record["name"], "failed", error="the process ended during it; see stderr.log")
         return records
 
     def _leave_if_broken(self) -> None:
-        """After some errors CUDA refuses everything in this process; another one continues."""
+        """Exit if CUDA refuses all further work, as it does after some errors; a new process continues."""
         if self.device.type == "cuda":
             try:
                 torch.cuda.synchronize()
@@ -112,25 +112,26 @@ class Part:
 
 
 def short(value) -> str:
-    """A number with three or four digits that count."""
+    """A value as text; numbers with four significant digits."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def run_part(args: argparse.Namespace) -> int:
-    """Import, wait for the seconds on stdin, measure."""
+    """Import the part, read from stdin how many seconds it has, and measure."""
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     module = importlib.import_module(f"benchmarks.gpu.{args.run_part}")
+    gc.freeze()  # else each gc.collect() takes 0.3 s for the objects of the imports, which all stay
     print("imported", flush=True)
     line = sys.stdin.readline()
-    if not line:  # whoever started this is gone
+    if not line:  # the parent process has ended
         return 1
     part = Part(args.run_part, args.output, args, float(line))
     if part.device.type == "cuda" and not torch.cuda.is_available():
-        part.measure("CUDA", lambda: (_ for _ in ()).throw(Skip("torch sees no CUDA device; use --device cpu")))
+        part.measure("CUDA", lambda: (_ for _ in ()).throw(Skip("torch finds no CUDA device; use --device cpu")))
         return 0
     torch.manual_seed(0)
     module.run(part)

@@ -1,6 +1,6 @@
-"""Part 3: where the time of a training step goes, of the best setting of part 2 (without it, ours in trees of 5).
+"""Part 3: where the time of a training step goes. It profiles the best setting of part 2, or else ours in trees of 5.
 
-Each part of the model is a region of the forward pass, marked by hooks. A kernel belongs to the innermost region around
+Hooks mark each part of the model as a region of the forward pass. A kernel belongs to the innermost region around
 the operation that launched it. In the backward pass an operation belongs to the region of the forward operation whose
 gradient it computes: autograd gives both the same sequence number. Where a layer is compiled, its kernels have no
 inner regions and are listed as "compiled layer".
@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu.models import Setting, Step, build, language_of, synchronise, timed
 from benchmarks.gpu.part import Part
-from model.model import base_of
+from model.model import MMultiModal, base_of
 
 PREFIX = "part: "
 BACKWARD = "autograd::engine::evaluate_function: "
-# The profiler shows regions on the device, too, as if they were kernels.
+# The profiler also lists regions among the kernels of the device.
 SHADOWS = (PREFIX, "Optimizer.", "optimiser", "ProfilerStep", "Torch-Compiled Region", "## ")
 STEPS = 2
 
@@ -76,10 +76,10 @@ def take_profile(part: Part, setting: Setting, rows: int) -> dict:
     }
 
 
-def mark_regions(model: nn.Module) -> None:
+def mark_regions(model: MMultiModal) -> None:
     """Name the parts of the model in the profile; the innermost name counts."""
     mark(model.vision, "tower")
-    mark(next(module for name, module in model.named_children() if "proj" in name), "projector")
+    mark(model.projector, "projector")
     language = language_of(model)
     mark(language.get_input_embeddings(), "embedding")
     mark(language.lm_head, "head")
@@ -95,7 +95,7 @@ def mark_regions(model: nn.Module) -> None:
             if name.rpartition(".")[2] in ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm"):
                 mark(module, "norms")
             if name.rpartition(".")[2] in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                mark(module, "LoRA")  # casts, scaling and sums; what is inside has names of its own
+                mark(module, "LoRA")  # casts, scaling and sums; the base layer has a region of its own
                 mark(base_layer(module), "attention, projections")
             if name.rpartition(".")[2] in ("gate_proj", "up_proj", "down_proj"):
                 mark(module, "LoRA")
@@ -130,7 +130,7 @@ def time_by_region(events, cuda: bool) -> dict[str, float]:
     for event in events:
         if event.device_type == DeviceType.CPU and event.sequence_nr >= 0 and not event.name.startswith(BACKWARD):
             region = region_of(event, {})
-            if region is not None:  # the last one wins: views take the number of the operation before them
+            if region is not None:  # keep the last: a view has the number of the operation before it
                 forward[event.sequence_nr] = region
     found: dict[str, float] = defaultdict(float)
     for event in events:
@@ -157,7 +157,7 @@ def region_of(event, forward: dict[int, str]) -> str | None:
 
 
 def unnamed(event) -> str:
-    """What is outside of every region: by its outermost operation."""
+    """A name for what is outside every region, from its outermost operation."""
     while event.cpu_parent is not None:
         event = event.cpu_parent
     name = event.name.removeprefix(BACKWARD)
@@ -171,12 +171,12 @@ def unnamed(event) -> str:
 
 
 def on_device(events) -> list:
-    """Kernels and copies: what ran on the device, without the regions' own shadows there."""
+    """Kernels and copies that ran on the device, without the regions that the profiler lists among them."""
     return [e for e in events if e.device_type == DeviceType.CUDA and not e.name.startswith(SHADOWS)]
 
 
 def device_facts(events) -> dict:
-    """How long the device was busy and idle between the first and the last kernel, and how many there were."""
+    """How long the device was busy and idle between the first and the last kernel, and the number of kernels."""
     spans = sorted((event.time_range.start, event.time_range.end) for event in on_device(events))
     busy, reached = 0.0, spans[0][0]
     for start, end in spans:

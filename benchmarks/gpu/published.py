@@ -1,10 +1,12 @@
-"""What the presets' base models publish: as much of their config.json as a model without weights needs."""
+"""The config.json of the presets' base models, as far as a model with random weights needs it."""
 
 from __future__ import annotations
 
-TOKENS = {"qwen": 151851, "qwen2": 151666, "qwen3": 151670}  # of the tokenizers, with the placeholder
+from typing import Any
+
+TOKENS = {"qwen": 151851, "qwen2": 151666, "qwen3": 151670}  # in the tokenizer, with the image placeholder
 _QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_theta": 1e6, "rms_norm_eps": 1e-6}
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, Any]] = {  # path -> config.json
     "Qwen/Qwen2.5-0.5B-Instruct": {
         **_QWEN2,
         **{"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},

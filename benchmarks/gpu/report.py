@@ -1,4 +1,4 @@
-"""From the measurements to one JSON and one Markdown table, which is printed, too."""
+"""Write the measurements to one JSON file and one Markdown table, and print the table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 TRAINING = {  # column -> key
     "questions/s": "questions/s",
@@ -44,7 +45,18 @@ def write(folder: Path, commit: str | None, device: str, seconds: float) -> Path
     return path
 
 
-def machine(commit: str | None, device: str) -> dict[str, str]:
+class Machine(TypedDict):
+    """Where and with what the measurements were made."""
+
+    card: str
+    driver: str
+    date: str
+    commit: str
+    python: str
+    versions: dict[str, str]  # of each package
+
+
+def machine(commit: str | None, device: str) -> Machine:
     """Card, date, versions, commit."""
     versions = {}
     for package in ("torch", "transformers", "peft", "accelerate", "triton", "bitsandbytes"):
@@ -75,7 +87,7 @@ def output(command: list[str]) -> str | None:
 
 
 def markdown(found: dict) -> str:
-    """All tables, the important ones last: the end of a long output is what is read first."""
+    """All tables, the most important last, since a terminal shows the end of a long output."""
     parts: dict[str, list[dict]] = {}
     for record in found["measurements"]:
         parts.setdefault(record["part"], []).append(record)
@@ -142,7 +154,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def cell(value) -> str:
-    """A value with as many digits as count."""
+    """A value as text; numbers with three significant digits."""
     if value is None:
         return ""
     if isinstance(value, float):

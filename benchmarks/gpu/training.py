@@ -1,45 +1,48 @@
-"""Part 2: a training step of ours and of transformers' LLaVA with peft, each at the batch size that suits it best.
+"""Part 2: a training step of ours and of transformers' LLaVA with peft, each at its fastest batch size.
 
 Every picture has 728 visual tokens, every question 28 tokens of text, 10 of them answered; LoRA r 64 on all linear
 layers, a trained projector, bf16 autocast over frozen bf16 and trained fp32 weights, clipping, fused AdamW. "Rows" are
-one question with its picture each. Real tokens are those that stand in the batch; nothing is padding here.
-"compiled" compiles each decoder layer and each block of the tower, not the whole.
+one question with its picture each. "compiled" compiles each decoder layer and each block of the tower, not the model
+as a whole. No token of these batches is padding.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
+from peft import PeftModel
 
 from benchmarks.gpu.models import Setting, Step, build, bytes_per_token, matmul_ceiling, nominal_peak, shape_of, timed
 from benchmarks.gpu.part import Part, Skip
+from model.model import MMultiModal
 
-FLASH = {"attention": "tree_attention", "fused": True}
-# The goals of the project first, then what each switch brings, then the smaller model. Settings that differ in the size
-# of the trees alone share a model and what was compiled of it, so they follow each other.
+flash = partial(Setting, "ours", attention="tree_attention", fused=True)
+# First the settings the project has goals for, then the effect of each switch, then the smaller model. Settings that
+# differ only in the size of the trees share a compiled model, so they are next to each other.
 SETTINGS = [
-    (Setting("ours", 5, compiled=True, **FLASH), 30),
-    (Setting("ours", 10, compiled=True, **FLASH), 10),
-    (Setting("ours", 1, compiled=True, **FLASH), 15),
+    (flash(5, compiled=True), 30),
+    (flash(10, compiled=True), 10),
+    (flash(1, compiled=True), 15),
     (Setting("llava", 1), 8),
-    (Setting("ours", 5, **FLASH), 8),
+    (flash(5), 8),
     (Setting("ours", 5), 8),
-    (Setting("ours", 1, **FLASH), 8),
+    (flash(1), 8),
     (Setting("ours", 5, attention="tree_attention"), 8),
     (Setting("ours", 5, fused=True), 8),
-    (Setting("ours", 5, dropout=0.05, **FLASH), 8),
-    (Setting("ours", 5, checkpointing=True, **FLASH), 8),
+    (flash(5, dropout=0.05), 8),
+    (flash(5, checkpointing=True), 8),
     (Setting("llava", 1, checkpointing=True), 8),
     (Setting("ours", 5, compiled=True), 30),
     (Setting("llava", 1, compiled=True), 35),
     (Setting("llava", 1, size="0.5b"), 8),
-    (Setting("ours", 5, size="0.5b", compiled=True, **FLASH), 30),
-    (Setting("ours", 1, size="0.5b", compiled=True, **FLASH), 15),
-    (Setting("ours", 10, size="0.5b", compiled=True, **FLASH), 15),
-    (Setting("ours", 5, size="0.5b", **FLASH), 8),
-    (Setting("ours", 5, checkpointing=True, compiled=True, **FLASH), 30),
-    (Setting("ours", 5, dropout=0.05, compiled=True, **FLASH), 30),
+    (flash(5, size="0.5b", compiled=True), 30),
+    (flash(1, size="0.5b", compiled=True), 15),
+    (flash(10, size="0.5b", compiled=True), 15),
+    (flash(5, size="0.5b"), 8),
+    (flash(5, checkpointing=True, compiled=True), 30),
+    (flash(5, dropout=0.05, compiled=True), 30),
     (Setting("ours", 5, attention="flex_attention", fused=True, compiled=True), 40),
     (Setting("ours", 10), 8),
     (Setting("ours", 1), 8),
@@ -62,10 +65,11 @@ class Bench:
 
     def __init__(self, part: Part, ceiling: float | None) -> None:
         self.part, self.ceiling = part, ceiling
-        self.key, self.model = None, None
+        self.key: tuple | None = None
+        self.model: MMultiModal | PeftModel | None = None
 
     def best(self, setting: Setting) -> dict:
-        """The batch size with the most questions per second, its figures, and those of the other sizes."""
+        """The figures of the fastest batch size, and the rate and memory of each size tried."""
         require(setting, self.part)
         tried = []
         sizes = self.candidates(setting)
@@ -86,7 +90,7 @@ class Bench:
         return {**most, "setting": vars(setting), "by rows: questions/s, GiB": others}
 
     def candidates(self, setting: Setting) -> list[int]:
-        """Rows in a step, ascending: by what should fit into the memory, and smaller ones."""
+        """Batch sizes to try, ascending: what should fit into the memory, and 1.4 times that."""
         if self.part.tiny:
             return [2]
         shape = shape_of(setting.size, False)
@@ -95,8 +99,8 @@ class Bench:
         row = length * bytes_per_token(shape, setting.checkpointing) * (0.6 if setting.fused else 1)
         row += (length if setting.side == "llava" else 0) * shape.vocab_size * 10  # logits of every position
         fits = max(1, min(64, int(free / row)))
-        sizes = [fits, int(1.4 * fits)]  # the second may not fit, which costs a second
-        if setting.compiled and setting.side == "llava":  # every other shape is compiled again
+        sizes = [fits, int(1.4 * fits)]  # if the second does not fit, it costs about a second
+        if setting.compiled and setting.side == "llava":  # another shape would be compiled again
             sizes = [fits]
         return sorted({min(64, size // 4 * 4) if size >= 8 else max(1, size) for size in sizes})
 
@@ -109,7 +113,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         step = Step(model, setting, device, self.part.tiny, rows)
         try:
-            step()  # what is compiled is compiled here
+            step()  # compiles
             warm = time.monotonic() - begin
             median, least, most = timed(step, device, *((0.0, 2, 0) if self.part.tiny else (0.9, 3, 2)))
         finally:
@@ -133,9 +137,9 @@ class Bench:
         figures["of ceiling"] = step.flops() / median / self.ceiling if self.ceiling else None
         return figures
 
-    def model_of(self, setting: Setting):
-        """The model for a setting; the one before is given up where it is another."""
-        if self.key != setting.model:
+    def model_of(self, setting: Setting) -> MMultiModal | PeftModel:
+        """The model for a setting: the one in memory if it is the same, else a new one that replaces it."""
+        if self.model is None or self.key != setting.model:
             self.key = self.model = None
             self.part.clear()
             torch._dynamo.reset()
@@ -145,19 +149,19 @@ class Bench:
 
 def require(setting: Setting, part: Part) -> None:
     if part.device.type != "cuda" and setting.attention == "flex_attention":
-        raise Skip("FlexAttention's backward pass is CUDA's alone")
+        raise Skip("FlexAttention's backward pass needs CUDA")
     if setting.compiled and not part.compiles:
-        raise Skip("what is compiled is measured on CUDA")
+        raise Skip("compiled code is measured on CUDA only")
 
 
 def ratios(part: Part) -> dict:
-    """How many times the questions per second of llava each of ours answers, by its name."""
+    """Questions per second of each of our settings over those of llava's fastest setting of the same size."""
     found = {r["name"]: r for r in part.records("training") if r["status"] == "ok" and "setting" in r}
-    base = {}
+    base: dict[str, float] = {}
     for record in found.values():
         if record["setting"]["side"] == "llava":
             size = record["setting"]["size"]
-            base[size] = max(base.get(size, 0.0), record["questions/s"])  # llava at its best: compiled or not
+            base[size] = max(base.get(size, 0.0), record["questions/s"])
     return {
         name: record["questions/s"] / base[record["setting"]["size"]]
         for name, record in found.items()

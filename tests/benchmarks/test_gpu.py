@@ -1,4 +1,4 @@
-"""The GPU script as a whole on a CPU: every part gives its figures, and none can harm or hold up the others."""
+"""The GPU command on a CPU: every part gives its figures, and a part that fails or hangs does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def measurements(folder) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The result of the whole command with tiny shapes."""
+    """The result of the whole command with tiny shapes: about 40 s; it may take 20 minutes on a busy machine."""
     folder = tmp_path_factory.mktemp("gpu")
-    line = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "4", "--output", str(folder), "--commit", "abc"]
+    line = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "20", "--output", str(folder), "--commit", "abc"]
     line += ["--device", "cpu", "--preset", "tiny"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # shapes this small only lose by threads
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads are slower at these sizes
     done = subprocess.run(line, cwd=REPO, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (file,) = folder.glob("cpu-*.json")
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert (folder / "table.md").read_text(encoding="utf-8") in done.stdout and len(list(folder.iterdir())) <= 8
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert table[-10_000:] in done.stdout and table.startswith("# CPU, ") and len(list(folder.iterdir())) <= 8
     return result
 
 
@@ -63,7 +64,7 @@ def test_all_ways_to_compute_agree(whole):
     decoding = found["decoding: static cache, dynamic cache, whole prompt"]
     assert decoding["growing cache, tokens as of the whole prompt"]
     assert decoding["fixed cache, tokens as of the whole prompt"]
-    assert decoding["largest logit difference behind the kept picture"] < 1e-5
+    assert decoding["largest logit difference after the kept picture"] < 1e-5
 
 
 def test_both_sides_are_trained_and_compared(whole):
@@ -144,9 +145,10 @@ def run_with(monkeypatch, tmp_path, scripts: dict[str, str], minutes: float) -> 
 
 def test_a_part_that_hangs_is_stopped_at_its_share_and_the_next_one_runs(monkeypatch, tmp_path, capfd):
     scripts = {"parity": "print('stuck', flush=True); time.sleep(600)", "training": "print(f'has {seconds:.0f}')"}
-    taken = run_with(monkeypatch, tmp_path, scripts, minutes=0.1)
-    assert 1.5 < taken < 10
-    assert "stuck" in capfd.readouterr().out
+    taken = run_with(monkeypatch, tmp_path, scripts, minutes=0.2)
+    assert 2 < taken < 120  # its share is 2.6 s; it would sleep for 600
+    printed = capfd.readouterr().out
+    assert "stuck" in printed and "has " in printed
     (record,) = measurements(tmp_path)
     assert (record["part"], record["status"]) == ("parity", "stopped")
 
@@ -157,9 +159,9 @@ def test_a_part_that_crashes_is_started_again_and_the_time_it_leaves_goes_to_the
         "parity": f"open({str(tries)!r}, 'a').write('x'); os.abort()",
         "training": "print(f'has {seconds:.0f} seconds')",
     }
-    run_with(monkeypatch, tmp_path, scripts, minutes=1)
+    run_with(monkeypatch, tmp_path, scripts, minutes=10)
     assert tries.read_text() == "xxx"
     (record,) = measurements(tmp_path)
     assert (record["part"], record["status"]) == ("parity", "failed")
     seconds = float(capfd.readouterr().out.split("has ")[1].split()[0])
-    assert 42 < seconds <= 60
+    assert 500 < seconds <= 600  # without the time of the first part it would have 468
