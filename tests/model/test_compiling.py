@@ -14,7 +14,7 @@ from model.compiling import compile_layers
 from model.fused_lora import fuse_lora
 
 SHAPE = replace(PRESETS["tiny"], layers=4)  # with more layers than graphs
-soak = pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: half a minute each")
+pytestmark = pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: half a minute each")
 BATCHES = [(3, 2), (5, 3), (4, 2), (1, 2), (1, 4)]  # questions a tree, trees
 
 
@@ -38,13 +38,8 @@ def losses_and_gradients(attention: str, checkpointing: bool, compiled: bool) ->
     return found
 
 
-@pytest.mark.parametrize(
-    ("attention", "checkpointing"),
-    [
-        ("tree_attention", False),
-        *(pytest.param(*case, marks=soak) for case in (("tree_attention", True), ("sdpa", False), ("sdpa", True))),
-    ],
-)
+@pytest.mark.parametrize("attention", ["sdpa", "tree_attention"])
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_shapes(attention, checkpointing):
     plain = losses_and_gradients(attention, checkpointing, compiled=False)
     compiled = losses_and_gradients(attention, checkpointing, compiled=True)
