@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypedDict
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from dataset.prompt import IGNORE_INDEX
 from model.compiling import compile_layers
 from model.fused_lora import fuse_lora
 from model.model import MMultiModal, base_of
+from model.plain_peft import PeftModel
 
 RANK = 64
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from the data sheets

@@ -12,11 +12,11 @@ import time
 from functools import partial
 
 import torch
-from peft import PeftModel
 
 from benchmarks.gpu.models import Setting, Step, build, bytes_per_token, matmul_ceiling, nominal_peak, shape_of, timed
 from benchmarks.gpu.part import Part, Skip
 from model.model import MMultiModal
+from model.plain_peft import PeftModel
 
 flash = partial(Setting, "ours", attention="tree_attention", fused=True)
 # First the settings the project has goals for, then the effect of each switch, then the smaller model. Settings that

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 
 import pytest
-import torch
 
 from common.errors import UserError
 from model.checkpoint import load_checkpoint
@@ -25,7 +25,7 @@ def test_manifest_says_what_the_checkpoint_is(built, tmp_path):
     config, model, *_ = built
     folder = save(config, model, tmp_path / "checkpoint-1")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["torch"] == importlib.metadata.version("torch")
     assert manifest["base_models"]["language.path"]["path"] == config.language.path
     assert len(manifest["base_models"]["vision.path"]["sha256"]) == 64 and len(manifest["data"]["sha256"]) == 64
     assert manifest["trainable_parameters"] == {p: n for p, (n, _) in model.trainable_counts().items()}
