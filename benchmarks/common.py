@@ -31,6 +31,7 @@ from dataset.collate import collate, model_inputs
 from dataset.prompt import IGNORE_INDEX
 from dataset.trees import grow_tree, root_length
 from model.connectors import MLPConnector
+from model.fused_lora import fuse_lora
 from model.model import MMultiModal
 from model.plain_peft import LoraConfig, get_peft_model
 from qwen.Mqwen import MQwen2ForCausalLM
@@ -108,17 +109,19 @@ def build_ours(
     shape: Shape, dtype: torch.dtype, device: torch.device, rank: int = 16, checkpointing: bool = True
 ) -> MMultiModal:
     """Frozen tower and language model, trained projector and LoRA, as :class:`MMultiModal`; in training mode."""
-    vision, language = configs(shape)
+    vision_config, language_config = configs(shape)
     with torch.device(device):
         torch.set_default_dtype(dtype)
-        tower, qwen = SiglipViT(vision), MQwen2ForCausalLM(language)
+        tower, qwen = SiglipViT(vision_config), MQwen2ForCausalLM(language_config)
         torch.set_default_dtype(torch.float32)
         tower.requires_grad_(False)
         qwen.requires_grad_(False)
         qwen.image_token_id = image_token(shape)
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEARS)
         projector = MLPConnector(shape.tower_hidden, shape.hidden_size)
-        model = MMultiModal(tower, get_peft_model(qwen, lora), projector)
+        language = get_peft_model(qwen, lora)
+        fuse_lora(language)
+        model = MMultiModal(tower, language, projector)
     return _ready(model, checkpointing, model.gradient_checkpointing_enable)
 
 

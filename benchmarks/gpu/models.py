@@ -17,7 +17,7 @@ from benchmarks.answer import Clock
 from benchmarks.common import PRESETS, Shape, batch_of, build_llava, build_ours, step_flops
 from dataset.prompt import IGNORE_INDEX
 from model.compiling import compile_layers
-from model.fused_lora import fuse_lora
+from model.fused_lora import unfuse_lora
 from model.model import MMultiModal, base_of
 from model.plain_peft import PeftModel
 
@@ -99,12 +99,12 @@ def build(setting: Setting, device: torch.device, tiny: bool) -> MMultiModal | P
     )
     if isinstance(model, MMultiModal):
         model.set_attention(setting.attention)
+        if not setting.fused:
+            unfuse_lora(model.language)
     if setting.dropout:
         for name, module in model.named_modules():
             if name.endswith("lora_dropout"):
                 module["default"] = nn.Dropout(setting.dropout)
-    if setting.fused:
-        fuse_lora(model.language)
     if setting.compiled and isinstance(model, MMultiModal):
         compile_layers(model)
     elif setting.compiled:

@@ -11,7 +11,6 @@ from torch._dynamo.utils import counters
 
 from benchmarks.common import PRESETS, batch_of, build_ours
 from model.compiling import compile_layers
-from model.fused_lora import fuse_lora
 
 SHAPE = replace(PRESETS["tiny"], layers=4)  # with more layers than graphs
 pytestmark = pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: half a minute each")
@@ -23,7 +22,6 @@ def losses_and_gradients(attention: str, checkpointing: bool, compiled: bool) ->
     counters.clear()
     torch.manual_seed(0)
     model = build_ours(SHAPE, torch.float32, torch.device("cpu"), checkpointing=checkpointing)
-    fuse_lora(model.language)
     model.set_attention(attention)
     if compiled:
         compile_layers(model, backend="aot_eager")
