@@ -26,7 +26,7 @@ class Comparison(TypedDict):
 
 
 def judge(questions: Sequence[Question]) -> dict:
-    """Whether the model looks at the picture (None: unknown), the verdict in words, and the comparisons."""
+    """Whether the model looks at the picture (None: unknown), the verdict as a sentence, and the comparisons."""
     comparisons = {name: found for name in BASELINES if (found := compare(questions, name)) is not None}
     looks, words = verdict(comparisons)
     return {"looks_at_the_picture": looks, "verdict": words, "baselines": comparisons}

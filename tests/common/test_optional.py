@@ -35,7 +35,7 @@ def test_a_package_that_does_not_exist_can_be_hidden_too():
 @needs_bitsandbytes
 @pytest.mark.skipif(is_installed("kernels"), reason="the package whose absence is warned about is installed")
 def test_bitsandbytes_itself_prints_a_notice_on_a_processor_with_avx512_bf16():
-    """The reason for all of this: without it, these tests would pass for nothing."""
+    """The fault that the other tests guard against: where it does not show, they would prove nothing."""
     assert "kernels" in run_on_processor("import bitsandbytes", feature=True).stderr
     assert run_on_processor("import bitsandbytes", feature=False).stderr == ""
 
