@@ -1,0 +1,120 @@
+"""The shape of result.json: what evaluate.py writes, and what the HTML report and the comparison of two runs read.
+
+All scores are from 0 to 1. None is a score that does not exist: the question was not answered, or is a caption.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class Mean(TypedDict):
+    """A mean of ``n`` scores; both numbers are None without any score."""
+
+    n: int
+    mean: float | None
+    standard_error: float | None  # clustered by picture; None: infinite, from a single picture
+
+
+class BaselineAnswer(TypedDict):
+    """What a baseline answers to one question (baselines.BASELINES)."""
+
+    answer: str | None
+    score: float | None
+    images: NotRequired[list[str]]  # of "other_picture": the paths of what was shown instead
+
+
+class Prediction(TypedDict):
+    """One question and the answers to it."""
+
+    id: str  # the data's own id after its source, "vqa/42", or image/conversation/turn: "7/0/1"
+    question: str
+    asked: str  # the same with a placeholder for each picture
+    options: list[str]  # of a multiple-choice question, in their order
+    references: list[str]
+    images: list[str]  # paths
+    source: str
+    language: str  # "en" or "zh"
+    type: str
+    metric: str  # which of ``scores`` is ``score``
+    prediction: str | None
+    score: float | None
+    scores: dict[str, float]  # by every metric that applies
+    baselines: dict[str, BaselineAnswer]  # by name: majority, question_only, other_picture, no_picture
+    problem: NotRequired[str]  # why it could not be asked
+
+
+class Group(TypedDict):
+    """The scores of a group of questions: all, a type, a language or a source."""
+
+    n: int  # questions with a score
+    images: int  # pictures of these
+    score: float | None  # the mean of each question's own metric
+    standard_error: float | None
+    metrics: dict[str, Mean]  # by every metric that scored one of them
+    baselines: dict[str, Mean]  # the floors, by name; a baseline that was not asked is missing
+    chance: float | None  # of guessing among the options; None unless all questions have options
+    ceiling: float | None  # of always giving the best answer; below 1 where references disagree
+    captions: dict[str, dict[str, float | None]]  # language -> BLEU-1 to 4, ROUGE-L, CIDEr, n
+
+
+class Scores(TypedDict):
+    """The same questions, grouped in four ways."""
+
+    overall: Group
+    by_type: dict[str, Group]
+    by_language: dict[str, Group]
+    by_source: dict[str, Group]
+
+
+class Comparison(TypedDict):
+    """The model and a baseline, over the questions that both answered."""
+
+    n: int
+    images: int
+    model: float
+    baseline: float
+    difference: float
+    standard_error: float | None
+    clearly_above: bool  # of a type: after the correction for several types
+
+
+class Verdict(TypedDict):
+    """Whether the model looks at the picture; None: unknown."""
+
+    looks_at_the_picture: bool | None
+    verdict: str  # in a sentence
+    comparisons: dict[str, Comparison]  # by baseline
+    floor_wrong: Mean  # the model's score where the best answer per question text is wrong
+    floor_right: Mean  # and where it is right
+
+
+class Result(Verdict):
+    """The whole file. The verdict's own fields are those of all questions."""
+
+    complete: bool  # False: interrupted
+    checkpoint: str
+    device: str
+    data: str
+    limit: int | None
+    seed: int
+    system: str
+    generate: dict
+    metrics: dict[str, str]  # source -> the metric of its questions
+    history: str
+    versions: dict[str, str]
+    normalisation: dict[str, str]
+    caption_words: dict[str, str]
+    segmenter: str | None
+    baselines_fitted_on: str
+    questions: int
+    answered: int
+    unasked: int  # left out of every score
+    first_problem: str | None
+    unreadable_images: dict[str, str]  # path -> reason
+    long_references: int
+    seconds: float
+    scores: Scores
+    verdict_by_type: dict[str, Verdict]
+    types_that_do_not_look: list[str]
+    predictions: list[Prediction]
