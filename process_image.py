@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 from common.command import typed_command
 from common.errors import UserError
-from dataset.preparing.convert import process_ali, process_coco
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
+from dataset.preparing.process import process_ali, process_coco
 from dataset.preparing.run import prepare
 from settings import add_config_arguments, load_config, require_paths
 

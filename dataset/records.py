@@ -1,6 +1,6 @@
-"""From a raw record to turns: captions or LLaVA's messages, with a placeholder for each image.
+"""From what a record says to turns: captions or messages, with a placeholder for each image.
 
-``process_image.py`` reads records from JSON files, :mod:`dataset.shards` from tar and Parquet; both read them here.
+``process_image.py`` reads records from files, :mod:`dataset.shards` from tar and Parquet; both make turns of them here.
 """
 
 from __future__ import annotations
@@ -8,14 +8,19 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataset.prompt import neutralise
 from qwen.tokenizer import IMAGE_TOKEN
 
+if TYPE_CHECKING:
+    from dataset.converters.base import Example, Message
+
 PLACEHOLDER = "<image>"  # LLaVA's mark for an image in a question
-CAPTION_QUESTIONS = (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
-ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+CAPTION_QUESTIONS = {
+    "zh": (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？"),
+    "en": (f"{IMAGE_TOKEN}\nDescribe this picture.", f"{IMAGE_TOKEN}\nWhat is in the picture?"),
+}
 
 Turns = list[dict[str, Any]]  # [{"q": the question, "a": a list of reference answers}]
 
@@ -35,50 +40,42 @@ class RecordError(ValueError):
     """A record that cannot be used; the message is the reason, in one line."""
 
 
-def caption_or_turns(record: dict, images: int, seed: str, keep_all_captions: bool) -> Turns:
-    """The turns of a record that holds captions, or messages as LLaVA has them.
+def turns_from(example: Example, images: int, seed: str, keep_all_captions: bool) -> Turns:
+    """The turns of an example that shows ``images`` images.
 
-    Captions are text or a list under ``caption`` or ``conversations``. One is drawn, unless all are kept as
-    references, and one of two Chinese questions is put before it. ``seed`` decides both draws.
+    Of captions one is drawn, unless all are kept as references, and one of two questions is put before it. ``seed``
+    decides both draws.
 
     Raises:
-        RecordError: it holds neither, or it cannot be used.
+        RecordError: it cannot be used.
     """
-    given = record.get("caption")
-    given = record.get("conversations") if given is None else given
-    if isinstance(given, list) and any(isinstance(item, dict) for item in given):
-        return turns_of(given, images)
-    captions = answers_of(given, "the caption")
+    if not example.captions:
+        return turns_of(example.messages, images)
+    captions = answers_of(example.captions, "the caption")
     if images != 1:
         raise RecordError(f"a caption belongs to one image, this one has {images}")
     rng = random.Random(seed)
-    question = CAPTION_QUESTIONS[rng.random() < 0.5]
+    question = CAPTION_QUESTIONS[example.caption_language][rng.random() < 0.5]
     return [{"q": question, "a": captions if keep_all_captions else [rng.choice(captions)]}]
 
 
-def turns_of(messages: object, images: int) -> Turns:
-    """The turns of LLaVA's messages, with one ``<|extra_0|>`` for each of ``images`` images.
+def turns_of(messages: Sequence[Message], images: int) -> Turns:
+    """The turns of messages, with one ``<|extra_0|>`` for each of ``images`` images.
 
     A question without an answer and an answer without a question are dropped.
 
     Raises:
-        RecordError: no question has an answer, or a message is malformed.
+        RecordError: no question has an answer.
     """
-    if not isinstance(messages, list):
-        raise RecordError("conversations is not a list of messages")
     questions: list[str] = []
     answers: list[list[str]] = []
-    asked = None
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("from") not in tuple(ROLES):
-            raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
-        if ROLES[message["from"]] == "human":
-            asked = message.get("value")
-            if not isinstance(asked, str):
-                raise RecordError(f"message {number} is a question that is not text")
+    asked: str | None = None
+    for number, (role, text) in enumerate(messages):
+        if role == "human" and isinstance(text, str):
+            asked = text
         elif asked is not None:
             questions.append(asked)
-            answers.append(answers_of(message.get("value"), f"message {number}"))
+            answers.append(answers_of(text, f"message {number}"))
             asked = None
     if not questions:
         raise RecordError("has no question with an answer")

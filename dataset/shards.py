@@ -26,7 +26,8 @@ from typing import IO, Any
 
 from common.errors import UserError
 from dataset.conversations import checked
-from dataset.records import KINDS, SURROGATE, RecordError, Turns, caption_or_turns
+from dataset.converters.ali import captions_or_messages
+from dataset.records import KINDS, SURROGATE, RecordError, Turns, turns_from
 from settings import SHARDS
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "tga"}
@@ -267,7 +268,7 @@ def turns_in(part: object, images: int, seed: str, keep_all_captions: bool) -> T
     if part.get("turns") is None:
         if isinstance(part.get("conversations"), list):
             part = {key: value for key, value in part.items() if key != "caption"}
-        return caption_or_turns(part, images, seed, keep_all_captions)
+        return turns_from(captions_or_messages(part), images, seed, keep_all_captions)
     try:
         turns = checked({"turns": part["turns"]})["turns"]
     except (LookupError, TypeError, AttributeError):

@@ -61,7 +61,9 @@ class Source(Section):
     """One data set in its own format."""
 
     name: Text = Field(description="a name for this source, as text")
-    format: Literal["ali", "coco"] = Field(description="ali (AI Challenger) or coco (LLaVA conversations)")
+    format: Literal["llava", "ali", "coco"] = Field(
+        description="llava (conversations; its old name is coco) or ali (AI Challenger)"
+    )
     annotations: FilePaths = Field(description="the path of a JSON file, or a list of them")
     images: FilePaths = Field(description="the path of a folder, or a list of them")
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from dataset.conversations import read_conversations
-from dataset.preparing.convert import process_coco
+from dataset.preparing.process import process_coco
 from dataset.prompt import Turn, build_prompt, neutralise
 from model.manifest import write_manifest
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id

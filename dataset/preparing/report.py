@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import UserError
-from dataset.preparing.convert import TEXT_ONLY
+from dataset.preparing.process import TEXT_ONLY
 from dataset.preparing.sources import Conversations, Part
 from dataset.records import SURROGATE
 

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dataset.converters import format_named
 from dataset.image import ImageError
-from dataset.preparing.convert import FORMATS, TEXT_ONLY, Annotations, ImageMap, image_names, process_records
 from dataset.preparing.find import find_image, real_path
 from dataset.preparing.json_reader import read_records
+from dataset.preparing.process import TEXT_ONLY, Annotations, ImageMap, process_records
 from dataset.records import RecordError
 from settings import Data, Source
 
@@ -85,11 +86,11 @@ def drop_unusable(parts: list[Part], unusable: dict[str, str]) -> None:
 
 def _referenced(part: Part) -> dict[str, None]:
     """The images that a source's records name, each once, in order."""
-    keys = FORMATS[part.source.format].image_keys
+    form = format_named(part.source.format)
     names: dict[str, None] = {}
     for record in part.records:
         try:
-            names.update(dict.fromkeys(image_names(record, keys)))
+            names.update(dict.fromkeys(form.example(record).images))
         except RecordError:
             continue  # it is rejected with its reason when it is processed
     return names
@@ -129,7 +130,7 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
         source = part.source
         read = partial(
             process_records,
-            FORMATS[source.format],
+            format_named(source.format),
             paths=part.paths,
             source=source.name,
             seed=data.seed,

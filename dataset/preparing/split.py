@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from dataset.preparing.convert import ImageMap
 from dataset.preparing.find import real_path
+from dataset.preparing.process import ImageMap
 from dataset.preparing.sources import Part
 
 Choice = Callable[[list[str]], bool]  # whether a group of images, given by their names, is held out

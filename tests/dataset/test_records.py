@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dataset.converters.base import Message
 from dataset.records import place_images, turns_of
 
 
@@ -34,11 +35,11 @@ def test_placeholders_are_where_the_images_were(questions, images, expected):
 
 def test_messages_that_do_not_pair_are_dropped():
     messages = [
-        {"from": "gpt", "value": "Hello <image>"},
-        {"from": "human", "value": "unanswered"},
-        {"from": "user", "value": "What?"},
-        {"from": "assistant", "value": "This."},
-        {"from": "gpt", "value": "And more."},
-        {"from": "human", "value": "dangling <image>"},
+        Message("gpt", "Hello <image>"),
+        Message("human", "unanswered"),
+        Message("human", "What?"),
+        Message("gpt", "This."),
+        Message("gpt", "And more."),
+        Message("human", "dangling <image>"),
     ]
     assert turns_of(messages, 1) == [{"q": "<|extra_0|>\nWhat?", "a": ["This."]}]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from common.errors import UserError
 from dataset.image import ImageError, load_image
-from dataset.preparing.convert import process_ali, process_coco
 from dataset.preparing.json_reader import read_json
+from dataset.preparing.process import process_ali, process_coco
 from dataset.records import RecordError
 from dataset.shards import contents, parts_of, read_shard
 from qwen.tokenizer import IMAGE_TOKEN

@@ -1,17 +1,15 @@
-"""Records to conversations: AI Challenger captions (``ali``) and LLaVA conversations (``coco``).
-
-A format is one entry of :data:`FORMATS`: where its records name their images, and how one record becomes turns.
-"""
+"""Records of any format to conversations: the ids of their images, their turns and their language."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from dataset.converters import FORMATS, Format
 from dataset.preparing.find import real_path
-from dataset.records import KINDS, RecordError, Turns, caption_or_turns, turns_of
+from dataset.records import SURROGATE, RecordError, Turns, turns_from
 
 TEXT_ONLY = "text"  # the key of conversations without an image
 
@@ -19,19 +17,6 @@ ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
 Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
 
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-
-
-class Format(NamedTuple):
-    """How a format's records are read."""
-
-    image_keys: Sequence[str]  # a record's images are under the first of these that is not empty
-    turns: Callable[[dict, int, str, bool], Turns]  # of (record, number of images, seed, keep_all_captions)
-
-
-FORMATS = {
-    "ali": Format(("image_id", "image"), caption_or_turns),
-    "coco": Format(("image",), lambda record, images, *_: turns_of(record.get("conversations"), images)),
-}
 
 
 def process_ali(
@@ -54,7 +39,7 @@ def process_coco(
 
     Arguments, ``options`` and the result are those of :func:`process_records`.
     """
-    return process_records(FORMATS["coco"], records, paths, source, start_ID, **options)
+    return process_records(FORMATS["llava"], records, paths, source, start_ID, **options)
 
 
 def process_records(
@@ -90,21 +75,21 @@ def process_records(
     Returns:
         The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
         its first image, under "text" without one: {"source", "language", "split": "train", "turns": [{"q", "a"}]},
-        and "images" with the ids where there are several.
+        "type" with the kind of question where the record tells it, and "images" with the ids where there are several.
     """
     known = {} if known is None else known
     image_map: ImageMap = {}
     annotations: Annotations = {}
     for index, record in enumerate(records, start=first):
         try:
-            names = image_names(record, form.image_keys)
+            example = form.example(record)
+            names = example.images
             if len(names) > images_per_conversation:
                 limit = f"data.images_per_conversation allows {images_per_conversation}"
                 raise RecordError(f"has {len(names)} images, {limit}")
             if any(name not in paths for name in names):
                 continue  # the image is in the skip list already
-            assert isinstance(record, dict)  # image_names has checked it
-            turns = form.turns(record, len(names), f"{seed}:{source}:{index}", keep_all_captions)
+            turns = turns_from(example, len(names), f"{seed}:{source}:{index}", keep_all_captions)
         except RecordError as error:
             if rejected is not None:
                 rejected.append((index, str(error)))
@@ -115,26 +100,13 @@ def process_records(
             if real_path(paths[name]) not in known:
                 known[real_path(paths[name])] = start_ID + len(image_map)
                 image_map[name] = {"ID": known[real_path(paths[name])], "path": paths[name].as_posix()}
+        if example.type:
+            conversation["type"] = SURROGATE.sub("\ufffd", example.type)
         ids = [known[real_path(paths[name])] for name in names]
         if len(ids) > 1:
             conversation["images"] = ids
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
     return image_map, annotations
-
-
-def image_names(record: object, keys: Sequence[str] = ("image_id", "image")) -> list[str]:
-    """The images that a record names under the first of ``keys`` that is not empty; none for text only.
-
-    Raises:
-        RecordError: not a record, or not names.
-    """
-    if not isinstance(record, dict):
-        raise RecordError(f"is not an object but {KINDS[type(record)]}")
-    value: Any = next((record[key] for key in keys if record.get(key) not in (None, "", [])), [])
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise RecordError(f"{' or '.join(keys)} is neither a file name nor a list of file names")
-    return names
 
 
 def _is_chinese(turns: Turns) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.preparing.convert import image_names
+from dataset.converters.base import image_names
 from dataset.records import RecordError
 from process_image import process_ali, process_coco, read_json
 from tests.helpers.workplace import llava, one_conversation, reason, talk
