@@ -12,8 +12,8 @@ Conversation = dict[str, Any]  # "source", "language", "split", "turns", "images
 Named = list[tuple[str, Conversation]]  # (name, conversation)
 
 
-def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[dict[int, str], Named]:
-    """Image paths by id, and the (name, conversation) pairs of one split.
+def read_conversations(image_map: Path, annotations: Path, split: str | None) -> tuple[dict[int, str], Named]:
+    """Image paths by id, and the (name, conversation) pairs of one split, or of all of them with None.
 
     Each conversation gets ``images``, a list of ids, empty without an image. Its name is "<image id>/<number>".
 
@@ -26,7 +26,7 @@ def read_conversations(image_map: Path, annotations: Path, split: str) -> tuple[
             (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation)})
             for key, group in _read_object(annotations).items()
             for number, conversation in enumerate(group)
-            if conversation["split"] == split
+            if split is None or conversation["split"] == split
         ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]

@@ -42,7 +42,9 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is the reason, in one line, without the file's name."""
 
 
-def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_000) -> Image.Image:
+def load_image(
+    path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_000, at_least: int | None = None
+) -> Image.Image:
     """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
 
     A JPEG is decoded at its full size: JPEG's smaller scales are faster from 768 px on, but change ``pixel_values`` by
@@ -51,6 +53,7 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_00
     Args:
         path: of the file, or its content.
         max_pixels: the largest width times height; Pillow's ``MAX_IMAGE_PIXELS`` holds if it is lower.
+        at_least: for thumbnails: a JPEG may be decoded at a smaller scale of at least so many pixels on each side.
 
     Raises:
         ImageError: missing, too large, or not decodable to the last row.
@@ -64,6 +67,8 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_00
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
+                if at_least is not None:
+                    image.draft("RGB", (at_least, at_least))
                 image.load()
                 return _to_rgb(_upright(image))
     except ImageError:
