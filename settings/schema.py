@@ -80,6 +80,7 @@ class Data(Section):
     keep_all_captions: bool = Field(False, description=FLAG)
     images_per_conversation: Count = Field(1, description=COUNT)
     max_skipped: float = Field(0.05, ge=0, le=1, description="a share from 0 to 1")
+    follow_links: bool = Field(True, description=FLAG)
     max_pixels: Count = Field(50_000_000, description="a whole number of pixels, 1 or more")
     held_out: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(
         0.02, description="a share of the images from 0 to below 1, or the path of a text file of image names"

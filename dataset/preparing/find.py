@@ -15,25 +15,55 @@ _COCO_2014 = re.compile(r"COCO_(?:train|val)2014_(\d{12}\.jpg)")
 _COCO_2017 = re.compile(r"\d{12}\.jpg")
 
 
-def find_image(name: str, folders: Sequence[Path]) -> Path:
+def find_image(name: str, folders: Sequence[Path], follow_links: bool = True) -> Path:
     """The file that a record means by ``name``, in the first folder that has it; either year's COCO name will do.
+
+    ``name`` may be the absolute path of a file in one of the folders. What decides is how it is written: a link in a
+    folder may lead anywhere (a cache of the hub, another disk), unless ``follow_links`` is off.
 
     Raises:
         ImageError: missing, or outside the folder in which it was looked for.
     """
-    as_windows = PureWindowsPath(name)  # splits at both slashes and knows drives: the same rule on every system
-    if as_windows.anchor or ".." in as_windows.parts:
-        raise ImageError("escapes its folder")
     if SURROGATE.search(name):
         raise ImageError("the name is not valid text")
+    name, folders = _inside(name, folders)
     for candidate in (name, *_coco_names(name)):
         for folder in folders:
             path = folder / candidate
             if os.path.isfile(path):
-                if not Path(real_path(path)).is_relative_to(real_path(folder)):  # a link led out
-                    raise ImageError("escapes its folder")
+                if not follow_links and not Path(real_path(path)).is_relative_to(real_path(folder)):
+                    raise ImageError("is a link out of its folder, which data.follow_links forbids")
                 return path
     raise ImageError("missing")
+
+
+def _inside(name: str, folders: Sequence[Path]) -> tuple[str, Sequence[Path]]:
+    """The name from a folder on, without "..", and the folders to look in: all, or the one that an absolute path names.
+
+    Raises:
+        ImageError: as it is written, it leads out of the folders.
+    """
+    if os.path.isabs(name):
+        path = os.path.normpath(name)
+        for folder in folders:
+            for spelled in (os.path.abspath(folder), real_path(folder)):
+                if path.startswith(os.path.join(spelled, "")):
+                    return os.path.relpath(path, spelled), [folder]
+        raise ImageError("escapes its folder")
+    as_windows = PureWindowsPath(name)  # splits at both slashes and knows drives: the same rule on every system
+    if as_windows.anchor:
+        raise ImageError("escapes its folder")
+    if ".." not in as_windows.parts:
+        return name, folders
+    kept: list[str] = []
+    for part in as_windows.parts:
+        if part != "..":
+            kept.append(part)
+        elif kept:
+            kept.pop()
+        else:
+            raise ImageError("escapes its folder")
+    return "/".join(kept), folders
 
 
 @cache

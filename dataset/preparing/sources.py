@@ -64,7 +64,7 @@ def find_images(data: Data) -> list[Part]:
     for part in parts:
         for name in _referenced(part):
             try:
-                part.paths[name] = find_image(name, part.source.images)
+                part.paths[name] = find_image(name, part.source.images, data.follow_links)
             except ImageError as error:
                 part.bad_images[name] = (name, str(error))
     return parts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dataset.preparing.find import find_image
@@ -12,6 +14,7 @@ from tests.helpers.workplace import picture
     "name",
     [
         "/etc/passwd",
+        "x/../../photos/x/a.jpg",
         "../a.jpg",
         "x/../../a.jpg",
         "..\\a.jpg",
@@ -29,19 +32,61 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
         find_image(name, [tmp_path / "photos"])
 
 
-def test_links_may_stay_inside_and_not_lead_out(tmp_path):
-    picture(tmp_path / "secret.jpg")
+@pytest.mark.parametrize("name", ["x/../a.jpg", "x\\..\\a.jpg", "x/y/../../a.jpg", "./a.jpg", "no/../a.jpg"])
+def test_a_name_with_dots_that_stays_inside_is_found(tmp_path, name):
+    picture(tmp_path / "photos" / "a.jpg")
+    assert find_image(name, [tmp_path / "photos"]) == tmp_path / "photos" / "a.jpg"
+
+
+def test_an_absolute_path_of_a_file_in_a_folder_is_found_there(tmp_path, monkeypatch):
+    one, two = picture(tmp_path / "one" / "a.jpg"), picture(tmp_path / "two" / "sub" / "a.jpg")
+    picture(tmp_path / "one" / "sub" / "a.jpg")
+    picture(tmp_path / "twofold" / "a.jpg")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert find_image(str(one), folders) == one
+    assert find_image(str(two), folders) == two  # and not the file of the same name in the first folder
+    monkeypatch.chdir(tmp_path)
+    assert find_image(str(two), [Path("two")]) == Path("two/sub/a.jpg")
+    for outside in (tmp_path / "twofold" / "a.jpg", f"{tmp_path}/two/../twofold/a.jpg", tmp_path / "two"):
+        with pytest.raises(ValueError, match="^escapes its folder$"):
+            find_image(str(outside), [tmp_path / "two"])
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """photos/ with links in it: to a file beside it, within it, and a link to the folder itself."""
+    picture(tmp_path / "blobs" / "a.png").rename(tmp_path / "blobs" / "0a1b")  # as the hub names files
     picture(tmp_path / "photos" / "a.jpg")
     try:
-        (tmp_path / "photos" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+        (tmp_path / "photos" / "out.jpg").symlink_to(tmp_path / "blobs" / "0a1b")
+        (tmp_path / "photos" / "disk").symlink_to(tmp_path / "blobs")
         (tmp_path / "photos" / "in.jpg").symlink_to("a.jpg")
         (tmp_path / "link").symlink_to(tmp_path / "photos")
     except OSError:
         pytest.skip("this system does not let us make links")
-    with pytest.raises(ValueError, match="^escapes its folder$"):
-        find_image("out.jpg", [tmp_path / "photos"])
-    assert find_image("in.jpg", [tmp_path / "photos"]) == tmp_path / "photos" / "in.jpg"
-    assert find_image("a.jpg", [tmp_path / "link"]) == tmp_path / "link" / "a.jpg"  # the folder itself may be one
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "disk/0a1b"])
+def test_a_link_out_of_the_folder_is_followed_unless_the_config_forbids_it(linked, name):
+    assert find_image(name, [linked / "photos"]) == linked / "photos" / name
+    with pytest.raises(ValueError, match=r"^is a link out of its folder, which data\.follow_links forbids$"):
+        find_image(name, [linked / "photos"], follow_links=False)
+
+
+@pytest.mark.parametrize("follow_links", [True, False])
+def test_a_link_inside_the_folder_and_the_folder_as_a_link_are_always_fine(linked, follow_links):
+    assert find_image("in.jpg", [linked / "photos"], follow_links) == linked / "photos" / "in.jpg"
+    assert find_image("a.jpg", [linked / "link"], follow_links) == linked / "link" / "a.jpg"
+    for spelled in ("link", "photos"):  # an absolute path may spell the folder either way
+        assert find_image(str(linked / spelled / "a.jpg"), [linked / "link"], follow_links) == linked / "link" / "a.jpg"
+
+
+def test_dots_do_not_follow_a_link_out_of_the_folder(linked):
+    """The system would take disk/../a.jpg for a file beside the folder that the link leads to."""
+    picture(linked / "secret.jpg")
+    with pytest.raises(ValueError, match="^missing$"):
+        find_image("disk/../secret.jpg", [linked / "photos"])
 
 
 @pytest.mark.parametrize("name", ["b.jpg", "x" * 5000, "nul\0.jpg", "a.jpg/a.jpg", ".", "sub", "http://host/a.jpg"])
