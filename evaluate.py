@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from dataset.conversations import SPLITS
 
 if TYPE_CHECKING:
     from evaluation.questions import Question
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a checkpoint and test whether it looks at the picture.")
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint, or a run's folder")
-    parser.add_argument("--split", choices=("held_out", "train"), help="default: held_out; of given files, everything")
+    parser.add_argument("--split", choices=SPLITS, help="default: test; of given files, everything")
     parser.add_argument("--image-map", type=Path, metavar="FILE", help="other data than the run's, with --annotations")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="other data than the run's, with --image-map")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions, drawn from all of the data")

@@ -51,7 +51,7 @@ a record of a.json (LLaVA); <image> may be anywhere in a question, a record with
 then:
 
   python process_image.py --config config.yaml
-  python process_image.py --config config.yaml data.held_out=0.1 data.progress=false
+  python process_image.py --config config.yaml data.test=0.1 data.progress=false
 
 checking the images on three machines that see the same files, then everything else on one:
 

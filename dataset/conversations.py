@@ -9,6 +9,8 @@ from typing import Any
 from common.errors import UserError
 
 Conversation = dict[str, Any]  # "source", "language", "split", "turns", "images"
+SPLITS = ("train", "validation", "test")
+NOT_TRAINED_ON = {"validation", "test", "held_out"}  # held_out: what earlier versions called validation
 Named = list[tuple[str, Conversation]]  # (name, conversation)
 
 
@@ -23,10 +25,10 @@ def read_conversations(image_map: Path, annotations: Path, split: str | None) ->
     try:
         paths = {int(entry["ID"]): str(entry["path"]) for entry in _read_object(image_map).values()}
         conversations = [
-            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation)})
+            (f"{key}/{number}", {"images": [] if key == "text" else [int(key)], **checked(conversation), "split": its})
             for key, group in _read_object(annotations).items()
             for number, conversation in enumerate(group)
-            if split is None or conversation["split"] == split
+            if split in (None, its := split_of(conversation))
         ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
@@ -40,6 +42,12 @@ def read_conversations(image_map: Path, annotations: Path, split: str | None) ->
             "the two files are of different runs; run process_image.py again"
         )
     return paths, conversations
+
+
+def split_of(conversation: Conversation) -> str:
+    """One of SPLITS. Files of earlier versions call the split that checkpoints were chosen on held_out."""
+    split = conversation["split"]
+    return "validation" if split == "held_out" else split
 
 
 def _read_object(path: Path) -> dict:

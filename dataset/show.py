@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from dataset.conversations import SPLITS
 from dataset.image import ImageProcessor, load_image_processor
 from dataset.prompt import IGNORE_INDEX
 from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer
@@ -59,7 +60,7 @@ def main() -> None:
         epilog="example: python -m dataset.show --config demo.yaml --index 3",
     )
     parser.add_argument("--index", type=int, default=0, help="which sample of the split (default: 0)")
-    parser.add_argument("--split", choices=("train", "held_out"), default="train")
+    parser.add_argument("--split", choices=SPLITS, default="train")
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
     try:

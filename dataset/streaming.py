@@ -30,6 +30,7 @@ from common.command import resume_command
 from common.errors import UserError
 from dataset.batches import plan_batches, share_out
 from dataset.collate import Position, collate
+from dataset.conversations import NOT_TRAINED_ON
 from dataset.image import ImageProcessor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.records import RecordError
@@ -55,7 +56,7 @@ class StreamedDataset:
         self, config: Config, tokenizer: Tokenizer, image_processor: ImageProcessor, split: str = "train"
     ) -> None:
         self.config, self.tokenizer, self.image_processor, self.split = config, tokenizer, image_processor, split
-        key = "stream" if split == "train" else "stream_held_out"
+        key = "stream" if split == "train" else "stream_validation"
         self.shards = find_shards(getattr(config.data, key), f"data.{key}")
         self.bytes = sum(path.stat().st_size for path in self.shards)
 
@@ -159,8 +160,8 @@ class StreamedDataset:
         return Window(start, dataset, skipped=dataset.unusable)
 
     def _conversation(self, name: str, part: object, images: list[int]) -> list[tuple[str, dict]]:
-        """(name, conversation), or nothing if process_image.py has held it out."""
-        if self.split == "train" and isinstance(part, dict) and part.get("split") == "held_out":
+        """(name, conversation), or nothing if it is of a split that is not trained on."""
+        if self.split == "train" and isinstance(part, dict) and part.get("split") in NOT_TRAINED_ON:
             return []
         seed = f"{self.config.data.seed}:{name}"
         turns = turns_in(part, len(images), seed, self.config.data.keep_all_captions)

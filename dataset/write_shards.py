@@ -15,15 +15,15 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import publish_file, temp_path
-from dataset.conversations import read_conversations
+from dataset.conversations import SPLITS, read_conversations
 from dataset.shards import IMAGES, kind_of
 from settings import Config, add_config_arguments, load_config, require_paths
 
 
 def write_shards(config: Config, output: Path, size: int) -> list[Path]:
-    """Tars of ``size`` images each: train-000000.tar, ..., held_out-000000.tar, ..."""
+    """Tars of ``size`` images each: train-000000.tar, ..., validation-000000.tar, ..."""
     written: list[Path] = []
-    for split in ("train", "held_out"):
+    for split in SPLITS:
         paths, conversations = read_conversations(config.data.image_map, config.data.annotations, split)
         groups: dict[tuple[int, ...], list[dict]] = {}
         for _, conversation in conversations:

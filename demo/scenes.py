@@ -6,8 +6,8 @@ renders the demo's pictures and writes raw annotations in both source formats (A
 ``process_image.py`` reads as it reads real ones.
 
 A scene is one or two objects, each with a shape, a colour, a size and a place. A hash of its content puts each scene
-into one of ten folds. Fold 0 is the demo's held-out split, and fold 1 validates the pretraining: neither the
-pretraining of the backbones nor the demo's training draws a scene from fold 0.
+into one of ten folds. Fold 0 is the demo's test split and fold 1 its validation split: neither the
+backbones nor the demo's model is trained on a scene of these.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CENTERS = {
 }
 RADIUS = {"large": 17, "small": 9}
 PICTURE_SIZE = 112  # pixels: 8 x 8 patches of 14
-HELD_OUT_FOLD, VALIDATION_FOLD, FOLDS = 0, 1, 10
+TEST_FOLD, VALIDATION_FOLD, FOLDS = 0, 1, 10
 MOST_OBJECTS = 2
 KINDS = ("color", "shape", "size", "place", "count", "yes/no")
 
@@ -274,42 +274,46 @@ DESCRIBE = {
 # ---------------------------------------------------------------------------------------------- raw data
 
 TALKS = (3, 2, 1, 1, 1)  # questions in each conversation about a picture
-MOST_HELD_OUT = 20_000  # pictures; fold 0 has about 110,000 scenes, and no two held-out pictures have the same
+FOLDS_OF = {"train": tuple(range(2, FOLDS)), "validation": (VALIDATION_FOLD,), "test": (TEST_FOLD,)}
+MOST_TESTED = 20_000  # pictures of a fold, which has about 110,000 scenes; no two test pictures have the same
 
 
-def write_raw(output: Path, train: int = 3000, held_out: int = 300, seed: int = 0, progress: bool = True) -> None:
+def write_raw(
+    output: Path, train: int = 3000, validation: int = 100, test: int = 300, seed: int = 0, progress: bool = True
+) -> None:
     """Draw the pictures and write raw annotations of both formats. The same seed gives the same bytes.
 
     Every second picture is in AI Challenger's format (``ali_images``, ``ali_annotations.json``, in Chinese), the others
-    are in LLaVA's (``coco_images``, ``coco_conversations.json``, in English). ``held_out.txt`` lists the pictures that
-    training may not use. Their scenes are all different and all from fold 0.
+    are in LLaVA's (``coco_images``, ``coco_conversations.json``, in English). ``validation.txt`` and ``test.txt`` list
+    the pictures of these splits, whose scenes are all different: those of the test are from fold 0, the others from
+    fold 1.
     """
     records: dict[str, list[dict]] = {"ali": [], "coco": []}
     for source in records:
         (output / f"{source}_images").mkdir(parents=True, exist_ok=True)
-    held_out_names: list[str] = []
+    names: dict[str, list[str]] = {split: [] for split in FOLDS_OF}
     taken: set[Scene] = set()
-    pictures = [("train", number) for number in range(train)] + [("held_out", number) for number in range(held_out)]
+    sizes = {"train": train, "validation": validation, "test": test}
+    pictures = [(split, number) for split, size in sizes.items() for number in range(size)]
     for split, number in tqdm(pictures, desc="drawing pictures", unit="picture", disable=not progress):
         rng = random.Random(f"{seed}:{split}:{number}")
-        folds = (HELD_OUT_FOLD,) if split == "held_out" else range(2, FOLDS)
-        scene = draw_scene(rng, folds=folds)
+        scene = draw_scene(rng, folds=FOLDS_OF[split])
         while scene in taken:
-            scene = draw_scene(rng, folds=folds)
+            scene = draw_scene(rng, folds=FOLDS_OF[split])
         source = ("ali", "coco")[number % 2]
         name = f"{source}_{split}_{number:05d}.png"
         render(scene, rng).save(output / f"{source}_images" / name)
         write = _ali_records if source == "ali" else _coco_records
         records[source] += write(name, scene, rng)
-        if split == "held_out":
+        names[split].append(name)
+        if split != "train":
             taken.add(scene)
-            held_out_names.append(name)
     for file, content in (("ali_annotations.json", records["ali"]), ("coco_conversations.json", records["coco"])):
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
         (output / file).write_text(text, encoding="utf-8", newline="\n")
-    (output / "held_out.txt").write_text(
-        "".join(f"{name}\n" for name in held_out_names), encoding="utf-8", newline="\n"
-    )
+    for split in ("validation", "test"):
+        text = "".join(f"{name}\n" for name in names[split])
+        (output / f"{split}.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _ali_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:
@@ -329,7 +333,7 @@ def _messages(scene: Scene, language: str, rng: random.Random) -> list[list[dict
     """Conversations in LLaVA's format, with as many questions as TALKS says. No question occurs twice.
 
     Five questions of eight are first in their conversation, where only the picture answers them. A later one could be
-    answered from the answers before it. Three are later, so that the model learns to follow up: of 800 held-out
+    answered from the answers before it. Three are later, so that the model learns to follow up: of 800 test
     questions asked third, 0.85 were answered correctly, and 0.77 by a model that was taught each question alone.
     """
     asked: dict[str, str] = {}
@@ -348,14 +352,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write, e.g. data/demo/raw")
     parser.add_argument("--train", type=int, default=3000, metavar="N", help="training pictures (default: 3000)")
-    parser.add_argument("--held-out", type=int, default=300, metavar="N", help="held-out pictures (default: 300)")
+    parser.add_argument("--validation", type=int, default=100, metavar="N", help="validation pictures (default: 100)")
+    parser.add_argument("--test", type=int, default=300, metavar="N", help="test pictures (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     args = parser.parse_args()
-    if args.train < 0 or not 0 <= args.held_out <= MOST_HELD_OUT:
-        parser.error(f"--train must be 0 or more, --held-out 0 to {MOST_HELD_OUT}")
+    if args.train < 0 or not all(0 <= size <= MOST_TESTED for size in (args.validation, args.test)):
+        parser.error(f"--train must be 0 or more, --validation and --test 0 to {MOST_TESTED}")
     try:
-        write_raw(args.output, args.train, args.held_out, args.seed, progress=not args.no_progress)
+        write_raw(args.output, args.train, args.validation, args.test, args.seed, progress=not args.no_progress)
     except OSError as error:
         parser.error(f"cannot write to {args.output}: {error.strerror or error}")
 

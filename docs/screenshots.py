@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", default=DOCS, type=Path, metavar="DIR", help="where to write (default: docs)")
     args = parser.parse_args()
     checkpoint = choices_of(args.checkpoint)[0]
-    first, second = held_out(args.data)
+    first, second = test_pictures(args.data)
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CONFIG_HOME"] = home
         with virtual_screen("2400x1600x24") as screen:
@@ -45,11 +45,11 @@ def main() -> None:
             shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
 
 
-def held_out(data: Path) -> list[tuple[Path, list[str]]]:
-    """The first two held-out pictures with English questions, and the first question about each."""
+def test_pictures(data: Path) -> list[tuple[Path, list[str]]]:
+    """The first two test pictures with English questions, and the first question about each."""
     records: dict[str, list[str]] = {}
     for record in json.loads((data / "coco_conversations.json").read_text(encoding="utf-8")):
-        if "held_out" in record["image"]:
+        if "_test_" in record["image"]:
             asked = [said["value"] for said in record["conversations"] if said["from"] == "human"]
             records.setdefault(record["image"], []).extend(neutralise(q.replace("<image>", "").strip()) for q in asked)
     return [(data / "coco_images" / name, questions[:1]) for name, questions in list(records.items())[:2]]

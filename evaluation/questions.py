@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
-from dataset.conversations import read_conversations
+from dataset.conversations import SPLITS, read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first, question_with_images
 from evaluation.question_types import question_type
 from evaluation.scores import MAIN_METRIC, METRICS
@@ -57,9 +57,9 @@ def read_questions(
 ) -> tuple[list[Question], list[Question] | None, str]:
     """The questions to ask, the training questions that the baselines are fitted on, and the data's name.
 
-    Without ``files`` (image map, annotations) the run's own are read, and ``split`` defaults to the held-out one. Of
-    given files every question is asked, unless there is a ``split``. The training questions are None unless the
-    held-out split is asked.
+    Without ``files`` (image map, annotations) the run's own are read, and ``split`` defaults to test, or to validation
+    where a run has no test split. Of given files every question is asked, unless there is a ``split``. The training
+    questions are None where they are asked themselves.
 
     Raises:
         UserError: the files cannot be read, or hold no question of the split.
@@ -67,12 +67,12 @@ def read_questions(
     if files is None:
         require_paths(config, "data.image_map", "data.annotations")
     image_map, annotations = files or (config.data.image_map, config.data.annotations)
-    splits = [split] if split else ["train", "held_out"] if files else ["held_out"]
     first = config.data.images_first
     try:
-        read = {name: read_conversations(image_map, annotations, name) for name in ("train", "held_out")}
+        read = {name: read_conversations(image_map, annotations, name) for name in SPLITS}
+        splits, why = choose_split(split, bool(files), {name for name in SPLITS if read[name][1]})
         asked = [question for name in splits for question in conversation_questions(*read[name], first)]
-        train = conversation_questions(*read["train"], first) if splits == ["held_out"] else []
+        train = [] if "train" in splits else conversation_questions(*read["train"], first)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -81,7 +81,18 @@ def read_questions(
     if not asked:
         raise UserError(f"{annotations} holds no question of the split {' or '.join(splits)}; choose another --split")
     train = [question for question in train if question.images and question.type != "caption"]
-    return asked, train or None, f"{Path(annotations).as_posix()} ({' and '.join(splits)})"
+    return asked, train or None, f"{Path(annotations).as_posix()} ({' and '.join(splits)}{why})"
+
+
+def choose_split(split: str | None, given_files: bool, filled: set[str]) -> tuple[list[str], str]:
+    """The splits to ask, and what has to be said of the choice. ``filled``: those that hold a conversation."""
+    if split:
+        return [split], ""
+    if given_files:
+        return [name for name in SPLITS if name in filled] or list(SPLITS), ""
+    if "test" not in filled and "validation" in filled:
+        return ["validation"], "; there is no test split, and the checkpoint was chosen on these questions"
+    return ["test"], ""
 
 
 def conversation_questions(

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from common.errors import UserError
 from common.hub import local_model_folder
 from settings.renamed import REFUSED, RENAMED, SECRET
-from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Lora, Section, Source, Train, Vision
+from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Data, Lora, Section, Source, Train, Vision
 from visual.geometry import tower_sizes, visual_token_count
 
 _MISSING = object()
@@ -59,12 +59,19 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
     return config
 
 
-def drop_old_keys(raw: dict[str, Any]) -> None:
-    """Remove from a checkpoint's config what earlier versions allowed in ``train`` and ``lora`` and this one does not.
+def update_old_keys(raw: dict[str, Any]) -> None:
+    """Make a checkpoint's config of an earlier version one of this version.
 
-    Answering and evaluation do not use ``train``, so values that are no longer valid are removed too. A ``lora`` key
-    that changed the model is kept and then refused by name: without it the model would give other answers.
+    What was ``data.held_out`` is ``data.validation``: checkpoints were chosen on it. Keys of ``train`` and ``lora``
+    that earlier versions allowed and this one does not are removed. Answering and evaluation do not use ``train``, so
+    values that are no longer valid are removed too. A ``lora`` key that changed the model is kept and then refused by
+    name: without it the model would give other answers.
     """
+    if isinstance(data := raw.get("data"), dict):
+        for old, new in (("held_out", "validation"), ("stream_held_out", "stream_validation")):
+            if old in data:
+                data[new] = data.pop(old)
+                data.setdefault("test", 0.0)
     if isinstance(train := raw.get("train"), dict):
         for name in [name for name in train if not isinstance(name, str) or name not in Train.model_fields]:
             del train[name]
@@ -161,6 +168,7 @@ def _nearest_choice(annotation: Any, value: Any) -> str:
 def _check_together(config: Config) -> None:
     """Values that are valid one by one and contradict each other."""
     _check_stream(config)
+    _check_splits(config.data)
     _check_files(config)
     visual, longest = config.vision.image_context_length, config.language.max_length
     if longest <= visual:
@@ -175,6 +183,15 @@ def _check_together(config: Config) -> None:
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
     _check_lora(config.lora)
+
+
+def _check_splits(data: Data) -> None:
+    if not isinstance(data.validation, Path) and not isinstance(data.test, Path) and data.validation + data.test >= 1:
+        problem = f"expected less than 1 together with data.validation ({data.validation:g}): the rest is for training"
+        raise Invalid("data.test", problem, data.test)
+    if isinstance(data.test, Path) and data.test == data.validation:
+        problem = "expected another list than data.validation: what checkpoints are chosen on is no test"
+        raise Invalid("data.test", problem, data.test.as_posix())
 
 
 def _check_train(train: Train) -> None:
@@ -238,7 +255,7 @@ def _check_loader(train: Train) -> None:
 
 
 def _check_best(train: Train) -> None:
-    """The best checkpoint and early stopping both need held-out losses."""
+    """The best checkpoint and early stopping both need validation losses."""
     if train.early_stopping_patience is not None and train.eval_strategy == "no":
         problem = "expected null where train.eval_strategy is no: patience counts evaluations"
         raise Invalid("train.early_stopping_patience", problem, train.early_stopping_patience)
@@ -247,12 +264,12 @@ def _check_best(train: Train) -> None:
     key = "train.load_best_model_at_end"
     if train.eval_strategy == "no":
         raise Invalid(
-            key, "expected false where train.eval_strategy is no: the best has the lowest held-out loss", True
+            key, "expected false where train.eval_strategy is no: the best has the lowest validation loss", True
         )
     if train.save_strategy != train.eval_strategy:
         problem = f"expected train.save_strategy to be train.eval_strategy ({train.eval_strategy}): {{}}"
         raise Invalid(
-            key, problem.format(f"it is {train.save_strategy}, and a checkpoint needs its held-out loss"), True
+            key, problem.format(f"it is {train.save_strategy}, and a checkpoint needs its validation loss"), True
         )
     if train.save_strategy == "steps" and train.save_steps % train.steps_per_eval:
         problem = f"expected a multiple of train.eval_steps ({train.steps_per_eval}) with train.load_best_model_at_end"
@@ -286,15 +303,15 @@ def _check_stream(config: Config) -> None:
     if data.stream is None:
         if not data.sources:
             raise Invalid("data.sources", f"expected {SOURCES}", [])
-        if data.stream_held_out is not None:
-            raise Invalid("data.stream_held_out", "expected null where data.stream is null")
+        if data.stream_validation is not None:
+            raise Invalid("data.stream_validation", "expected null where data.stream is null")
         return
     if train.max_steps is None:
         problem = "expected a number of steps with data.stream: how much the shards hold is not known"
         raise Invalid("train.max_steps", problem, None)
-    if train.eval_strategy != "no" and data.stream_held_out is None:
+    if train.eval_strategy != "no" and data.stream_validation is None:
         problem = "expected shards to evaluate on, or train.eval_strategy: no"
-        raise Invalid("data.stream_held_out", problem, None)
+        raise Invalid("data.stream_validation", problem, None)
     if data.feature_cache is not None:
         problem = "expected null with data.stream: features of a set that large would not fit on the disk"
         raise Invalid("data.feature_cache", problem, data.feature_cache.as_posix())
@@ -341,8 +358,8 @@ def show(value: Any) -> str:
 def require_paths(config: Config, *keys: str) -> None:
     """Check that what a script is about to read exists: ``require_paths(config, "data.sources", "data.image_map")``.
 
-    ``data.sources`` means the annotation files and image folders of all sources; ``data.held_out`` is checked only
-    where it is a file.
+    ``data.sources`` means the annotation files and image folders of all sources; ``data.validation`` and
+    ``data.test`` are checked only where they are files.
 
     Raises:
         UserError: the key, the path, and what to run first.
@@ -353,10 +370,10 @@ def require_paths(config: Config, *keys: str) -> None:
         elif key in ("data.image_map", "data.annotations", "data.skipped"):
             path = getattr(config.data, key.removeprefix("data."))
             _require(key, path, os.path.isfile, "a file; run process_image.py with the same --config first")
-        elif key == "data.held_out":
+        elif key in ("data.validation", "data.test"):
             expected = "a text file of image names, one a line, or a share such as 0.02"
-            if isinstance(config.data.held_out, Path):
-                _require(key, config.data.held_out, os.path.isfile, expected)
+            if isinstance(given := getattr(config.data, key.removeprefix("data.")), Path):
+                _require(key, given, os.path.isfile, expected)
         else:
             raise KeyError(f"require_paths does not know {key}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Names of older versions and of other projects: what to write instead.
 RENAMED = {
+    "data.held_out": "data.validation (checkpoints are chosen on it) and data.test (evaluate.py scores it)",
+    "data.stream_held_out": "data.stream_validation",
     "train.warmup_ratio": "train.warmup_steps (below 1 it is a share of all steps)",
     "train.evaluation_strategy": "train.eval_strategy",
     "train.group_by_length": "data.tokens_per_batch (batches hold samples of similar length anyway)",
@@ -34,11 +36,11 @@ _REASONS = {
         ),
         "not set here, the 16-bit type is bf16: see train.bf16": "fp16 tf32",
         "not set here, evaluation computes as training does": "bf16_full_eval fp16_full_eval",
-        "not set here, evaluation gives the held-out loss: see train.eval_strategy and train.eval_steps": (
+        "not set here, evaluation gives the validation loss: see train.eval_strategy and train.eval_steps": (
             "eval_delay eval_on_start prediction_loss_only eval_do_concat_batches eval_use_gather_object "
             "eval_accumulation_steps include_for_metrics batch_eval_metrics"
         ),
-        "not set here, the best checkpoint has the lowest held-out loss": "metric_for_best_model greater_is_better",
+        "not set here, the best checkpoint has the lowest validation loss": "metric_for_best_model greater_is_better",
         "not set here, see train.max_nonfinite_steps": "logging_nan_inf_filter",
         "not set here, see train.logging_steps": (
             "logging_strategy logging_first_step log_on_each_node log_level log_level_replica "

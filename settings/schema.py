@@ -50,6 +50,7 @@ RATE_OR_NULL = "a number above 0, or null for train.learning_rate"
 SECTION = "a section (key: value)"
 SHARDS = "the path of .tar or .parquet shards, with * in it for many, or a list of them, or null"
 SOURCES = "a list of sections with name, format, annotations, images"
+_SHARE_OR_LIST = "a share of the images from 0 to below 1, or the path of a text file of image names"
 _WRITTEN = "the path of a JSON file that process_image.py writes"
 
 
@@ -82,15 +83,14 @@ class Data(Section):
     max_skipped: float = Field(0.05, ge=0, le=1, description="a share from 0 to 1")
     follow_links: bool = Field(True, description=FLAG)
     max_pixels: Count = Field(50_000_000, description="a whole number of pixels, 1 or more")
-    held_out: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(
-        0.02, description="a share of the images from 0 to below 1, or the path of a text file of image names"
-    )
+    validation: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(0.02, description=_SHARE_OR_LIST)
+    test: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(0.02, description=_SHARE_OR_LIST)
     message_trees: bool = Field(True, description=FLAG)
     images_first: bool = Field(False, description=FLAG)
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
     feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
     stream: FilePaths | None = Field(None, description=SHARDS)
-    stream_held_out: FilePaths | None = Field(None, description=SHARDS)
+    stream_validation: FilePaths | None = Field(None, description=SHARDS)
     stream_window: Count = Field(1000, description="a whole number of records, 1 or more")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description=FLAG)

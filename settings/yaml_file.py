@@ -11,7 +11,7 @@ import yaml
 
 from common.errors import UserError
 from common.files import write_text
-from settings.checks import Invalid, drop_old_keys, nearest_path, show, validate
+from settings.checks import Invalid, nearest_path, show, update_old_keys, validate
 from settings.schema import Config
 
 
@@ -20,7 +20,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_models
 
     With ``check_models`` the local folders of vision and language must exist, and the encoder must give
     ``vision.image_context_length`` tokens. Without it the file is a checkpoint's: the models may be elsewhere, and keys
-    of ``train`` and ``lora`` that an earlier version wrote and that no longer exist are left out.
+    that an earlier version wrote are renamed or left out.
     Data paths are checked by :func:`settings.checks.require_paths`, each when it is needed.
 
     Raises:
@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_models
     try:
         raw = read_yaml(path)
         if not check_models:
-            drop_old_keys(raw)
+            update_old_keys(raw)
         for text in overrides:
             overridden.append(override(raw, text))
         return validate(raw, check_models)

@@ -120,7 +120,7 @@ def write_data(folder: Path, pictures: int, conversations: dict | None = None) -
             {"q": "<|extra_0|>\nWhat color is it?", "a": ["red", "blue"]},
             {"q": "图中有几个图形？", "a": [str(number)]},
         ]
-        split = "held_out" if number == pictures - 1 else "train"
+        split = "validation" if number == pictures - 1 else "train"
         annotations[str(number)] = [{"source": "test", "language": "en", "split": split, "turns": turns}]
     annotations.update(conversations or {})
     (folder / "image_map.json").write_text(json.dumps(image_map), encoding="utf-8")

@@ -163,7 +163,7 @@ def test_image_map_and_annotations(make_config, tmp_path):
 
 def test_config(tmp_path):
     source = {"name": "a", "format": "ali", "annotations": "a.json", "images": ["b"], "language": "zh"}
-    data = {"sources": [source], "image_map": "m.json", "annotations": "c.json", "skipped": "s.json", "held_out": 0.1}
+    data = {"sources": [source], "image_map": "m.json", "annotations": "c.json", "skipped": "s.json", "validation": 0.1}
     models = {"vision": {"path": "a/b"}, "language": {"path": "c/d", "max_length": 1024}}
     good = yaml.safe_dump({"data": data, **models, "lora": {"r": 4}, "train": {"learning_rate": 0.1}}).encode()
     outcomes = set()

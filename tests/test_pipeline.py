@@ -45,7 +45,8 @@ def pipeline(shared_data, tmp_path_factory):
             ],
             **{key: str(folder / f"{key}.json") for key in ("image_map", "annotations", "skipped")},
             "max_skipped": 1.0,
-            "held_out": str(folder / "held_out.txt"),
+            "validation": 0.0,
+            "test": str(folder / "test.txt"),
             "workers": 2,
         },
         "vision": {"path": str(save_siglip(folder / "siglip", image_size=384, width=32)), "image_context_length": 728},
@@ -63,7 +64,7 @@ def pipeline(shared_data, tmp_path_factory):
         },
         "generate": {"max_new_tokens": 4},
     }
-    (folder / "held_out.txt").write_text("vg_5.jpg\n", encoding="utf-8")
+    (folder / "test.txt").write_text("vg_5.jpg\n", encoding="utf-8")
     (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     outputs = {"process": run("process_image.py", "--config", folder / "run.yaml")}
     outputs["train"] = run("train.py", "--config", folder / "run.yaml")
@@ -87,7 +88,7 @@ def test_both_formats_arrive_under_one_id_per_photo(pipeline):
     assert sorted(entry["ID"] for entry in image_map.values()) == list(range(6))
     vg_4 = annotations[str(image_map["vg_4.jpg"]["ID"])]
     assert [(c["source"], c["language"], len(c["turns"])) for c in vg_4] == [("captions", "zh", 1), ("chats", "en", 5)]
-    assert {c["split"] for c in annotations[str(image_map["vg_5.jpg"]["ID"])]} == {"held_out"}
+    assert {c["split"] for c in annotations[str(image_map["vg_5.jpg"]["ID"])]} == {"test"}
 
 
 def test_twenty_steps_lower_the_loss(pipeline):
@@ -99,7 +100,7 @@ def test_twenty_steps_lower_the_loss(pipeline):
     assert losses[-1] < losses[0] - 0.2, outputs["train"]
 
 
-def test_every_held_out_question_is_answered_and_recorded(pipeline):
+def test_every_test_question_is_answered_and_recorded(pipeline):
     folder, _ = pipeline
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     questions = [p["question"].split("\n")[-1] for p in result["predictions"]]

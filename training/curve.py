@@ -14,28 +14,28 @@ Points = list[tuple[float, float]]  # (step, loss)
 
 WIDTH, HEIGHT = 860, 480
 LEFT, RIGHT, TOP, BOTTOM = 72, 24, 48, 56  # margins around the plot
-RAW, SMOOTH, HELD_OUT, GRID, TEXT = "#9ec5e8", "#1f5fa8", "#d9641e", "#e3e3e3", "#333333"
+RAW, SMOOTH, VALIDATION, GRID, TEXT = "#9ec5e8", "#1f5fa8", "#d9641e", "#e3e3e3", "#333333"
 MOST_POINTS = 1000  # of a line: more than there are pixels only make the file larger
 LOG_SCALE_FROM = 10  # the largest loss over the smallest: on a linear scale, the end of such a run is a flat line
 
 
 def draw_curve(metrics: Path, target: Path, title: str) -> None:
     """Write the picture; nothing where no loss has been logged yet. The file appears complete or not at all."""
-    training, held_out = read_losses(metrics)
-    if training or held_out:
-        write_text(target, svg(training, held_out, title))
+    training, validation = read_losses(metrics)
+    if training or validation:
+        write_text(target, svg(training, validation, title))
 
 
 def read_losses(metrics: Path) -> tuple[Points, Points]:
-    """(step, loss) of the training batches, and of the held-out split."""
+    """(step, loss) of the training batches, and of the validation split."""
     training: Points = []
-    held_out: Points = []
+    validation: Points = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        for key, points in (("loss", training), ("eval_loss", held_out)):
+        for key, points in (("loss", training), ("eval_loss", validation)):
             if entry.get(key) is not None:
                 points.append((entry["step"], entry[key]))
-    return training, held_out
+    return training, validation
 
 
 def smooth(points: Points, span: int) -> Points:
@@ -55,8 +55,8 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
     return points[::-1][::stride][::-1]
 
 
-def svg(training: Points, held_out: Points, title: str) -> str:
-    axes = Axes(training + held_out)
+def svg(training: Points, validation: Points, title: str) -> str:
+    axes = Axes(training + validation)
     span = max(2, round(len(training) / 25))
     body = [*axes.frame()]
     legend = []
@@ -66,10 +66,10 @@ def svg(training: Points, held_out: Points, title: str) -> str:
             body += [axes.dot(point, SMOOTH) for point in training]
         body.append(axes.line(thin(smooth(training, span)), SMOOTH, 2))
         legend += [("training loss", RAW), (f"smoothed over {span} logs", SMOOTH)]
-    if held_out:
-        body.append(axes.line(thin(held_out), HELD_OUT, 1.5))
-        body += [axes.dot(point, HELD_OUT) for point in thin(held_out, 100)]
-        legend.append(("held-out loss", HELD_OUT))
+    if validation:
+        body.append(axes.line(thin(validation), VALIDATION, 1.5))
+        body += [axes.dot(point, VALIDATION) for point in thin(validation, 100)]
+        legend.append(("validation loss", VALIDATION))
     for row, (name, color) in enumerate(legend):
         y = TOP + 18 + 18 * row
         body.append(f'<rect x="{WIDTH - RIGHT - 180}" y="{y - 3}" width="22" height="4" fill="{color}"/>')

@@ -2,7 +2,7 @@
 
 First the loop takes one step on the longest batch, which needs the most memory. Then it takes real steps on a spread of
 batches: at evenly spaced quantiles of their cost, so that the eight steps of a round cover all of them. Loading,
-logging and waiting for other processes are part of a step. An evaluation on a spread of held-out batches and one
+logging and waiting for other processes are part of a step. An evaluation on a spread of validation batches and one
 checkpoint are timed too. The time of the run is their sum, each as often as the run does it.
 """
 
@@ -38,7 +38,7 @@ from training.setup import build_loop
 STEPS = 8  # of a round
 ROUNDS = 25  # at most
 ENOUGH, AT_MOST = 20.0, 60.0  # seconds of rounds: enough after two of them, and no more after one
-EVALUATED = 16  # held-out batches that each process is timed with
+EVALUATED = 16  # validation batches that each process is timed with
 # The range that is printed, times the estimate; wider if the rounds differ more. In processor time, runs of 100 and 150
 # steps of the demo took 0.99 to 1.11 times the estimate.
 LOW, HIGH = 0.9, 1.15
@@ -91,36 +91,38 @@ def spread(batches: list[list[int]], steps: int, each: int) -> list[list[int]]:
 
 
 class SpreadFeed(EpochFeed):
-    """The longest batch for the first step, then rounds of a spread; and a spread of the held-out batches."""
+    """The longest batch for the first step, then rounds of a spread; and a spread of the validation batches."""
 
-    def __init__(self, config: Config, dataset: ImageCaptionDataset, held_out: ImageCaptionDataset | None) -> None:
-        super().__init__(config, dataset, held_out, data_hash="")
+    def __init__(self, config: Config, dataset: ImageCaptionDataset, validation: ImageCaptionDataset | None) -> None:
+        super().__init__(config, dataset, validation, data_hash="")
         batches = sorted(self.order.batches, key=dataset.cost)
         each = self.accumulation * world_size()
         self.longest = batches[-1]
         sample = [self.longest] * each + spread(batches, STEPS, each) * ROUNDS
         self.order = EpochBatches(sample, dataset.lengths, None, world_size(), rank(), self.accumulation)
         self.loader = loader(config, dataset, self.order)
-        self.held_out_batches: list[list[int]] = []
-        if held_out is not None:
-            batches = sorted(plan(config, held_out, config.train.eval_batch_size), key=held_out.cost)
-            self.held_out_batches = spread(batches, 1, min(len(batches), EVALUATED * world_size()))
+        self.validation_batches: list[list[int]] = []
+        if validation is not None:
+            batches = sorted(plan(config, validation, config.train.eval_batch_size), key=validation.cost)
+            self.validation_batches = spread(batches, 1, min(len(batches), EVALUATED * world_size()))
 
-    def held_out(self) -> Iterator[Batch]:
-        dataset = self.held_out_dataset
-        assert dataset is not None, "held_out is asked for only where there is an evaluation"
-        order = EpochBatches(self.held_out_batches, dataset.lengths, None, world_size(), rank())
+    def validation(self) -> Iterator[Batch]:
+        dataset = self.validation_dataset
+        assert dataset is not None, "validation is asked for only where there is an evaluation"
+        order = EpochBatches(self.validation_batches, dataset.lengths, None, world_size(), rank())
         for batch, real in zip(loader(self.config, dataset, order), order.take(len(order)), strict=True):
             batch["info"].real = real
             yield batch
 
 
-def held_out_part(config: Config, held_out: ImageCaptionDataset | StreamedDataset) -> tuple[ImageCaptionDataset, int]:
-    """The held-out split, or of a stream its first window; and the cost of all batches of an evaluation."""
-    if isinstance(held_out, ImageCaptionDataset):
-        parts = [held_out]
+def validation_part(
+    config: Config, validation: ImageCaptionDataset | StreamedDataset
+) -> tuple[ImageCaptionDataset, int]:
+    """The validation split, or of a stream its first window; and the cost of all batches of an evaluation."""
+    if isinstance(validation, ImageCaptionDataset):
+        parts = [validation]
     else:
-        parts = [window.dataset for window in held_out.windows(Position(), None) if window.dataset.trees]
+        parts = [window.dataset for window in validation.windows(Position(), None) if window.dataset.trees]
     batches = [(part, batch) for part in parts for batch in plan(config, part, config.train.eval_batch_size)]
     return parts[0], sum(part.cost(batch) for part, batch in batches)
 
@@ -145,8 +147,8 @@ def measure(loop: Loop, memory: Memory) -> None:
     """Take the steps, and print what they say."""
     config, feed = loop.config, loop.feed
     loop.prepare()
-    held_out, whole = held_out_part(config, feed.held_out_dataset) if feed.held_out_dataset else (None, 0)
-    loop.feed = trial = SpreadFeed(config, feed.known, held_out)
+    validation, whole = validation_part(config, feed.validation_dataset) if feed.validation_dataset else (None, 0)
+    loop.feed = trial = SpreadFeed(config, feed.known, validation)
     start = time.time() - psutil.Process().create_time()
     with contextlib.redirect_stdout(io.StringIO()):  # the log's lines
         first = timed_step(loop)
@@ -155,8 +157,8 @@ def measure(loop: Loop, memory: Memory) -> None:
         rounds = timed_rounds(loop)
         loop.log_step()
         times = Times(start, first, rounds, loop.progress.log_history[-1]["waiting_for_data"], epoch)
-        if held_out is not None:
-            times.evaluation = timed(loop.evaluate) * whole / sum(map(held_out.cost, trial.held_out_batches))
+        if validation is not None:
+            times.evaluation = timed(loop.evaluate) * whole / sum(map(validation.cost, trial.validation_batches))
         peak = memory.peak()
         times.save = timed(loop.save)
     tokens = max(feed.known.lengths[index] for index in trial.longest)

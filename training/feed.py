@@ -42,7 +42,7 @@ class Feed(Protocol):
     data_hash: str  # of the files that hold the data
 
     @property
-    def held_out_dataset(self) -> ImageCaptionDataset | StreamedDataset | None:
+    def validation_dataset(self) -> ImageCaptionDataset | StreamedDataset | None:
         """None where nothing is evaluated."""
 
     @property
@@ -56,8 +56,8 @@ class Feed(Protocol):
     def step(self) -> list[Batch]:
         """This process's batches of the next optimiser step."""
 
-    def held_out(self) -> Iterator[Batch]:
-        """This process's batches of the held-out split."""
+    def validation(self) -> Iterator[Batch]:
+        """This process's batches of the validation split."""
 
     def position(self) -> dict[str, Any]:
         """The position after the latest step, for progress.json. All processes must call it."""
@@ -97,9 +97,9 @@ class EpochFeed:
     """Batches that are planned once and come in another order in each epoch."""
 
     def __init__(
-        self, config: Config, dataset: ImageCaptionDataset, held_out: ImageCaptionDataset | None, data_hash: str
+        self, config: Config, dataset: ImageCaptionDataset, validation: ImageCaptionDataset | None, data_hash: str
     ) -> None:
-        self.config, self.known, self.held_out_dataset, self.data_hash = config, dataset, held_out, data_hash
+        self.config, self.known, self.validation_dataset, self.data_hash = config, dataset, validation, data_hash
         self.accumulation = config.train.gradient_accumulation_steps
         batches = plan(config, dataset, config.train.per_device_train_batch_size)
         self.order = EpochBatches(
@@ -121,8 +121,8 @@ class EpochFeed:
             batches.append(batch)
         return batches
 
-    def held_out(self) -> Iterator[Batch]:
-        dataset = self.held_out_dataset
+    def validation(self) -> Iterator[Batch]:
+        dataset = self.validation_dataset
         assert dataset is not None, "only where train.eval_strategy is not no"
         batches = plan(self.config, dataset, self.config.train.eval_batch_size)
         order = EpochBatches(batches, dataset.lengths, None, world_size(), rank())
@@ -177,9 +177,9 @@ class StreamFeed:
     epoch_ended = False
 
     def __init__(
-        self, config: Config, dataset: StreamedDataset, held_out: StreamedDataset | None, data_hash: str
+        self, config: Config, dataset: StreamedDataset, validation: StreamedDataset | None, data_hash: str
     ) -> None:
-        self.config, self.dataset, self.held_out_dataset, self.data_hash = config, dataset, held_out, data_hash
+        self.config, self.dataset, self.validation_dataset, self.data_hash = config, dataset, validation, data_hash
         self.known = dataset.first_window()
         self.accumulation = config.train.gradient_accumulation_steps
         size = config.train.per_device_train_batch_size
@@ -197,9 +197,9 @@ class StreamFeed:
         self.order.position = batches[-1]["info"].position
         return batches
 
-    def held_out(self) -> Iterator[Batch]:
-        assert self.held_out_dataset is not None, "only where train.eval_strategy is not no"
-        order = self._order(self.held_out_dataset, self.config.train.eval_batch_size, None, 1)
+    def validation(self) -> Iterator[Batch]:
+        assert self.validation_dataset is not None, "only where train.eval_strategy is not no"
+        order = self._order(self.validation_dataset, self.config.train.eval_batch_size, None, 1)
         yield from loader(self.config, order)
 
     @property

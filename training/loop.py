@@ -261,14 +261,14 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Mean cross entropy over every supervised token of the held-out split, and its exponential.
+        """Mean cross entropy over every supervised token of the validation split, and its exponential.
 
         A signal ends it early: ``stopping`` is then true, and nothing is logged.
         """
         begin = time.perf_counter()
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)  # of the loss and of labels
-        for batch in self.feed.held_out():
+        for batch in self.feed.validation():
             if self.all_stop():
                 return
             self.warn_of_skipped(batch)

@@ -63,7 +63,7 @@ RESUME_RULES: tuple[Rule, ...] = (
     _refused("projector.*", "the checkpoint's projector has another shape"),
     _refused("lora.lora_alpha lora.alpha_pattern lora.use_rslora", "it would rescale the trained adapters"),
     _refused("lora.*", "the checkpoint's adapters have another shape or another start"),
-    _applies("data.stream data.stream_held_out", "the shards may have moved; other shards are refused"),
+    _applies("data.stream data.stream_validation", "the shards may have moved; other shards are refused"),
     _applies("data.*", "at once"),
     _applies("generate.*", "not used in training"),
 )

@@ -104,11 +104,11 @@ def open_feed(config: Config, tokenizer, image_processor) -> Feed:
     evaluates, tools = config.train.eval_strategy != "no", (tokenizer, image_processor)
     if config.data.stream is not None:
         stream = StreamedDataset(config, *tools, "train")
-        held_out_stream = StreamedDataset(config, *tools, "held_out") if evaluates else None
-        return StreamFeed(config, stream, held_out_stream, hash_data(config))
+        validation_stream = StreamedDataset(config, *tools, "validation") if evaluates else None
+        return StreamFeed(config, stream, validation_stream, hash_data(config))
     dataset = ImageCaptionDataset(config, *tools, "train")
-    held_out = ImageCaptionDataset(config, *tools, "held_out") if evaluates else None
-    return EpochFeed(config, dataset, held_out, hash_data(config))
+    validation = ImageCaptionDataset(config, *tools, "validation") if evaluates else None
+    return EpochFeed(config, dataset, validation, hash_data(config))
 
 
 def keep_features(model: MMultiModal, folder: Path, config: Config, accelerator: Accelerator, feed: Feed) -> None:
@@ -119,7 +119,9 @@ def keep_features(model: MMultiModal, folder: Path, config: Config, accelerator:
     """
     if config.vision.train != "frozen":
         raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
-    datasets = [dataset for dataset in (feed.known, feed.held_out_dataset) if isinstance(dataset, ImageCaptionDataset)]
+    datasets = [
+        dataset for dataset in (feed.known, feed.validation_dataset) if isinstance(dataset, ImageCaptionDataset)
+    ]
     model.vision.to(accelerator.device)
     paths = [str(dataset.paths[i]) for dataset in datasets for _, talk in dataset.conversations for i in talk["images"]]
     with accelerator.local_main_process_first():  # the first process computes them, the others find them
@@ -231,7 +233,7 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
         if layers := lora_layers(getattr(model, part)):
             kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
             print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
-    known, held_out = feed.known, feed.held_out_dataset
+    known, validation = feed.known, feed.validation_dataset
     if isinstance(feed, StreamFeed):
         print(f"stream    {feed.dataset}; of the first window:")
     mean = sum(known.lengths) / len(known)
@@ -239,12 +241,12 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
     print(f"data      {used:,} conversations in {len(known):,} samples of {mean:.0f} tokens")
     if known.unusable:
         print(f"skipped   {known.describe_unusable()}")
-    if isinstance(held_out, ImageCaptionDataset):
-        print(f"held out  {held_out.total - len(held_out.unusable):,} conversations")
-        if held_out.unusable:
-            print(f"skipped   held out: {held_out.describe_unusable()}")
-    elif held_out is not None:
-        print(f"held out  {held_out}")
+    if isinstance(validation, ImageCaptionDataset):
+        print(f"eval      {validation.total - len(validation.unusable):,} conversations of the validation split")
+        if validation.unusable:
+            print(f"skipped   validation: {validation.describe_unusable()}")
+    elif validation is not None:
+        print(f"eval      {validation}")
     batches = plan(config, known, config.train.per_device_train_batch_size)
     rows = sum(map(len, batches)) / len(batches) * config.train.gradient_accumulation_steps * world_size()
     padding = 1 - sum(known.lengths) / max(1, sum(map(known.cost, batches)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import UserError
+from dataset.conversations import SPLITS
 from dataset.preparing.process import TEXT_ONLY
 from dataset.preparing.sources import Conversations, Part
 from dataset.records import SURROGATE
@@ -66,9 +67,11 @@ class Sizes:
 SizesBy = dict[int | str | None, Sizes]  # by the number of the part, by split, and None for everything
 
 
-def counted(conversations: Conversations, held_out: set[int], sizes: SizesBy) -> Iterator[tuple[str, list[dict]]]:
+def counted(
+    conversations: Conversations, splits: Mapping[int, str], sizes: SizesBy
+) -> Iterator[tuple[str, list[dict]]]:
     """What is written to the file of annotations, counted as it passes."""
-    for key, group in conversations.items(held_out):
+    for key, group in conversations.items(splits):
         for part, conversation in group:
             for of in (part, conversation["split"], None):
                 sizes.setdefault(of, Sizes()).add(key, conversation)
@@ -76,7 +79,7 @@ def counted(conversations: Conversations, held_out: set[int], sizes: SizesBy) ->
 
 
 def size_table(parts: list[Part], sizes: SizesBy) -> str:
-    """Records, images, conversations, turns and skipped records of each source and in all; then of both splits."""
+    """Records, images, conversations, turns and skipped records of each source and in all; then of the splits."""
     rows: list[tuple[str, ...]] = [("", "records", "images", "conversations", "turns", "skipped")]
     labels: dict[int | None, tuple[str, int]] = {
         n: (part.source.name, len(part.records)) for n, part in enumerate(parts)
@@ -85,8 +88,8 @@ def size_table(parts: list[Part], sizes: SizesBy) -> str:
     for of, (name, records) in labels.items():
         size = sizes.get(of, Sizes())
         rows.append((name, f"{records:,}", *size.cells(), f"{records - size.conversations:,}"))
-    for split, name in (("train", "  train"), ("held_out", "  held out")):
-        rows.append((name, "", *sizes.get(split, Sizes()).cells(), ""))
+    for split in SPLITS:
+        rows.append((f"  {split}", "", *sizes.get(split, Sizes()).cells(), ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *numbers in rows:

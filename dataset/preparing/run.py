@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dataset.preparing.check import check_images
 from dataset.preparing.machines import read_shards, shard_file
 from dataset.preparing.report import SizesBy, check_share, counted, size_table, skip_list
 from dataset.preparing.sources import drop_unusable, files_of, find_images, merge
-from dataset.preparing.split import by_list, by_share, hold_out
+from dataset.preparing.split import choose_splits
 from dataset.preparing.write import write_results
 from settings import Config, require_paths
 
@@ -24,7 +23,7 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
         UserError: nothing was written.
     """
     data, shards = config.data, len(shard_commands)
-    require_paths(config, "data.sources", "data.held_out")
+    require_paths(config, "data.sources", "data.validation", "data.test")
     parts = find_images(data)
     files = files_of(parts)
     if shards:
@@ -34,13 +33,9 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     drop_unusable(parts, unusable)
     check_share(parts, data.max_skipped)
     image_map, conversations = merge(parts, data)
-    if isinstance(data.held_out, Path):
-        chosen = by_list(data.held_out, parts, image_map)
-    else:
-        chosen = by_share(data.held_out, data.seed)
-    held_out = hold_out(image_map, conversations.links, chosen)
+    splits = choose_splits(data, parts, image_map, conversations.links)
     sizes: SizesBy = {}
-    annotations = counted(conversations, held_out, sizes)
+    annotations = counted(conversations, splits, sizes)
     write_results(
         {data.image_map: iter(image_map.items()), data.skipped: skip_list(parts), data.annotations: annotations}
     )

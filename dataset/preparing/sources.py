@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -111,10 +111,10 @@ class Conversations:
                 if "images" in conversation:
                     self.links.append(conversation["images"])
 
-    def items(self, held_out: set[int]) -> Iterator[tuple[str, list[tuple[int, dict[str, Any]]]]]:
-        """(key, [(number of the part, conversation)]) by id, text only last; those of ``held_out`` images marked."""
+    def items(self, splits: Mapping[int, str]) -> Iterator[tuple[str, list[tuple[int, dict[str, Any]]]]]:
+        """(key, [(number of the part, conversation)]) by id, text only last; ``splits`` by id, the others train."""
         for key in sorted(self.packed, key=lambda key: (key == TEXT_ONLY, int(key) if key != TEXT_ONLY else 0)):
-            split = {"split": "held_out"} if key != TEXT_ONLY and int(key) in held_out else {}
+            split = {"split": splits[int(key)]} if key != TEXT_ONLY and int(key) in splits else {}
             yield key, [(part, json.loads(text) | split) for part, text in self.packed[key]]
 
 

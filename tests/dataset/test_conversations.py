@@ -17,9 +17,9 @@ def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
 
 
 def test_splits_share_no_conversation(open_dataset):
-    train, held_out = open_dataset(), open_dataset(split="held_out")
-    assert (len(train), len(held_out)) == (5, 1)
-    assert {name for name, _ in train.conversations}.isdisjoint(name for name, _ in held_out.conversations)
+    train, validation = open_dataset(), open_dataset(split="validation")
+    assert (len(train), len(validation)) == (5, 1)
+    assert {name for name, _ in train.conversations}.isdisjoint(name for name, _ in validation.conversations)
 
 
 def test_data_order_follows_the_annotation_file(open_dataset, tmp_path):

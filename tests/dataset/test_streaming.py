@@ -36,13 +36,13 @@ PICTURES = 13
 
 
 def talks(answers: tuple[str, ...] = ("red", "a blue one", "green")) -> dict:
-    """One to three conversations about each of 13 pictures, the last of them held out, and one about none."""
+    """One to three conversations about each of 13 pictures, the last two for validation, and one about none."""
     return {
         str(number): [
             {
                 "source": "test",
                 "language": "en",
-                "split": "held_out" if number >= PICTURES - 2 else "train",
+                "split": "validation" if number >= PICTURES - 2 else "train",
                 "turns": [{"q": f"{IMAGE_TOKEN}\nWhat is {n} {'of ' * number}?", "a": list(answers)}],
             }
             for n in range(1 + number % 3)
@@ -67,7 +67,7 @@ def make_stream(make_config, tmp_path):
     return make
 
 
-SPLITS = {"": "train", "_held_out": "held_out"}
+SPLITS = {"": "train", "_validation": "validation"}
 
 
 def open_stream(config: Config, split: str = "train") -> StreamedDataset:
@@ -113,7 +113,7 @@ def test_a_set_that_fits_into_one_window_trains_as_from_the_two_files(make_strea
     """To the bit, over two epochs: the batches and their order are the same."""
     overrides = ["data.stream_window=100", "train.max_steps=10", "train.save_steps=10", "lora.lora_dropout=0.2"]
     states = []
-    for extra in ([], ["data.stream=null", "data.stream_held_out=null"]):
+    for extra in ([], ["data.stream=null", "data.stream_validation=null"]):
         config = make_stream(*overrides, f"train.run=run{len(states)}", *extra, size=100, answers=("red",))
         loop = build_loop(config, config.train.output / config.train.run)
         loop.train()
@@ -155,8 +155,11 @@ def test_parquet_gives_the_samples_of_a_tar(make_config, tmp_path):
         assert torch.equal(one["pixel_values"], other["pixel_values"])
 
 
-def test_what_was_held_out_is_not_streamed_for_training(make_config, tmp_path):
-    records = [{"png": photo(), "json": [said()[0] | {"split": split}]} for split in ("train", "held_out", "train")]
+def test_what_is_validation_or_test_is_not_streamed_for_training(make_config, tmp_path):
+    records = [
+        {"png": photo(), "json": [said()[0] | {"split": split}]}
+        for split in ("train", "validation", "train", "test", "held_out")
+    ]
     batches = one_pass(stream_of(make_config, only_tar(tmp_path / "tar", records)))
     assert sorted(name for batch in batches for name in batch["info"].ids) == ["s.tar/0000/0", "s.tar/0002/0"]
 
@@ -314,10 +317,10 @@ def test_workers_give_what_the_main_process_gives(make_stream):
 
 
 def test_the_last_pass_of_an_evaluation_counts_every_sample_once(make_stream):
-    stream = open_stream(make_stream(), "held_out")
+    stream = open_stream(make_stream(), "validation")
     batches = [list(StreamedBatches(stream, 1, None, None, 3, rank)) for rank in range(3)]
     assert [len(one) for one in batches] == [1, 1, 1]  # two samples for three processes
-    shard = "held_out-000000.tar"
+    shard = "validation-000000.tar"
     real = sorted(name for one in batches for batch in one if batch["info"].real for name in batch["info"].ids)
     tree = ", ".join(f"{shard}/000000000/{n}" for n in range(3))
     assert real == [tree, f"{shard}/000000001/0"]
@@ -419,7 +422,7 @@ def test_a_position_means_nothing_in_other_shards_or_windows_or_none(make_stream
     build_loop(config, run).train()
     for overrides, words in (
         (["data.stream_window=5"], "data.stream_window = 5, but checkpoint-1 was trained with 4.*; set it back"),
-        (["data.stream=null", "data.stream_held_out=null"], "was trained with data.stream; set it as it was"),
+        (["data.stream=null", "data.stream_validation=null"], "was trained with data.stream; set it as it was"),
     ):
         loop = build_loop(make_stream("train.max_steps=2", *overrides), run)
         with pytest.raises(UserError, match=f"^--resume: .*{words}"):
@@ -449,9 +452,12 @@ def test_processes_that_read_different_things_do_not_save(make_stream, tmp_path,
             "data.stream: README.md is not a shard; expected files that end in .tar or .parquet",
         ),
         (["train.max_steps=-1"], "train.max_steps = null: expected a number of steps with data.stream"),
-        (["train.eval_strategy=steps", "data.stream_held_out=null"], "data.stream_held_out = null: expected shards"),
+        (
+            ["train.eval_strategy=steps", "data.stream_validation=null"],
+            "data.stream_validation = null: expected shards",
+        ),
         (["data.feature_cache=x"], 'data.feature_cache = "x": expected null with data.stream'),
-        (["data.stream=null"], "data.stream_held_out: expected null where data.stream is null"),
+        (["data.stream=null"], "data.stream_validation: expected null where data.stream is null"),
     ],
 )
 def test_what_cannot_be_streamed_is_one_line(make_stream, overrides, words):

@@ -15,7 +15,7 @@ from tests.helpers.conversations import ask, conversation
 TALKS = {
     "0": [conversation(ask("What?", "red")), conversation(ask("Where?", "here"))],
     "1": [conversation(("<|extra_0|><|extra_0|>\nAlike?", "no"), images=[1, 0])],
-    "3": [conversation(ask("Who?", "我"), split="held_out")],
+    "3": [conversation(ask("Who?", "我"), split="validation")],
     "text": [conversation(("1+1?", "2"))],
 }
 
@@ -26,7 +26,7 @@ def test_a_record_is_an_image_or_several_with_all_its_conversations(make_config,
     text = config.data.image_map.read_text(encoding="utf-8").replace("/2.png", "/2.unknown")
     config.data.image_map.write_text(text, encoding="utf-8")
     written = write_shards(config, tmp_path, 3)
-    assert [path.name for path in written] == ["train-000000.tar", "train-000001.tar", "held_out-000000.tar"]
+    assert [path.name for path in written] == ["train-000000.tar", "train-000001.tar", "validation-000000.tar"]
     assert not list(tmp_path.glob("*.tmp"))
     train = [row for path in written[:2] for row in read_shard(path)]
     assert [list(row) for row in train] == [
@@ -42,8 +42,8 @@ def test_a_record_is_an_image_or_several_with_all_its_conversations(make_config,
     ]
     pictures = [(tmp_path / name).read_bytes() for name in ("1.png", "0.png")]
     assert [train[1]["0.png"], train[1]["1.png"]] == pictures
-    (held_out,) = read_shard(written[2])
-    assert json.loads(held_out["json"])[0]["turns"][0]["a"] == ["我"]
+    (validation,) = read_shard(written[2])
+    assert json.loads(validation["json"])[0]["turns"][0]["a"] == ["我"]
 
 
 def test_the_command_lists_what_it_wrote_and_a_mistake_is_one_line(make_config, tmp_path, monkeypatch, capsys):
@@ -52,7 +52,7 @@ def test_the_command_lists_what_it_wrote_and_a_mistake_is_one_line(make_config, 
     monkeypatch.setattr(sys, "argv", [*command, "--size", "2"])
     main()
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    shards = ["train-000000.tar", "train-000001.tar", "held_out-000000.tar"]
+    shards = ["train-000000.tar", "train-000001.tar", "validation-000000.tar"]
     assert names == [str(tmp_path / "deep" / "out" / shard) for shard in shards]
     (tmp_path / "1.png").unlink()
     with pytest.raises(SystemExit) as caught:

@@ -40,7 +40,7 @@ def drawn(seed: int):
     yield scenes.draw_scene(rng, folds=(4,), fewest=1 if rng.random() < 0.15 else 2)
 
 
-def test_held_out_scenes_are_never_read(tokenizer, monkeypatch):
+def test_scenes_of_the_test_and_validation_folds_are_never_read(tokenizer, monkeypatch):
     seen = set()
     draw = scenes.draw_scene
 

@@ -1,4 +1,4 @@
-"""The demo's little world: right answers, fair questions, and a held-out split that training never sees."""
+"""The demo's little world: right answers, fair questions, and test and validation splits that training never sees."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_an_object_is_drawn_in_its_colour_at_its_place_and_in_its_size(shape, co
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    write_raw(folder, train=120, held_out=40, progress=False)
+    write_raw(folder, train=120, validation=16, test=40, progress=False)
     return folder
 
 
@@ -191,8 +191,8 @@ def records(folder: Path) -> dict[str, list[dict]]:
     return by_name
 
 
-def held_out(folder: Path) -> list[str]:
-    return (folder / "held_out.txt").read_text(encoding="utf-8").splitlines()
+def listed(folder: Path, split: str) -> list[str]:
+    return (folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def drawn_scenes(monkeypatch, folder: Path, **options) -> dict[str, scenes.Scene]:
@@ -207,27 +207,27 @@ def drawn_scenes(monkeypatch, folder: Path, **options) -> dict[str, scenes.Scene
 
 
 def test_half_of_the_pictures_go_to_each_source_and_all_are_there(raw):
-    listed = held_out(raw)
-    assert len(listed) == len(set(listed)) == 40
+    validation, test = (listed(raw, split) for split in ("validation", "test"))
+    assert (len(set(validation)), len(set(test)), len(set(validation + test))) == (16, 40, 56)
     for source in ("ali", "coco"):
         files = sorted(path.name for path in (raw / f"{source}_images").iterdir())
         assert files == sorted(name for name in records(raw) if name.startswith(source))
-        assert len(files) == 80 and len(set(files) & set(listed)) == 20
-    assert len(records(raw)) == 160
+        assert len(files) == 88 and len(set(files) & set(validation)) == 8 and len(set(files) & set(test)) == 20
+    assert len(records(raw)) == 176
 
 
-def test_no_held_out_scene_is_ever_a_training_scene(tmp_path, monkeypatch):
-    by_name = drawn_scenes(monkeypatch, tmp_path, train=200, held_out=100)
-    held = [by_name[name] for name in held_out(tmp_path)]
-    trained = [scene for name, scene in by_name.items() if name not in held_out(tmp_path)]
-    assert len(held) == 100 and len(trained) == 200
-    assert {fold_of(scene) for scene in held} == {0}
+def test_no_scene_is_in_two_splits(tmp_path, monkeypatch):
+    by_name = drawn_scenes(monkeypatch, tmp_path, train=200, validation=60, test=100)
+    validation, test = ([by_name[name] for name in listed(tmp_path, split)] for split in ("validation", "test"))
+    held_back = {*listed(tmp_path, "validation"), *listed(tmp_path, "test")}
+    trained = [scene for name, scene in by_name.items() if name not in held_back]
+    assert (len(set(validation)), len(set(test)), len(trained)) == (60, 100, 200)
+    assert {fold_of(scene) for scene in test} == {0} and {fold_of(scene) for scene in validation} == {1}
     assert {fold_of(scene) for scene in trained} == set(range(2, 10))
-    assert len(set(held)) == 100 and set(held).isdisjoint(trained)
 
 
 def test_the_answers_on_file_are_those_of_the_scene_in_the_picture(tmp_path, monkeypatch):
-    by_name = drawn_scenes(monkeypatch, tmp_path, train=4, held_out=24)
+    by_name = drawn_scenes(monkeypatch, tmp_path, train=4, validation=4, test=20)
     for name, group in records(tmp_path).items():
         scene = by_name[name]
         first, *group = group
@@ -282,26 +282,27 @@ def test_the_same_seed_writes_the_same_bytes(raw, tmp_path):
     def content(folder: Path) -> dict[str, bytes]:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    command = [sys.executable, "-m", "demo.scenes", "--train", "120", "--held-out", "40", "--no-progress", "--output"]
+    command = [sys.executable, "-m", "demo.scenes", "--train", "120", "--validation", "16", "--test", "40"]
+    command += ["--no-progress", "--output"]
     done = subprocess.run([*command, str(tmp_path / "again")], cwd=REPO, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert content(tmp_path / "again") == content(raw)
-    write_raw(tmp_path / "other", train=120, held_out=40, seed=1, progress=False)
+    write_raw(tmp_path / "other", train=120, validation=16, test=40, seed=1, progress=False)
     other = content(tmp_path / "other")
     assert other.keys() == content(raw).keys()
-    assert sum(other[name] == data for name, data in content(raw).items()) <= 1  # the list of names
+    assert sum(other[name] == data for name, data in content(raw).items()) <= 2  # the lists of names
 
 
-def test_held_out_pictures_do_not_depend_on_how_many_are_trained_on(raw, tmp_path):
-    write_raw(tmp_path, train=2, held_out=40, progress=False)
-    assert held_out(tmp_path) == held_out(raw)
-    for name in held_out(raw):
+def test_test_pictures_do_not_depend_on_how_many_are_trained_and_chosen_on(raw, tmp_path):
+    write_raw(tmp_path, train=2, validation=0, test=40, progress=False)
+    assert listed(tmp_path, "test") == listed(raw, "test")
+    for name in listed(raw, "test"):
         assert records(tmp_path)[name] == records(raw)[name]
 
 
-@pytest.mark.parametrize("wrong", [["--held-out", "20001"], ["--train", "-1"], ["--held-out", "-1"]])
+@pytest.mark.parametrize("wrong", [["--test", "20001"], ["--train", "-1"], ["--validation", "-1"]])
 def test_impossible_numbers_are_refused(tmp_path, monkeypatch, capsys, wrong):
     monkeypatch.setattr(sys, "argv", ["scenes", "--output", str(tmp_path / "x"), *wrong])
     with pytest.raises(SystemExit):
         scenes.main()
-    assert "--held-out 0 to 20000" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert "--validation and --test 0 to 20000" in capsys.readouterr().err and not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""What the tests of evaluation share: held-out questions about coloured pictures, and a stand-in for the model."""
+"""What the tests of evaluation share: test questions about coloured pictures, and a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.helpers.evaluating import COLORS, Stub, conversation, write
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """24 pictures, half of them held out; each has an English conversation, every second a Chinese one as well."""
+    """24 pictures, half of them for the test; each has an English conversation, every second a Chinese one as well."""
     image_map, annotations = {}, {}
     for number in range(24):
-        color, split = list(COLORS)[number % 3], "train" if number < 12 else "held_out"
+        color, split = list(COLORS)[number % 3], "train" if number < 12 else "test"
         path = tmp_path / f"{number:02}.png"
         Image.new("RGB", (4, 4), COLORS[color]).save(path)
         image_map[path.name] = {"ID": number, "path": path.as_posix()}

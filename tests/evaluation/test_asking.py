@@ -52,7 +52,7 @@ def test_questions_without_a_picture_are_scored_but_not_probed(data, stub):
     talk = {
         "source": "text",
         "language": "en",
-        "split": "held_out",
+        "split": "test",
         "turns": [{"q": "Capital of France?", "a": ["Paris"]}],
     }
     edit(data, lambda annotations: annotations.update(text=[talk]))

@@ -53,7 +53,7 @@ def test_a_split_without_questions_and_a_run_without_data_say_what_to_do(data, s
     stub(looks)
     edit(data, lambda annotations: [annotations.pop(str(n)) for n in range(12, 24)])
     assert evaluate.main(["--checkpoint", str(data / "checkpoint-1")]) == 2
-    assert "holds no question of the split held_out; choose another --split" in capsys.readouterr().err
+    assert "holds no question of the split test; choose another --split" in capsys.readouterr().err
     (data / "annotations.json").unlink()
     assert evaluate.main(["--checkpoint", str(data / "checkpoint-1")]) == 2
     assert "run process_image.py" in capsys.readouterr().err

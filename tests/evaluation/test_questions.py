@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from dataset.prompt import IMAGE_TOKEN
 from evaluation.questions import conversation_questions
 from tests.helpers.evaluating import conversation, edit, looks, run
@@ -44,7 +46,22 @@ def test_train_split_and_given_files(data, stub):
     files = ["--image-map", str(data / "image_map.json"), "--annotations", str(data / "annotations.json")]
     everything = run(data, "--no-probes", *files)
     assert everything["questions"] == 72 and "without those on the same picture" in everything["baselines_fitted_on"]
-    assert run(data, "--no-probes", "--split", "held_out", *files)["questions"] == 36
+    assert run(data, "--no-probes", "--split", "test", *files)["questions"] == 36
+
+
+@pytest.mark.parametrize("name", ["validation", "held_out"])  # as files of earlier versions call it
+def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(data, stub, name):
+    def rename(annotations):
+        for talk in (talk for group in annotations.values() for talk in group if talk["split"] == "test"):
+            talk["split"] = name
+
+    edit(data, rename)
+    stub(looks)
+    result = run(data, "--no-probes")
+    assert result["questions"] == 36 and result["baselines_fitted_on"] == "the 30 questions of the training split"
+    said = "(validation; there is no test split, and the checkpoint was chosen on these questions)"
+    assert result["data"] == f"{(data / 'annotations.json').as_posix()} {said}"
+    assert run(data, "--no-probes", "--split", "validation")["data"].endswith("annotations.json (validation)")
 
 
 def test_baselines_are_fitted_on_the_training_split(data, stub):

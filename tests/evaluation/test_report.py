@@ -80,7 +80,7 @@ def test_the_result_file_says_how_the_numbers_were_made(data, stub, capsys):
     result = run(data)
     assert result["complete"] is True
     assert result["checkpoint"] == (data / "checkpoint-1").as_posix() and result["device"] == "cpu"
-    assert result["data"] == f"{(data / 'annotations.json').as_posix()} (held_out)"
+    assert result["data"] == f"{(data / 'annotations.json').as_posix()} (test)"
     assert result["system"] == "Be brief."
     assert result["history"].startswith("none")
     assert result["generate"]["max_new_tokens"] == 8 and result["generate"]["do_sample"] is False

@@ -10,7 +10,7 @@ from tests.helpers.evaluating import edit, guesses, looks, run
 def test_a_model_that_looks_is_said_to_look(data, stub, capsys):
     stub(looks)
     result = run(data)
-    # Held out: 12 pictures, 4 of each colour, with 12 + 12 English questions and 6 Chinese ones and 6 captions.
+    # Test: 12 pictures, 4 of each colour, with 12 + 12 English questions and 6 Chinese ones and 6 captions.
     scores = result["scores"]["overall"]
     assert (scores["n"], scores["exact_match"]) == (30, 1.0)
     # The most common answer is "no"; by text "blue" (each colour is as frequent), "no" and "红色".

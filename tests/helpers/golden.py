@@ -34,7 +34,7 @@ from transformers import (
 
 REPO = Path(__file__).resolve().parent.parent.parent
 STEPS = 50
-PICTURES, HELD_OUT = 14, 3
+PICTURES, VALIDATION = 14, 3
 COLORS = ("red", "green", "blue", "yellow")
 KEYS = ("loss", "grad_norm", "learning_rate", "eval_loss")
 
@@ -138,7 +138,7 @@ def write_data(folder: Path) -> dict[str, list[dict]]:
         picture.save(path)
         image_map[path.name] = {"ID": number, "path": path.as_posix()}
         asked = [("What color is it?", color), (f"How far left, of {number}?", str(left)), ("图中有什么？", "方块")]
-        split = "held_out" if number >= PICTURES - HELD_OUT else "train"
+        split = "validation" if number >= PICTURES - VALIDATION else "train"
         talks[str(number)] = [said(f"<|extra_0|>\n{q}", a, split) for q, a in asked[: 1 + number % 3]]
     talks["text"] = [said(f"Is {n} even?", "yes" if n % 2 == 0 else "no", "train") for n in (4, 7)]
     (folder / "image_map.json").write_text(json.dumps(image_map), encoding="utf-8")
@@ -151,9 +151,9 @@ def said(question: str, answer: str, split: str) -> dict:
 
 
 def write_shards(folder: Path, talks: dict[str, list[dict]]) -> None:
-    """Tars of four records each, and one of the held-out records."""
-    splits = {"train": [str(n) for n in range(PICTURES - HELD_OUT)] + ["text"]}
-    splits["held_out"] = [str(n) for n in range(PICTURES - HELD_OUT, PICTURES)]
+    """Tars of four records each, and one of the validation records."""
+    splits = {"train": [str(n) for n in range(PICTURES - VALIDATION)] + ["text"]}
+    splits["validation"] = [str(n) for n in range(PICTURES - VALIDATION, PICTURES)]
     for split, keys in splits.items():
         for start in range(0, len(keys), 4):
             with tarfile.open(folder / f"{split}-{start // 4}.tar", "w") as tar:
@@ -199,7 +199,7 @@ def write_config(folder: Path, case: str) -> Path:
         section, name = key.split(".")
         content[section][name] = value
     if case == "stream":
-        content["data"] |= {"stream": f"{folder}/train-*.tar", "stream_held_out": f"{folder}/held_out-*.tar"}
+        content["data"] |= {"stream": f"{folder}/train-*.tar", "stream_validation": f"{folder}/validation-*.tar"}
     file = folder / f"{case}.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return file

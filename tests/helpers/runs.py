@@ -18,7 +18,7 @@ def conversations(pictures: int) -> dict:
     """Several conversations about each picture, so that they are trees, each answer one of three."""
     talks = {}
     for number in range(pictures):
-        split = "held_out" if number >= pictures - 2 else "train"
+        split = "validation" if number >= pictures - 2 else "train"
         talks[str(number)] = [
             {
                 "source": "test",

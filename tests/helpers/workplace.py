@@ -52,7 +52,7 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sources: list[dict] = []
-        self.data: dict = {"progress": False, "workers": 1, "held_out": 0.0}
+        self.data: dict = {"progress": False, "workers": 1, "validation": 0.0, "test": 0.0}
 
     def source(self, name: str, form: str, records, images: str | list[str] | None = None, **more) -> None:
         file = self.folder / f"{name}.json"

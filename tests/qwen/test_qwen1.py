@@ -165,7 +165,8 @@ def test_the_whole_demo_gives_the_same_answers_in_qwen1s_format_and_in_qwen2s(fo
         file = {"ali": "ali_annotations", "coco": "coco_conversations"}[kind]
         overrides += [f"data.sources.{number}.annotations={data / 'raw' / file}.json"]
         overrides += [f"data.sources.{number}.images={data / 'raw' / kind}_images"]
-    overrides += [f"data.held_out={data / 'raw' / 'held_out.txt'}", f"train.output={tmp_path}"]
+    overrides += [f"data.{split}={data / 'raw' / split}.txt" for split in ("validation", "test")]
+    overrides += [f"train.output={tmp_path}"]
     run_script("-m", "demo.scenes", "--output", data / "raw")
     run_script("process_image.py", "--config", "demo.yaml", *overrides)
 

@@ -287,13 +287,22 @@ def test_a_file_where_a_folder_belongs_is_not_enough(minimal, tmp_path):
     assert message.startswith('data.sources.0.images = "raw/images": is something else, expected a folder of images')
 
 
-def test_a_held_out_list_must_exist_and_a_share_need_not(minimal, tmp_path):
-    require_paths(load_config(minimal), "data.held_out")
-    config = load_config(minimal, ["data.held_out=raw/held_aut.txt"])
-    assert missing(config, "data.held_out").startswith('data.held_out = "raw/held_aut.txt": does not exist')
+@pytest.mark.parametrize("key", ["data.validation", "data.test"])
+def test_the_list_of_a_split_must_exist_and_a_share_need_not(minimal, tmp_path, key):
+    require_paths(load_config(minimal), key)
+    config = load_config(minimal, [f"{key}=raw/nomes.txt"])
+    assert missing(config, key).startswith(f'{key} = "raw/nomes.txt": does not exist')
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "held_out.txt").write_text("", encoding="utf-8")
-    assert missing(config, "data.held_out").endswith("nearest existing path: raw/held_out.txt")
+    (tmp_path / "raw" / "names.txt").write_text("", encoding="utf-8")
+    assert missing(config, key).endswith("nearest existing path: raw/names.txt")
+
+
+def test_the_splits_leave_something_to_train_on_and_differ(minimal):
+    together = "command line: data.test = 0.5: expected less than 1 together with data.validation (0.5)"
+    assert error_of(minimal, "data.validation=0.5", "data.test=0.5").startswith(together)
+    assert load_config(minimal, ["data.validation=0.5", "data.test=0.49"]).data.test == 0.49
+    same = error_of(minimal, "data.validation=names.txt", "data.test=names.txt")
+    assert 'data.test = "names.txt": expected another list than data.validation' in same
 
 
 def test_require_paths_raises_a_key_error_for_a_key_that_is_no_path(minimal):

@@ -24,6 +24,14 @@ def test_every_other_field_of_training_arguments_and_lora_config_has_a_reason():
         }
 
 
+def test_the_one_split_of_earlier_versions_is_refused_with_the_two_that_replace_it(minimal):
+    message = error_of(minimal, "data.held_out=0.02")
+    assert message.startswith("command line: data.held_out = 0.02: unknown key")
+    assert "data.validation (checkpoints are chosen on it) and data.test (evaluate.py scores it)" in message
+    message = error_of(minimal, "data.stream_held_out=a.tar")
+    assert message.endswith("nearest valid key: data.stream_validation")
+
+
 @pytest.mark.parametrize(
     ("override", "where_to"),
     [
@@ -33,7 +41,7 @@ def test_every_other_field_of_training_arguments_and_lora_config_has_a_reason():
         ("train.resume_from_checkpoint=x", "--resume"),
         ("train.label_smoothing_factor=0.1", "cross entropy"),
         ("train.neftune_noise_alpha=5", "cross entropy"),
-        ("train.metric_for_best_model=accuracy", "lowest held-out loss"),
+        ("train.metric_for_best_model=accuracy", "lowest validation loss"),
         ("train.activation_checkpointing=true", "train.gradient_checkpointing"),
         ("train.gradient_checkpointing_kwargs={use_reentrant: true}", "train.gradient_checkpointing"),
         ("train.dataloader_drop_last=true", "every sample"),

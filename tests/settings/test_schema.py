@@ -74,12 +74,8 @@ def test_config_yaml_explains_every_key():
 
 def test_missing_keys_take_their_defaults(minimal):
     config = load_config(minimal)
-    assert (config.data.seed, config.data.max_skipped, config.data.held_out, config.data.workers) == (
-        0,
-        0.05,
-        0.02,
-        None,
-    )
+    data = config.data
+    assert (data.seed, data.max_skipped, data.validation, data.test, data.workers) == (0, 0.05, 0.02, 0.02, None)
     assert (config.vision.train, config.vision.drop_first_token, config.vision.image_context_length) == (
         "frozen",
         True,
@@ -101,9 +97,9 @@ def test_one_path_and_a_list_of_paths_both_become_a_list(minimal):
     assert several.images == [Path("raw/d1"), Path("raw/d2")]
 
 
-def test_held_out_is_a_share_or_a_file(minimal):
-    assert load_config(minimal, ["data.held_out=0"]).data.held_out == 0.0
-    assert load_config(minimal, ["data.held_out=raw/names.txt"]).data.held_out == Path("raw/names.txt")
+def test_a_split_is_a_share_or_a_file(minimal):
+    data = load_config(minimal, ["data.validation=0", "data.test=raw/names.txt"]).data
+    assert (data.validation, data.test) == (0.0, Path("raw/names.txt"))
 
 
 def test_a_section_with_every_key_commented_out_is_all_defaults(minimal):
@@ -130,9 +126,9 @@ WRONG_VALUES = [
     ("data.progress=yes", '"yes"', "true or false"),
     ("data.max_skipped=1.01", "1.01", "a share from 0 to 1"),
     ("data.max_skipped=.nan", "NaN", "a finite number"),
-    ("data.held_out=1", "1", "from 0 to below 1"),
-    ("data.held_out=true", "true", "from 0 to below 1"),
-    ('data.held_out=""', '""', "the path of a text file"),
+    ("data.validation=1", "1", "from 0 to below 1"),
+    ("data.test=true", "true", "from 0 to below 1"),
+    ('data.test=""', '""', "the path of a text file"),
     ("data.workers=0", "0", "or null for all cores"),
     ("data.max_pixels=0", "0", "1 or more"),
     ("data.images_per_conversation=0", "0", "1 or more"),

@@ -131,7 +131,7 @@ def test_a_saved_config_reads_back_equal(minimal, tmp_path):
         "lora.target_modules=['1_000', 'null', '2024-01-01', '<<', '.5', '~', '010', 'yes']",
         "train.learning_rate=1e-7",
         "train.weight_decay=0",
-        "data.held_out=名单.txt",
+        "data.validation=名单.txt",
         "projector.learning_rate=1e-3",
     ]
     config = load_config(minimal, awkward)
@@ -203,6 +203,15 @@ def test_a_checkpoints_config_of_an_earlier_version_loads_without_the_keys_that_
     assert capsys.readouterr() == ("", "") and not caplog.records
     with pytest.raises(UserError, match="command line: train.optim"):  # what is typed now is checked as always
         load_config(minimal, ["train.optim=adafactor"], check_models=False)
+
+
+def test_the_split_held_out_of_a_checkpoint_is_validation(minimal):
+    text = MINIMAL.replace("data:\n", "data:\n  held_out: names.txt\n  stream_held_out: null\n")
+    minimal.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="data.held_out"):
+        load_config(minimal)
+    data = load_config(minimal, check_models=False).data
+    assert (data.validation, data.test, data.stream_validation) == (Path("names.txt"), 0.0, None)
 
 
 @pytest.mark.parametrize(

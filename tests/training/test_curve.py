@@ -41,17 +41,17 @@ def drawn(tmp_path, entries, title="run"):
     return words, lines, list(root.iter(f"{NAME}circle"))
 
 
-def test_training_smoothed_and_held_out_losses_have_axes_with_names(tmp_path):
+def test_training_smoothed_and_validation_losses_have_axes_with_names(tmp_path):
     entries = [{"step": 10 * n, "loss": 2.0 - n / 100} for n in range(1, 101)]
     entries += [{"step": 500, "eval_loss": 1.6}, {"step": 1000, "eval_loss": 1.2}]
     words, lines, dots = drawn(tmp_path, entries, "run <7> & more")
     assert words[-3:] == ["run <7> & more", "optimiser step", "loss (nats per token)"]
-    assert {"training loss", "smoothed over 4 logs", "held-out loss", "1,000", "1.2"} <= set(words)
-    raw, smoothed, held_out = lines
-    assert len(raw) == len(smoothed) == 100 and len(held_out) == len(dots) == 2
+    assert {"training loss", "smoothed over 4 logs", "validation loss", "1,000", "1.2"} <= set(words)
+    raw, smoothed, validation = lines
+    assert len(raw) == len(smoothed) == 100 and len(validation) == len(dots) == 2
     assert raw[-1][0] == WIDTH - RIGHT and raw[-1][1] == pytest.approx(HEIGHT - BOTTOM)  # step 1000, loss 1.0
     assert raw[0][1] > TOP and raw[0][0] == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) / 100, abs=0.1)
-    assert held_out[0][0] == pytest.approx((LEFT + WIDTH - RIGHT) / 2, abs=0.1)
+    assert validation[0][0] == pytest.approx((LEFT + WIDTH - RIGHT) / 2, abs=0.1)
     assert [y for _, y in raw] == sorted(y for _, y in raw)  # a loss that falls goes down
 
 

@@ -15,7 +15,7 @@ from qwen.tokenizer import load_tokenizer
 from settings import load_config, save_config
 from tests.helpers.forked import forks
 from tests.helpers.runs import conversations
-from training.dry_run import STEPS, SpreadFeed, Times, clock, describe, held_out_part, how_often, spread
+from training.dry_run import STEPS, SpreadFeed, Times, clock, describe, how_often, spread, validation_part
 
 BATCHES = [[number] for number in range(100)]
 
@@ -49,32 +49,35 @@ def parts(make_config):
         conversations=conversations(9),
     )  # fmt: skip
     tools = load_tokenizer(config.language.path), load_image_processor(config.vision.path)
-    return config, *(ImageCaptionDataset(config, *tools, split) for split in ("train", "held_out"))
+    return config, *(ImageCaptionDataset(config, *tools, split) for split in ("train", "validation"))
 
 
 def test_the_first_step_is_on_the_longest_batch_and_the_others_are_a_spread(parts):
-    config, dataset, held_out = parts
-    feed = SpreadFeed(config, dataset, held_out)
+    config, dataset, validation = parts
+    feed = SpreadFeed(config, dataset, validation)
     lengths = sorted(dataset.lengths)
     first, *others = ([dataset.cost(batch) for batch in feed.order.batches[i : i + 2]] for i in range(0, 18, 2))
     assert first == [lengths[-1]] * 2 and len(others) == STEPS  # two batches for each step
     mean = sum(map(sum, others)) / (2 * STEPS)
     assert mean == pytest.approx(sum(lengths) / len(lengths), rel=0.05) and min(others)[0] == lengths[0]
     assert [len(batch["info"].ids) > 0 for batch in feed.step() + feed.step()] == [True] * 4
-    assert sum(batch["input_ids"].shape[0] for batch in feed.held_out()) == len(held_out)
+    assert sum(batch["input_ids"].shape[0] for batch in feed.validation()) == len(validation)
 
 
 def test_a_streams_evaluation_costs_what_that_of_the_two_files_does(parts, tmp_path):
-    config, _, held_out = parts
+    config, _, validation = parts
     (tmp_path / "shards").mkdir()
     write_shards(config, tmp_path / "shards", 1)
-    shards = [f"data.stream={tmp_path}/shards/train-*.tar", f"data.stream_held_out={tmp_path}/shards/held_out-*.tar"]
+    shards = [
+        f"data.stream={tmp_path}/shards/train-*.tar",
+        f"data.stream_validation={tmp_path}/shards/validation-*.tar",
+    ]
     options = ["data.stream_window=1", "train.per_device_train_batch_size=1"]
     streamed = load_config(tmp_path / "run.yaml", [*shards, *options])
-    stream = StreamedDataset(streamed, held_out.tokenizer, held_out.image_processor, "held_out")
-    part, cost = held_out_part(streamed, stream)
-    whole, wanted = held_out_part(config, held_out)
-    assert whole is held_out and cost == wanted == sum(held_out.lengths) and len(part) == 1
+    stream = StreamedDataset(streamed, validation.tokenizer, validation.image_processor, "validation")
+    part, cost = validation_part(streamed, stream)
+    whole, wanted = validation_part(config, validation)
+    assert whole is validation and cost == wanted == sum(validation.lengths) and len(part) == 1
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic

@@ -15,7 +15,7 @@ from training.setup import open_feed
 
 @pytest.fixture
 def feed(make_config):
-    """A function that opens the feed of a small run: 9 training samples, and one held out."""
+    """A function that opens the feed of a small run: 9 training samples, and one of validation."""
 
     def make(*overrides: str) -> EpochFeed:
         config = make_config("data.progress=false", "train.per_device_train_batch_size=2", *overrides, pictures=10)
@@ -83,7 +83,7 @@ def test_as_many_epochs_as_asked_for_however_many_steps_the_first_ones_took(feed
     assert other.total_steps(9) == 9 + 2 * 5
 
 
-def test_the_held_out_split_is_whole_and_in_order(feed):
+def test_the_validation_split_is_whole_and_in_order(feed):
     evaluated = feed("train.eval_strategy=steps")
-    (batch,) = evaluated.held_out()
+    (batch,) = evaluated.validation()
     assert batch["info"].ids == ["9/0"] and batch["info"].real

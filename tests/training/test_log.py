@@ -56,14 +56,14 @@ def test_without_a_terminal_each_log_is_an_aligned_line_that_is_flushed(open_log
         log.step(step, 1600)
         log.metrics(step, {**VALUES, "loss": 10.0 / step})
     log.metrics(10, {"eval_loss": 1.5, "eval_perplexity": 4.48, "epoch": 0.125, "skipped_samples": 3})
-    *lines, held_out = stream.getvalue().splitlines()
+    *lines, validation = stream.getvalue().splitlines()
     first = (
         r"step    1/1600  loss 10.0000  grad_norm     12.3  learning_rate 3.00e-03    2,345 tokens/s  "
         r"padding  5.1%  waiting  3.1%  epoch  0.12  left \d+:\d\d:\d\d"
     )
     assert re.fullmatch(first, lines[0])
     assert len({len(line) for line in lines}) == 1 and {line.index("grad_norm") for line in lines} == {30}
-    assert held_out == ("step   10/1600  eval_loss  1.5000  eval_perplexity     4.48  epoch  0.12  skipped_samples 3")
+    assert validation == ("step   10/1600  eval_loss  1.5000  eval_perplexity     4.48  epoch  0.12  skipped_samples 3")
     assert flushed[0].count("\n") == 1 and flushed[-1] == stream.getvalue()
 
 

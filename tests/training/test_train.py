@@ -82,7 +82,7 @@ def test_checkpoint_folder_is_complete_and_free_of_pickle(make_config):
     assert saved["train"]["max_steps"] == 1 and saved["lora"]["r"] == 4
 
 
-def test_held_out_loss_is_the_mean_over_tokens_and_the_best_checkpoint_is_kept(make_config, capsys):
+def test_validation_loss_is_the_mean_over_tokens_and_the_best_checkpoint_is_kept(make_config, capsys):
     options = ["train.eval_strategy=steps", "train.eval_steps=2", "train.load_best_model_at_end=true"]
     config = make_config(*options, "train.save_total_limit=1", "train.learning_rate=0.5", "train.max_steps=6")
     run = Path(config.train.output) / "test"

@@ -24,5 +24,5 @@ def mixed(workplace):
         picture(workplace.folder / "en" / f"{i}.png")
     picture(workplace.folder / "zh" / "0.png")
     (workplace.folder / "zh" / "bad.png").write_bytes(b"\x89PNG")
-    workplace.data |= {"held_out": 0.3, "max_skipped": 0.5}
+    workplace.data |= {"validation": 0.3, "max_skipped": 0.5}
     return workplace

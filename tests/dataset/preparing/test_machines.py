@@ -25,7 +25,7 @@ def test_shards_and_a_merge_give_the_bytes_of_a_single_run(mixed, capsys):
 
 
 def test_the_suggested_commands_repeat_what_was_typed(mixed, capsys, monkeypatch):
-    typed = ["--config", str(mixed.config()), "data.held_out=0.1", "data.sources.0.name=two words"]
+    typed = ["--config", str(mixed.config()), "data.test=0.1", "data.sources.0.name=two words"]
 
     def run(command: list[str]) -> int:
         monkeypatch.setattr(sys, "argv", command[1:])

@@ -26,14 +26,15 @@ def test_two_sources_become_three_files(workplace, capsys):
     assert workplace.read("skipped") == []
     text = (workplace.folder / "out" / "annotations.json").read_bytes()
     assert "一只狗".encode() in text and b"\r" not in text and text.startswith(b'{\n  "0": [\n')
-    table = [line.split() for line in capsys.readouterr().out.splitlines()[:6]]
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[:7]]
     assert table == [
         ["records", "images", "conversations", "turns", "skipped"],
         ["zh", "2", "2", "2", "2", "0"],
         ["en", "2", "1", "2", "3", "0"],
         ["all", "4", "3", "4", "5", "0"],
         ["train", "3", "4", "5"],
-        ["held", "out", "0", "0", "0"],
+        ["validation", "0", "0", "0"],
+        ["test", "0", "0", "0"],
     ]
 
 
@@ -42,13 +43,13 @@ def test_the_same_input_and_seed_give_the_same_bytes_on_any_number_of_processes(
     for i in range(40):
         picture(workplace.folder / "zh" / f"{i}.png")
     workplace.source("zh", "ali", records)
-    assert workplace.run("data.held_out=0.3") == 0
+    assert workplace.run("data.test=0.3") == 0
     first = workplace.bytes()
     assert set(first) == {"annotations.json", "image_map.json", "skipped.json"}
     turns = [c["turns"] for c in sum(workplace.read("annotations").values(), [])]
-    assert workplace.run("data.held_out=0.3", "data.workers=3") == 0
+    assert workplace.run("data.test=0.3", "data.workers=3") == 0
     assert workplace.bytes() == first
-    assert workplace.run("data.held_out=0.3", "data.seed=1") == 0
+    assert workplace.run("data.test=0.3", "data.seed=1") == 0
     assert workplace.bytes()["image_map.json"] == first["image_map.json"]
     assert [c["turns"] for c in sum(workplace.read("annotations").values(), [])] != turns
 

@@ -1,35 +1,56 @@
-"""Which images are held out: by share, by list, linked ones together."""
+"""Which images are for validation and test: by share, by list, linked ones together."""
 
 from __future__ import annotations
 
-from dataset.preparing.split import by_share, hold_out, image_groups
+from pathlib import Path
+
+from dataset.preparing.split import by_share, choose_splits, image_groups, split_groups
+from settings import Data
 from tests.helpers.workplace import llava, picture
 
 
-def test_a_share_is_held_out_by_image_and_stays_when_data_are_added():
-    def held(count: int) -> set[str]:
-        image_map = {f"{i}.jpg": {"ID": i, "path": ""} for i in range(count)}
-        kept_back = hold_out(image_map, [], by_share(0.2, 0))
-        return {name for name, entry in image_map.items() if entry["ID"] in kept_back}
+def images(count: int) -> dict:
+    return {f"{i}.jpg": {"ID": i, "path": ""} for i in range(count)}
 
-    few, many = held(1000), held(3000)
-    assert 540 < len(many) < 660
-    assert few == {name for name in many if int(name[:-4]) < 1000}
+
+def shares(validation: float, test: float, count: int = 1000) -> dict[str, set[int]]:
+    files = {name: Path(f"{name}.json") for name in ("image_map", "annotations", "skipped")}
+    data = Data(sources=[], **files, validation=validation, test=test)
+    chosen = choose_splits(data, [], images(count), [])
+    return {split: {image for image, its in chosen.items() if its == split} for split in ("validation", "test")}
+
+
+def test_a_share_of_the_images_stays_in_its_split_when_data_are_added():
+    few, many = shares(0.1, 0.2), shares(0.1, 0.2, count=3000)
+    assert 540 < len(many["test"]) < 660 and 250 < len(many["validation"]) < 350
+    for split in ("validation", "test"):
+        assert few[split] == {image for image in many[split] if image < 1000}
+    assert many["test"].isdisjoint(many["validation"])
+
+
+def test_another_share_of_one_split_moves_no_image_of_the_other():
+    assert shares(0.1, 0.2)["test"] == shares(0.5, 0.2)["test"]
+    assert shares(0.1, 0.2)["validation"] == shares(0.1, 0.6)["validation"]
 
 
 def test_the_ends_of_the_share_and_another_seed():
     names = [[f"{i}.jpg"] for i in range(300)]
-    assert not any(by_share(0.0, 0)(group) for group in names)
-    assert all(by_share(1.0, 0)(group) for group in names)
-    assert [by_share(0.5, 0)(g) for g in names] != [by_share(0.5, 1)(g) for g in names]
-    assert [by_share(0.5, 0)([*g, "more.jpg"]) for g in names] == [by_share(0.5, 0)(g) for g in names]
+    assert not any(by_share(0.0, 0.0, 0)(group) or by_share(1.0, 1.0, 0)(group) for group in names)
+    assert all(by_share(0.0, 1.0, 0)(group) for group in names)
+    first = [by_share(0.0, 0.5, 0)(group) for group in names]
+    assert first != [by_share(0.0, 0.5, 1)(group) for group in names]
+    assert first == [by_share(0.0, 0.5, 0)([*group, "more.jpg"]) for group in names]
+    assert first == [not by_share(0.5, 1.0, 0)(group) for group in names]
 
 
-def test_images_that_conversations_connect_fall_on_one_side():
+def test_images_that_conversations_connect_are_in_one_split_and_the_first_choice_has_them():
     links = [[4, 1], [3, 5, 4], [6, 7]]
     assert image_groups(links, 9) == [0, 1, 2, 1, 1, 1, 6, 6, 8]
-    image_map = {f"{i}.jpg": {"ID": i} for i in range(9)}
-    assert hold_out(image_map, links, lambda names: "5.jpg" in names) == {1, 3, 4, 5}
+    choices = {"test": lambda names: "5.jpg" in names, "validation": lambda names: {"3.jpg", "7.jpg"} & set(names)}
+    assert split_groups(images(9), links, choices) == {
+        **dict.fromkeys([1, 3, 4, 5], "test"),
+        **dict.fromkeys([6, 7], "validation"),
+    }
 
 
 def test_a_list_of_names_holds_images_out_under_any_of_their_names(workplace, capsys):
@@ -40,18 +61,18 @@ def test_a_list_of_names_holds_images_out_under_any_of_their_names(workplace, ca
     records += [llava(["d.png", "e.png"], "q", "d and e"), llava("e.png", "q", "e")]
     workplace.source("en", "coco", records)
     workplace.source("fr", "coco", [llava("a.png", "q", "blue"), llava("b.png", "q", "b")], ["fr", "en"])
-    workplace.data |= {"held_out": str(workplace.folder / "held.txt"), "images_per_conversation": 2}
+    workplace.data |= {"test": str(workplace.folder / "held.txt"), "images_per_conversation": 2}
     listed = "\ufeff" + "fr/a.png\r\nc.png\r\n\r\nCOCO_train2014_000000000009.jpg\nd.png\nunknown.png"
     (workplace.folder / "held.txt").write_text(listed, encoding="utf-8", newline="")
     assert workplace.run() == 0
     splits = {c["turns"][0]["a"][0]: c["split"] for g in workplace.read("annotations").values() for c in g}
-    held = {answer for answer, split in splits.items() if split == "held_out"}
+    held = {answer for answer, split in splits.items() if split == "test"}
     assert held == {"blue", "c", "nine", "d and e", "e"} and len(splits) == 7
 
     (workplace.folder / "held.txt").write_text("a.png\n", encoding="utf-8")  # as the records write it: both
     assert workplace.run() == 0
     splits = {c["turns"][0]["a"][0]: c["split"] for g in workplace.read("annotations").values() for c in g}
-    assert {answer for answer, split in splits.items() if split == "held_out"} == {"a", "blue"}
+    assert {answer for answer, split in splits.items() if split == "test"} == {"a", "blue"}
 
     before = workplace.bytes()
     (workplace.folder / "held.txt").write_text("x.png\ny.png\n", encoding="utf-8")
@@ -64,7 +85,7 @@ def test_a_share_from_the_config_splits_by_image(workplace):
     workplace.source("en", "coco", records)
     for i in range(30):
         picture(workplace.folder / "en" / f"{i}.png")
-    assert workplace.run("data.held_out=0.3") == 0
+    assert workplace.run("data.validation=0.2", "data.test=0.3") == 0
     splits = [{c["split"] for c in group} for group in workplace.read("annotations").values()]
     assert all(len(split) == 1 for split in splits)
-    assert 3 <= splits.count({"held_out"}) <= 16
+    assert 3 <= splits.count({"test"}) <= 16 and 1 <= splits.count({"validation"}) <= 12
