@@ -73,7 +73,7 @@ def turns_of(messages: Sequence[Message], images: int) -> Turns:
     for number, (role, text) in enumerate(messages):
         if role == "human" and isinstance(text, str):
             asked = text
-        elif asked is not None:
+        elif role == "gpt" and asked is not None:
             questions.append(asked)
             answers.append(answers_of(text, f"message {number}"))
             asked = None

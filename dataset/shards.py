@@ -268,7 +268,7 @@ def turns_in(part: object, images: int, seed: str, keep_all_captions: bool) -> T
     if part.get("turns") is None:
         if isinstance(part.get("conversations"), list):
             part = {key: value for key, value in part.items() if key != "caption"}
-        return turns_from(captions_or_messages(part), images, seed, keep_all_captions)
+        return turns_from(captions_or_messages(part, []), images, seed, keep_all_captions)
     try:
         turns = checked({"turns": part["turns"]})["turns"]
     except (LookupError, TypeError, AttributeError):

@@ -8,32 +8,29 @@ of messages there, as LLaVA has them, is read as such.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dataset.converters.base import Example, Format, as_object, image_names
-from dataset.converters.messages import messages_of
+from dataset.converters.messages import conversation
 from dataset.records import RecordError
 
 
 def example(record: object) -> Example:
-    return replace(captions_or_messages(record), images=image_names(record))
+    return captions_or_messages(record, image_names(record))
 
 
-def captions_or_messages(record: object) -> Example:
-    """What a record says, without its images.
+def captions_or_messages(record: object, images: list[str]) -> Example:
+    """What a record says about its images.
 
     Raises:
         RecordError: it holds neither captions nor messages.
     """
     record = as_object(record)
-    given = record.get("caption")
-    given = record.get("conversations") if given is None else given
+    given = next((record[key] for key in ("caption", "conversations", "messages") if record.get(key) is not None), None)
     if isinstance(given, list) and any(isinstance(item, dict) for item in given):
-        return Example(messages=messages_of(given))
+        return Example(*conversation(given, images))
     captions = [given] if isinstance(given, str) else given
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise RecordError("the caption is neither text nor a list of texts")
-    return Example(captions=captions)
+    return Example(images, captions=captions)
 
 
 FORMAT = Format("AI Challenger captions", example)

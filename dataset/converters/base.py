@@ -37,17 +37,23 @@ class Format:
     example: Callable[[object], Example]  # raises RecordError: the record cannot be used, with the reason
 
 
-def image_names(record: object, keys: Sequence[str] = ("image_id", "image")) -> list[str]:
+def image_names(record: object, keys: Sequence[str] = ("image_id", "image", "images")) -> list[str]:
     """The images that a record names under the first of ``keys`` that is not empty; none for text only.
 
     Raises:
-        RecordError: not a record, or not names.
+        RecordError: not a record, not names, or a video or sound, which is not read.
     """
     fields = as_object(record)
-    value: Any = next((fields[key] for key in keys if fields.get(key) not in (None, "", [])), [])
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise RecordError(f"{' or '.join(keys)} is neither a file name nor a list of file names")
+    for key in ("video", "videos", "audio", "audios"):
+        if fields.get(key) not in (None, "", []):
+            raise RecordError(f"names a file under {key}, which is not read")
+    filled = next((key for key in keys if fields.get(key) not in (None, "", [])), None)
+    if filled is None:
+        return []
+    given = fields[filled] if isinstance(fields[filled], list) else [fields[filled]]
+    names: list[Any] = [name.get("path") if isinstance(name, dict) else name for name in given]  # {"path": ...}
+    if not all(isinstance(name, str) and name for name in names):
+        raise RecordError(f"{filled} is neither a file name nor a list of file names")
     return names
 
 

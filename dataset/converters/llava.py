@@ -1,20 +1,23 @@
-r"""LLaVA's conversations.
+r"""LLaVA's conversations, and what other trainers made of them.
 
     {"image": "000000458752.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat is he doing?"},
                                                     {"from": "gpt", "value": "Pitching."}]}
 
-``image`` may be a list. Without it, the record is a conversation without a picture.
+The pictures are under ``image`` or ``images``, as text or as a list, or inside the messages. The messages are under
+``conversations`` or ``messages``, in any spelling of :mod:`dataset.converters.messages`.
 """
 
 from __future__ import annotations
 
 from dataset.converters.base import Example, Format, as_object, image_names
-from dataset.converters.messages import messages_of
+from dataset.converters.messages import conversation
 
 
 def example(record: object) -> Example:
-    images = image_names(record, ("image",))
-    return Example(images, messages_of(as_object(record).get("conversations")))
+    fields = as_object(record)
+    given = fields["messages"] if fields.get("conversations") is None and "messages" in fields else None
+    images, messages = conversation(given or fields.get("conversations"), image_names(record, ("image", "images")))
+    return Example(images, messages)
 
 
 FORMAT = Format("LLaVA conversations", example)

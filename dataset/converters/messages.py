@@ -1,29 +1,120 @@
-"""The messages of a conversation, in the spellings that published data sets use."""
+"""The messages of a conversation, in the spellings that published data sets and trainers use.
+
+{"from": "human", "value": "<image>\\nWhat?"}                                   LLaVA
+{"role": "user", "content": "<image>What?"}                                    OpenAI, Hugging Face
+{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"type": "text", "text": "What?"}]}
+{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\nWhat?"}                 Qwen-VL
+{"from": "user", "value": [{"image": "a.jpg"}, {"text": "What?"}]}             Qwen-VL's from_list_format
+"""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from dataset.converters.base import Message
-from dataset.records import RecordError
+from dataset.records import PLACEHOLDER, RecordError
 
-ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+
+Marks = list[str | None]  # of each <image> in the questions, in order: its file name, None where it is named elsewhere
+
+_MARK = re.compile(f"{PLACEHOLDER}|<img>([^<>\n]+)</img>")
+_NUMBER = re.compile(r"Picture 1: ?(?=<image>)")  # Qwen-VL's label; only several pictures need one
 
 
-def messages_of(given: object) -> list[Message]:
-    """LLaVA's messages, [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}].
+def conversation(given: object, images: list[str]) -> tuple[list[str], list[Message]]:
+    """The pictures and the messages of a conversation.
+
+    Args:
+        given: its messages, in any of the spellings above.
+        images: the file names that the record gives beside the messages.
+
+    Returns:
+        all file names, in the order of the <image> marks, those without a mark first; and the messages, in which each
+        picture is ``<image>``.
 
     Raises:
-        RecordError: they are something else.
+        RecordError: a message is malformed, or there are more marks than pictures.
     """
     if not isinstance(given, list):
         raise RecordError("conversations is not a list of messages")
-    messages: list[Message] = []
-    for number, message in enumerate(given):
-        if not isinstance(message, dict) or message.get("from") not in tuple(ROLES):
-            raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
-        role, text = ROLES[message["from"]], message.get("value")
-        if role == "human" and not isinstance(text, str):
-            raise RecordError(f"message {number} is a question that is not text")
-        if not isinstance(text, str) and not (isinstance(text, list) and all(isinstance(t, str) for t in text)):
-            raise RecordError(f"message {number} is neither text nor a list of texts")
-        messages.append(Message(role, text))
-    return messages
+    marks: Marks = []
+    messages = [_message(message, number, marks) for number, message in enumerate(given)]
+    images = _in_order(images, marks)
+    if len(images) == 1:
+        messages = [Message(m.role, _NUMBER.sub("", m.text)) if isinstance(m.text, str) else m for m in messages]
+    return images, messages
+
+
+def _message(message: object, number: int, marks: Marks) -> Message:
+    given = message if isinstance(message, dict) else {}
+    said_by, text = given.get("from", given.get("role")), given.get("value", given.get("content"))
+    if not isinstance(said_by, str) or said_by not in ROLES:
+        raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
+    role = ROLES[said_by]
+    if isinstance(text, list) and any(isinstance(part, dict) for part in text):
+        text = _joined([_part(part, f"part {n} of message {number}") for n, part in enumerate(text)])
+    if role == "gpt" and isinstance(text, list) and all(isinstance(answer, str) for answer in text):
+        return Message(role, text)
+    if not isinstance(text, str):
+        kind = "a question that is not text" if role == "human" else "neither text nor a list of texts"
+        raise RecordError(f"message {number} is {kind}")
+    if role == "human":
+        marks.extend(match[1] for match in _MARK.finditer(text))
+        text = _MARK.sub(PLACEHOLDER, text)
+    return Message(role, text)
+
+
+def _joined(parts: list[str]) -> str:
+    """The parts of a message as one text, each picture on its own line, as a question that is typed has it."""
+    text, after_picture = "", None
+    for part in filter(None, parts):
+        picture = _MARK.fullmatch(part) is not None
+        text += ("" if after_picture in (None, picture) else "\n") + part
+        after_picture = picture
+    return text
+
+
+def _part(part: object, what: str) -> str:
+    """One part of a message that is a list, as text: a picture becomes <img>...</img>."""
+    if isinstance(part, str):
+        return part
+    given: dict[str, Any] = part if isinstance(part, dict) else {}
+    kind = given.get("type") or next((key for key in ("text", "image", "image_url", "box") if key in given), None)
+    if kind == "box":
+        return f"<ref>{given.get('ref', '')}</ref><box>{_corners(given['box'], what)}</box>"
+    if kind not in ("text", "image", "image_url"):
+        raise RecordError(f"{what} is {kind!r:.40}, which is neither text nor an image")
+    value = given.get(kind)
+    if kind == "image_url" and isinstance(value, dict):
+        value = value.get("url")
+    if kind == "text" and isinstance(value, str):
+        return value
+    if kind == "image" and value is None:
+        return PLACEHOLDER  # the record names it beside the messages
+    if kind == "text" or not isinstance(value, str) or not value or not _MARK.fullmatch(f"<img>{value}</img>"):
+        raise RecordError(f"{what} is {kind} without {'text' if kind == 'text' else 'a file name'}")
+    if value.startswith("data:"):
+        raise RecordError(f"{what} holds the picture itself (data:...); write it to a file and name the file")
+    return f"<img>{value.removeprefix('file://')}</img>"
+
+
+def _corners(box: object, what: str) -> str:
+    """Qwen-VL's text of a box, (left, top), (right, bottom), in thousandths of the picture's sides."""
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(n, int) for n in box):
+        raise RecordError(f"{what} is a box without four whole numbers")
+    return "({},{}),({},{})".format(*box)
+
+
+def _in_order(images: list[str], marks: Marks) -> list[str]:
+    named = [name for name in marks if name is not None]
+    if not named:
+        return images
+    images = images if set(images) - set(named) else []  # some records name each picture twice
+    unnamed = len(marks) - len(named)
+    if unnamed > len(images):
+        raise RecordError(f"has {len(marks)} image marks, but names {len(named) + len(images)} images")
+    first = len(images) - unnamed
+    rest = iter(images[first:])
+    return images[:first] + [next(rest) if name is None else name for name in marks]

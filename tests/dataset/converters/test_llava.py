@@ -1,0 +1,34 @@
+"""LLaVA's records and their relatives."""
+
+from __future__ import annotations
+
+import pytest
+
+from dataset.converters import FORMATS, format_named
+from dataset.converters.llava import example
+from dataset.records import RecordError
+from tests.helpers.workplace import talk
+
+
+@pytest.mark.parametrize("images", ["image", "images"])
+@pytest.mark.parametrize("value", ["a.jpg", ["a.jpg"], {"path": "a.jpg", "bytes": None}, [{"path": "a.jpg"}]])
+@pytest.mark.parametrize("messages", ["conversations", "messages"])
+def test_either_name_of_a_field_as_text_or_list(images, value, messages):
+    found = example({images: value, messages: talk("<image>?", "yes")})
+    assert found.images == ["a.jpg"]
+    assert found.messages == [("human", "<image>?"), ("gpt", "yes")]
+
+
+def test_an_empty_field_hides_no_filled_one():
+    assert example({"image": "", "images": ["a.jpg"], "conversations": talk("?", "yes")}).images == ["a.jpg"]
+    assert example({"image": None, "conversations": None, "messages": talk("?", "yes")}).messages[1] == ("gpt", "yes")
+
+
+@pytest.mark.parametrize("key", ["video", "videos", "audio"])
+def test_what_is_no_picture_is_refused_by_name(key):
+    with pytest.raises(RecordError, match=f"names a file under {key}, which is not read"):
+        example({key: "a.mp4", "conversations": talk("<video>?", "yes")})
+
+
+def test_coco_is_its_old_name():
+    assert format_named("coco") is format_named("llava") is FORMATS["llava"]
