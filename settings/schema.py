@@ -85,6 +85,7 @@ class Data(Section):
     max_pixels: Count = Field(50_000_000, description="a whole number of pixels, 1 or more")
     validation: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(0.02, description=_SHARE_OR_LIST)
     test: Annotated[float, Field(ge=0, lt=1)] | FilePath = Field(0.02, description=_SHARE_OR_LIST)
+    allow_unmatched: bool = Field(False, description=FLAG)
     message_trees: bool = Field(True, description=FLAG)
     images_first: bool = Field(False, description=FLAG)
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")

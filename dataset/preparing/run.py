@@ -33,7 +33,7 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     drop_unusable(parts, unusable)
     check_share(parts, data.max_skipped)
     image_map, conversations = merge(parts, data)
-    splits = choose_splits(data, parts, image_map, conversations.links)
+    splits, unmatched = choose_splits(data, parts, image_map, conversations.links)
     sizes: SizesBy = {}
     annotations = counted(conversations, splits, sizes)
     write_results(
@@ -41,7 +41,7 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     )
     for number in range(1, shards + 1):
         shard_file(data, number, shards).unlink(missing_ok=True)
-    print(size_table(parts, sizes))
+    print("\n".join([size_table(parts, sizes), *unmatched]))
     print(f"wrote {data.image_map} and {data.annotations}")
     bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)
     print(f"cannot be used: {bad_images:,} images, {bad_records:,} records; reasons in {data.skipped}")
