@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from evaluation.choices import LABELS, options_in
+from evaluation.normalise import normalise
 from evaluation.questions import Question
-from evaluation.scores import normalise
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Baseline:
 
 
 FITTED = {
-    "majority": Baseline("majority", "the majority answer"),
+    "majority": Baseline("majority", "the majority answer of its type"),
     "question_only": Baseline("question only", "the best answer per question text"),
 }
 PROBES = {
@@ -55,68 +56,92 @@ def fit_baselines(questions: Sequence[Question], train: Sequence[Question] | Non
 
 
 def majority_answers(asked: Sequence[Question], train: Sequence[Question] | None = None) -> list[str]:
-    """For each question, the most common answer of all: what a model can say that reads nothing.
+    """For each question, the most common answer to its type in its language: what a model can say that reads nothing.
+
+    Of multiple-choice questions answers are counted by label: the most common may be "B".
 
     Without ``train`` the answers are counted in ``asked``, leaving out the questions on the same image. Fitted on the
     very answers that it is scored on, a baseline could not be beaten where every question is unique.
     """
-    return _most_common(asked, train, narrowest=2)
+    return _most_common(asked, train, narrowest=1)
 
 
 def question_only_answers(asked: Sequence[Question], train: Sequence[Question] | None = None) -> list[str]:
     """For each question, the most common answer to the same text: what a model can say that never looks.
 
-    A text that was not seen gets the most common answer of its type in its language, or else of all. Without ``train``
-    as in :func:`majority_answers`.
+    A text that was not seen gets the most common answer of its type in its language, or else of all. Of multiple
+    choice it is the most common among the options offered, by their texts, or if none is known the majority's label.
+    Without ``train`` as in :func:`majority_answers`.
     """
-    return _most_common(asked, train, narrowest=0)
+    by_text = _most_common(asked, train, narrowest=0)
+    return [answer or other for answer, other in zip(by_text, majority_answers(asked, train), strict=True)]
 
 
 def _most_common(asked: Sequence[Question], train: Sequence[Question] | None, narrowest: int) -> list[str]:
-    table = _AnswerTable(asked if train is None else train)
+    by_text = narrowest == 0
+    table = _AnswerTable(asked if train is None else train, by_text)
     same_image: dict[str, _AnswerTable] = {}
     if train is None:
         by_group: dict[str, list[Question]] = defaultdict(list)
         for question in asked:
             by_group[question.group].append(question)
-        same_image = {group: _AnswerTable(questions) for group, questions in by_group.items()}
-    return [table.best(_keys(question)[narrowest:], without=same_image.get(question.group)) for question in asked]
+        same_image = {group: _AnswerTable(questions, by_text) for group, questions in by_group.items()}
+    answers = []
+    for question in asked:
+        offered = {normalise(option, question.language) for option in question.options} if by_text else set()
+        without = same_image.get(question.group)
+        answers.append(table.best(_keys(question)[narrowest:], without, offered))
+    return answers
 
 
 def _keys(question: Question) -> list[Hashable]:
     """What answers are counted under, from the narrowest to the widest."""
-    text = " ".join(question.text.lower().split())
+    text = options_in(question.text)[0] if question.options else question.text
+    text = " ".join(text.lower().split())
     return [("text", question.language, text), ("type", question.language, question.type), "all"]
 
 
 class _AnswerTable:
-    """How often each answer was given: per question text, per question type, and in all."""
+    """How often each answer was given: per question text, per question type, and in all.
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    ``by_text``: the answer that chooses an option counts as the option's text, and otherwise as its label.
+    """
+
+    def __init__(self, questions: Iterable[Question], by_text: bool) -> None:
         self.counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
         self.surface: dict[str, str] = {}  # normalised answer -> the first way it was written
         for question in questions:
             # A question with several references is satisfied by any of them, so each counts once.
-            distinct = {normalise(text, question.language): text for text in question.references}
+            written = [_option_text(question, text) if by_text else question.chosen(text) for text in question.references]
+            distinct = {normalise(text, question.language): text for text in written}
             for answer, text in distinct.items():
                 self.surface.setdefault(answer, text)
                 for key in _keys(question):
                     self.counts[key][answer] += 1
         self.ranked = {key: sorted(c.items(), key=lambda item: (-item[1], item[0])) for key, c in self.counts.items()}
 
-    def best(self, keys: Iterable[Hashable], without: _AnswerTable | None = None) -> str:
-        """The most common answer under the first key that has any, less the counts of ``without``; "" if none has."""
+    def best(self, keys: Iterable[Hashable], without: _AnswerTable | None, offered: Collection[str]) -> str:
+        """The most common answer under the first key that has any, less the counts of ``without``; "" if none has.
+
+        With ``offered`` options, the most common of these.
+        """
         for key in keys:
             excluded: Mapping[str, int] = without.counts.get(key, Counter()) if without else {}
             best, most = "", 0
             for answer, count in self.ranked.get(key, ()):
                 if count <= most:
                     break
-                if count - excluded.get(answer, 0) > most:
+                if count - excluded.get(answer, 0) > most and (not offered or answer in offered):
                     best, most = self.surface[answer], count - excluded.get(answer, 0)
             if most:
                 return best
         return ""
+
+
+def _option_text(question: Question, reference: str) -> str:
+    """The text of the option that a reference chooses; the reference itself without options."""
+    label = question.chosen(reference)
+    return question.options[LABELS.index(label)] if question.options else reference
 
 
 # ---------------------------------------------------------------------------------------------- another picture

@@ -6,11 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-TYPES = ("color", "shape", "size", "place", "count", "yes/no", "caption", "other")
+MULTIPLE_CHOICE = "multiple choice"
+TYPES = ("color", "shape", "size", "place", "count", "yes/no", MULTIPLE_CHOICE, "caption", "other")
 
-_SIZE_WORDS = set("large small big little tiny huge larger smaller bigger spacious tall short".split())
-_COLOR_WORDS = set("red orange yellow green blue purple violet pink brown black white gray grey beige tan".split())
-_SHAPE_WORDS = set("circle square triangle star rectangle oval round circular rectangular triangular".split())
+SIZE_WORDS = set("large small big little tiny huge larger smaller bigger spacious tall short".split())
+COLOR_WORDS = set("red orange yellow green blue purple violet pink brown black white gray grey beige tan".split())
+SHAPE_WORDS = set("circle square triangle star rectangle oval round circular rectangular triangular".split())
 _CAPTION_EN = re.compile(
     r"((please|can you|could you|would you|will you) )*describe\b"
     r"|(what (can|do) you see|what is shown|what's shown|what is|what's|what does) ?(in |there in )?"
@@ -42,7 +43,7 @@ def question_type(question: str, references: Sequence[str] = ()) -> str:
         return "caption"
     if re.search(r"[\u3400-\u9fff]", question):
         return _type_zh(re.sub(r"[\s。？?！!.]+$", "", unicodedata.normalize("NFKC", question)))
-    return _type_en(" ".join(question.lower().replace("’", "'").split()), references)
+    return _type_en(without_preamble(question), references)
 
 
 def is_sentence(text: str) -> bool:
@@ -51,9 +52,13 @@ def is_sentence(text: str) -> bool:
     return chinese >= 8 if chinese else len(text.split()) >= 5
 
 
+def without_preamble(question: str) -> str:
+    """In lower case, without what comes before the question itself: "In the image, what color ..."."""
+    question = " ".join(question.lower().replace("’", "'").split())
+    return re.sub(r"^(in|on|at|from|based on|looking at|according to)\b[^,?]*, ", "", question)
+
+
 def _type_en(question: str, references: Sequence[str]) -> str:
-    # Drop what comes before the question itself: "In the image, what color ...".
-    question = re.sub(r"^(in|on|at|from|based on|looking at|according to)\b[^,?]*, ", "", question)
     first = re.split(r"[?.!]", question, maxsplit=1)[0].strip()
     if _CAPTION_EN.match(first):
         return "caption"
@@ -64,7 +69,7 @@ def _type_en(question: str, references: Sequence[str]) -> str:
     choice = re.search(r"(\w+),? or (?:a |an |the )?(?!not\b)(\w+)", first)
     if not choice or (references and all(re.match(r"\W*(yes|no)\b", text.lower()) for text in references)):
         return "yes/no"
-    for name, words in (("size", _SIZE_WORDS), ("color", _COLOR_WORDS), ("shape", _SHAPE_WORDS)):
+    for name, words in (("size", SIZE_WORDS), ("color", COLOR_WORDS), ("shape", SHAPE_WORDS)):
         if words & set(choice.groups()):
             return name
     return "other"

@@ -7,6 +7,7 @@ pictures that its conversation has shown so far.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,10 @@ from pathlib import Path
 from common.errors import UserError
 from dataset.conversations import SPLITS, read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first, question_with_images
-from evaluation.question_types import question_type
-from evaluation.scores import MAIN_METRIC, METRICS
+from evaluation.choices import bare_options, chosen_label, options_in
+from evaluation.question_forms import begins_with, first_of, frequent_beginnings
+from evaluation.question_types import MULTIPLE_CHOICE, question_type
+from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric
 from settings import Config, require_paths
 
 HISTORY = "none: each turn is asked alone, with the pictures its conversation has shown so far"
@@ -23,7 +26,11 @@ HISTORY = "none: each turn is asked alone, with the pictures its conversation ha
 
 @dataclass
 class Question:
-    """One turn, the model's answer, the baselines' answers by name, and why it could not be asked (if so)."""
+    """One turn, the model's answer, the baselines' answers by name, and why it could not be asked (if so).
+
+    ``options`` are those of a multiple-choice question. All answers to it, references too, are compared by the label
+    of the option that they choose.
+    """
 
     asked: str  # with a placeholder for each picture
     text: str  # without placeholders
@@ -32,24 +39,38 @@ class Question:
     group: str  # for the standard error: the first picture, or the conversation if it has none
     source: str
     language: str
-    type: str  # one of question_types.TYPES
+    type: str  # the data's own, one of question_types.TYPES, or how the question begins
+    id: str = ""
+    options: list[str] = field(default_factory=list)
+    metric: str = DEFAULT_METRIC  # of scores.METRICS
     prediction: str | None = None
     baselines: dict[str, str | None] = field(default_factory=dict)
     other_images: list[str] = field(default_factory=list)  # shown for the baseline "other_picture"
     problem: str | None = None
 
-    def score(self, metric: str = MAIN_METRIC) -> float | None:
-        """The model's answer by a metric of scores.METRICS; None if it has no answer or the metric does not apply."""
-        return self._score(self.prediction, metric)
+    def score(self, metric: str | None = None) -> float | None:
+        """The model's answer by its source's metric, or by ``metric``; None if it has no answer or is a caption."""
+        return self.score_of(self.prediction, metric)
 
-    def baseline_score(self, name: str, metric: str = MAIN_METRIC) -> float | None:
+    def baseline_score(self, name: str) -> float | None:
         """As :meth:`score`, of a baseline's answer."""
-        return self._score(self.baselines.get(name), metric)
+        return self.score_of(self.baselines.get(name))
 
-    def _score(self, answer: str | None, metric: str) -> float | None:
-        if answer is None or self.type == "caption" or not METRICS[metric].applies(self.references):
+    def score_of(self, answer: str | None, metric: str | None = None) -> float | None:
+        """As :meth:`score`, of any answer."""
+        if answer is None or self.type == "caption":
             return None
-        return METRICS[metric].score(answer, self.references, self.language)
+        references = [self.chosen(reference) for reference in self.references]
+        return METRICS[metric or self.metric].score(self.chosen(answer), references, self.language)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the question is scored by: its source's, and those that apply to its references."""
+        return [name for name, metric in METRICS.items() if name == self.metric or metric.beside(self.references)]
+
+    def chosen(self, answer: str) -> str:
+        """The label of the option that an answer chooses; the answer itself if it chooses none, or none is offered."""
+        return (chosen_label(answer, self.options, self.language) if self.options else None) or answer
 
 
 def read_questions(
@@ -81,6 +102,8 @@ def read_questions(
     if not asked:
         raise UserError(f"{annotations} holds no question of the split {' or '.join(splits)}; choose another --split")
     train = [question for question in train if question.images and question.type != "caption"]
+    name_beginnings(asked, train)
+    number_ids(asked)
     return asked, train or None, f"{Path(annotations).as_posix()} ({' and '.join(splits)}{why})"
 
 
@@ -103,12 +126,13 @@ def conversation_questions(
     for name, conversation in conversations:
         images = [str(paths[image]) for image in conversation["images"]]
         shown = 0
-        for turn in conversation["turns"]:
+        for number, turn in enumerate(conversation["turns"]):
             asked = question_with_images("", shown) + turn["q"]
             if first:
                 asked = images_first([Turn(asked)])[0].question
             shown += turn["q"].count(IMAGE_TOKEN)
             text = " ".join(turn["q"].replace(IMAGE_TOKEN, " ").split())
+            kind, options = kind_of(turn, text, conversation["language"])
             questions.append(
                 Question(
                     asked=asked,
@@ -118,10 +142,67 @@ def conversation_questions(
                     group=images[0] if shown and images else name,
                     source=conversation["source"],
                     language=conversation["language"],
-                    type=question_type(text, turn["a"]),
+                    type=kind,
+                    id=f"{conversation['source']}/{turn['id']}" if "id" in turn else f"{name}/{number}",
+                    options=options,
                 )
             )
     return questions
+
+
+def kind_of(turn: Mapping, text: str, language: str) -> tuple[str, list[str]]:
+    """The type of a turn's question, and its options if it is multiple choice.
+
+    Options are the turn's own, or listed in its question. They count only if each reference chooses one of them:
+    "Does A. Smith or B. Jones play?" is answered by yes. The type is the turn's own, unless it asks for a caption.
+    """
+    options = bare_options(turn.get("options") or options_in(turn["q"])[1])
+    if options and all(chosen_label(reference, options, language) for reference in turn["a"]):
+        return turn.get("type") or MULTIPLE_CHOICE, options
+    found = question_type(text, turn["a"])
+    return found if found == "caption" else turn.get("type") or found, []
+
+
+def name_beginnings(asked: Sequence[Question], train: Sequence[Question]) -> None:
+    """Give questions of the type "other" their first words as type, if they are frequent among the ``asked``."""
+    kept = frequent_beginnings([question.text for question in asked if question.type == "other"])
+    for question in [*asked, *train]:
+        if question.type == "other":
+            question.type = first_of(begins_with(question.text), kept) or "other"
+
+
+def number_ids(questions: Sequence[Question]) -> None:
+    """Add /2, /3, ... to an id that several questions have, such as the turns of one record."""
+    count: Counter[str] = Counter()
+    for question in questions:
+        count[question.id] += 1
+        if (number := count[question.id]) > 1:
+            question.id = f"{question.id}/{number}"
+
+
+def choose_metrics(questions: Iterable[Question], config: Config, given: Sequence[str]) -> dict[str, str]:
+    """Give each question its metric, and return the metric of each source.
+
+    ``given`` are NAME or SOURCE=NAME from the command line. They go before ``data.sources[].metric``; a source that
+    has neither, such as one of other data than the run's, is scored by exact match.
+
+    Raises:
+        UserError: there is no such metric or source.
+    """
+    sources = sorted({question.source for question in questions})
+    chosen = {source.name: source.metric for source in config.data.sources}
+    for number, source in enumerate(config.data.sources):
+        check_metric(source.metric, f"data.sources.{number}.metric")
+    for text in given:
+        source, separator, name = text.rpartition("=")
+        check_metric(name, "--metric")
+        if separator and source not in sources:
+            raise UserError(f"--metric {text}: no question is of the source {source!r}, only of {', '.join(sources)}")
+        chosen |= dict.fromkeys([source] if separator else sources, name)
+    metrics = {source: chosen.get(source, DEFAULT_METRIC) for source in sources}
+    for question in questions:
+        question.metric = metrics[question.source]
+    return metrics
 
 
 def sample(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:

@@ -28,6 +28,7 @@ class Prediction(TypedDict):
     """One question and the answers to it."""
 
     id: str  # the data's own id after its source, "vqa/42", or image/conversation/turn: "7/0/1"
+    group: str  # the first picture, or the conversation's name: standard errors are clustered by it
     question: str
     asked: str  # the same with a placeholder for each picture
     options: list[str]  # of a multiple-choice question, in their order
@@ -79,6 +80,12 @@ class Comparison(TypedDict):
     clearly_above: bool  # of a type: after the correction for several types
 
 
+class Form(Mean):
+    """The score of one form of question within a type, where the usual answer to it is wrong."""
+
+    form: str  # "is there a [color] [shape]"
+
+
 class Verdict(TypedDict):
     """Whether the model looks at the picture; None: unknown."""
 
@@ -87,6 +94,7 @@ class Verdict(TypedDict):
     comparisons: dict[str, Comparison]  # by baseline
     floor_wrong: Mean  # the model's score where the best answer per question text is wrong
     floor_right: Mean  # and where it is right
+    weak_forms: list[Form]  # forms of question on which it goes with the usual answer
 
 
 class Result(Verdict):

@@ -1,99 +1,38 @@
-"""How short answers are scored (exact match, VQA accuracy), and how sure a mean of scores is.
+"""How an answer is scored: exact match, VQA accuracy, a number within 5 %, or ANLS. Pure functions of text.
 
-Pure functions of text, without torch. A metric is a function that gives each answer a score from 0 to 1, and an entry
-in :data:`METRICS`. The rules that change a score are written to the result file (:data:`NORMALISATION`).
+A new metric is one function that gives an answer a score from 0 to 1, and one entry in :data:`METRICS`. A source
+chooses its metric with ``data.sources[].metric``; tables, baselines and verdict work with any of them.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-NORMALISATION = {
-    "en": "VQA v2: lower case, punctuation, articles, number words up to ten, apostrophes of contractions",
-    "zh": "NFKC, lower case, punctuation and white space dropped",
-}
-
-# ---------------------------------------------------------------------------------------------- normalisation
-
-# What the official VQA v2 evaluator replaces: the same words with exactly one apostrophe left out.
-_CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
-_REPAIRED = {word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS for i, mark in enumerate(word) if mark == "'"}
-_REPAIRED["somebody'd"] = "somebodyd"  # the official table has this one the wrong way round
-_DIGITS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-_DIGITS["none"] = "0"
-_ARTICLES = {"a", "an", "the"}
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")
+from common.errors import UserError
+from evaluation.normalise import normalise, vqa_text
 
 
-def _vqa_text(text: str) -> str:
-    """An answer as the official VQA v2 evaluator rewrites it before comparing.
-
-    A mark is deleted if it is next to a space anywhere in the answer, or if the answer has a number with a thousands
-    comma; otherwise it becomes a space. Periods are kept only before a digit.
-    """
-    text = text.replace("\n", " ").replace("\t", " ").strip()
-    beside_space = {mark for mark in _PUNCTUATION if f"{mark} " in text or f" {mark}" in text}
-    in_number = _COMMA_IN_NUMBER.search(text) is not None
-    for mark in _PUNCTUATION:
-        text = text.replace(mark, "" if in_number or mark in beside_space else " ")
-    text = _PERIOD.sub("", text)
-    words = [_DIGITS.get(word, word) for word in text.lower().split()]
-    return " ".join(_REPAIRED.get(word, word) for word in words if word not in _ARTICLES)
+def exact_match(answer: str, references: Sequence[str], language: str) -> float:
+    """1 if the answer equals any of the references after :func:`normalise`, else 0."""
+    said = normalise(answer, language)
+    return float(any(said == normalise(reference, language) for reference in references))
 
 
-def _chinese_text(text: str) -> str:
-    """NFKC and lower case, without white space and punctuation, except "%" and marks between two digits (3.5, 3:30)."""
-    text = re.sub(r"(?<=\d),(?=\d)", "", unicodedata.normalize("NFKC", text).lower())
-    marks = [c.isspace() or (c != "%" and unicodedata.category(c)[0] == "P") for c in text]
-    in_number = {match.start() for match in re.finditer(r"(?<=\d)[.:/-](?=\d)", text)}
-    return "".join(c for i, c in enumerate(text) if not marks[i] or i in in_number)
-
-
-@lru_cache(maxsize=100_000)  # most answers are among the same few
-def normalise(text: str, language: str) -> str:
-    """The form in which two answers are compared (see :data:`NORMALISATION`); ``language`` is "en" or "zh".
-
-    An answer that is only articles or punctuation ("A", "?") keeps them; otherwise it would equal an empty answer.
-    """
-    short = _chinese_text(text) if language == "zh" else _vqa_text(text)
-    return short or text.strip().lower()
-
-
-# ---------------------------------------------------------------------------------------------- metrics
-
-
-def exact_match(prediction: str, references: Iterable[str], language: str) -> bool:
-    """Whether the answer equals any of the references after :func:`normalise`."""
-    answer = normalise(prediction, language)
-    return any(answer == normalise(reference, language) for reference in references)
-
-
-def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The official VQA v2 accuracy, 0 to 1: min(people who gave it / 3, 1), averaged over leaving out each person.
+def vqa_accuracy(answer: str, references: Sequence[str], language: str = "en") -> float:
+    """The official VQA v2 accuracy: min(people who gave it / 3, 1), averaged over leaving out each person.
 
     As in the official evaluator, if all ten answers are the same they are compared without normalisation: "Net." does
-    not match ten times "net".
+    not match ten times "net". Answers in Chinese, which that evaluator does not know, are normalised as Chinese.
     """
-    prediction, answers = (_trimmed(prediction), [_trimmed(answer) for answer in answers])
-    if len(set(answers)) > 1:
-        prediction, answers = _vqa_text(prediction), [_vqa_text(answer) for answer in answers]
-    same = [answer == prediction for answer in answers]
+    if language == "zh":
+        said, given = normalise(answer, "zh"), [normalise(text, "zh") for text in references]
+    else:
+        said, given = _trimmed(answer), [_trimmed(text) for text in references]
+        if len(set(given)) > 1:
+            said, given = vqa_text(said), [vqa_text(text) for text in given]
+    same = [text == said for text in given]
     return sum(min((sum(same) - own) / 3, 1.0) for own in same) / len(same)
 
 
@@ -101,53 +40,79 @@ def _trimmed(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
+def relaxed_accuracy(answer: str, references: Sequence[str], language: str) -> float:
+    """1 if the answer is a number within 5 % of a reference, or an exact match (ChartQA, Masry et al. 2022), else 0.
+
+    "12%" is 0.12. Where the reference is no number, or is 0, only an exact match counts.
+    """
+    said = _number(answer, language)
+    numbers = [_number(reference, language) for reference in references]
+    close = said is not None and any(number and abs(said - number) <= 0.05 * abs(number) for number in numbers)
+    return 1.0 if close else exact_match(answer, references, language)
+
+
+def _number(text: str, language: str) -> float | None:
+    """The number that a text is, with a currency sign or not: "$1,200.50", "-3", "12 %", "二十三"; None if it is none."""
+    text = text.strip().rstrip(".。").strip()
+    sign = -1 if text[:1] in ("-", "−", "－") else 1
+    bare = text.lstrip("-−－$€£¥ ").replace("％", "%")
+    share = bare.endswith("%")
+    try:
+        number = sign * float(normalise(bare.removesuffix("%"), language))
+    except ValueError:
+        return None
+    return (number / 100 if share else number) if math.isfinite(number) else None
+
+
+def anls(answer: str, references: Sequence[str], language: str) -> float:
+    """Average normalised Levenshtein similarity (Biten et al. 2019): spelling nearly right counts in part.
+
+    1 less the edits from the answer to the nearest reference over the length of the longer; 0 from half on.
+    Case and runs of white space do not count.
+    """
+    said = " ".join(answer.lower().split())
+    best = 0.0
+    for reference in references:
+        wanted = " ".join(reference.lower().split())
+        longest = max(len(said), len(wanted))
+        best = max(best, 1 - _edits(said, wanted) / longest if longest else 1.0)
+    return best if best > 0.5 else 0.0
+
+
+def _edits(a: str, b: str) -> int:
+    """The Levenshtein distance: the fewest insertions, deletions and replacements that make ``b`` of ``a``."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score from 0 to 1 of one answer.
 
-    ``score`` takes the answer, the reference answers and the language; ``applies`` says whether a question with these
-    references can be scored; ``heading`` is the column in the printed table.
+    ``score`` takes the answer, the reference answers and the language; ``heading`` is the column in the printed table.
+    ``beside``: whether questions with these references are scored by it too where their source has another metric.
     """
 
     heading: str
     score: Callable[[str, Sequence[str], str], float]
-    applies: Callable[[Sequence[str]], bool]
+    beside: Callable[[Sequence[str]], bool] = lambda references: False
 
 
 METRICS = {
-    "exact_match": Metric("exact", exact_match, lambda references: True),
-    "vqa_accuracy": Metric(
-        "VQA", lambda answer, references, language: vqa_accuracy(answer, references), lambda refs: len(refs) == 10
-    ),
+    "exact_match": Metric("exact", exact_match, beside=lambda references: True),
+    "vqa_accuracy": Metric("VQA", vqa_accuracy, beside=lambda references: len(references) == 10),
+    "relaxed_accuracy": Metric("relaxed", relaxed_accuracy),
+    "anls": Metric("ANLS", anls),
 }
-MAIN_METRIC = "exact_match"  # the model is compared with the baselines by this one
+DEFAULT_METRIC = "exact_match"
 
 
-# ---------------------------------------------------------------------------------------------- standard errors
-
-
-def clustered_mean(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float]:
-    """The mean and its standard error, clustered by group: questions about one image are not independent.
-
-    The error of a single group is infinite: it says nothing about how another group would score.
-    """
-    mean = sum(values) / len(values)
-    deviation: dict[Hashable, float] = defaultdict(float)
-    for value, group in zip(values, groups, strict=True):
-        deviation[group] += value - mean
-    count = len(deviation)
-    if count < 2:
-        return mean, math.inf
-    return mean, math.sqrt(count / (count - 1) * sum(x * x for x in deviation.values())) / len(values)
-
-
-def clearly_above(
-    scores: Sequence[float], others: Sequence[float], groups: Sequence[Hashable]
-) -> tuple[float, float, bool]:
-    """Mean of ``scores`` less mean of ``others``, its standard error, and whether ``scores`` are clearly higher.
-
-    Both lists score the same questions. Clearly higher means by more than two standard errors, which are those of the
-    paired differences, clustered by group.
-    """
-    difference, error = clustered_mean([a - b for a, b in zip(scores, others, strict=True)], groups)
-    return difference, error, difference > 0 and difference > 2 * error
+def check_metric(name: str, key: str) -> str:
+    """``name``, if it is a metric; raises UserError, which names the ``key`` that set it."""
+    if name not in METRICS:
+        raise UserError(f"{key} = {name!r}: no such metric; choose one of {', '.join(METRICS)}")
+    return name

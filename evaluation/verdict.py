@@ -1,58 +1,193 @@
-"""Does the model look at the picture? Its scores compared with each baseline's, and the verdict in a sentence."""
+"""Does the model look at the picture? Its scores compared with each baseline's: for each type of question, and in all.
+
+An average can hide a type: colours that are seen carry yes/no questions that are guessed. So the model looks at the
+picture if it is clearly better than every baseline on every type, and on every form of question within a type.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from evaluation.baselines import BASELINES, PROBES
+from evaluation.baselines import BASELINES, PROBES, needs_picture
+from evaluation.question_forms import first_of, frequent_names, question_forms
 from evaluation.questions import Question
-from evaluation.scores import clearly_above
+from evaluation.result import Comparison, Form, Mean, Verdict
+from evaluation.significance import LEVEL, chance_probability, clustered_mean, holm_levels
 
 FEW_IMAGES = 10
+FEW_AGAINST = 20  # questions whose usual answer is wrong, below which nothing is said about a form of question
 
 
-class Comparison(TypedDict):
-    """The model and a baseline, over the questions that both answered."""
-
-    n: int
-    images: int
-    model: float
-    baseline: float
-    difference: float
-    standard_error: float | None  # None: infinite, from a single picture
-    clearly_above: bool
-
-
-def judge(questions: Sequence[Question]) -> dict:
-    """Whether the model looks at the picture (None: unknown), the verdict as a sentence, and the comparisons."""
-    comparisons = {name: found for name in BASELINES if (found := compare(questions, name)) is not None}
-    looks, words = verdict(comparisons)
-    return {"looks_at_the_picture": looks, "verdict": words, "baselines": comparisons}
+def judge(questions: Sequence[Question]) -> tuple[Verdict, dict[str, Verdict]]:
+    """The verdict on all questions, and on each type that has one about a picture with a score."""
+    chosen = [question for question in questions if needs_picture(question) and question.baselines]
+    by_type: dict[str, list[Question]] = defaultdict(list)
+    for question in chosen:
+        by_type[question.type].append(question)
+    levels = type_levels(by_type)
+    verdicts = {name: _judge_type(own, levels.get(name)) for name, own in by_type.items()}
+    return _judge_all(chosen, by_type, verdicts), verdicts
 
 
-def compare(questions: Sequence[Question], baseline: str) -> Comparison | None:
-    """None if there is no question about a picture that both the model and the baseline answered."""
-    chosen, own, other = [], [], []
-    for question in questions:
-        score, baseline_score = question.score(), question.baseline_score(baseline)
-        if question.images and score is not None and baseline_score is not None:
-            chosen.append(question)
-            own.append(float(score))
-            other.append(float(baseline_score))
-    if not chosen:
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def compare(questions: Iterable[Question], baseline: str, level: float | None = None) -> Comparison | None:
+    """None if there is no question about a picture that both the model and the baseline answered.
+
+    "Clearly above" is by more than two standard errors, which are those of the paired differences, clustered by
+    picture; with ``level``, a difference that comes by chance less often than that.
+    """
+    pairs = [(q.score(), q.baseline_score(baseline), q.group) for q in questions if q.images]
+    both = [(own, other, group) for own, other, group in pairs if own is not None and other is not None]
+    if not both:
         return None
-    groups = [question.group for question in chosen]
-    difference, error, clear = clearly_above(own, other, groups)
+    groups = [group for _, _, group in both]
+    difference, error = clustered_mean([own - other for own, other, _ in both], groups)
+    images = len(set(groups))
+    if level is None:
+        clear = difference > 0 and difference > 2 * error
+    else:
+        clear = chance_probability(difference, error, images) < level
     return {
-        "n": len(chosen),
-        "images": len(set(groups)),
-        "model": sum(own) / len(own),
-        "baseline": sum(other) / len(other),
+        "n": len(both),
+        "images": images,
+        "model": sum(own for own, _, _ in both) / len(both),
+        "baseline": sum(other for _, other, _ in both) / len(both),
         "difference": difference,
         "standard_error": finite(error),
         "clearly_above": clear,
+    }
+
+
+def type_levels(by_type: Mapping[str, Sequence[Question]]) -> dict[str, float]:
+    """For each type that can be judged, the level of significance after Holm's correction for so many types.
+
+    A type is clearly better only if it is better than its strongest baseline, so that one's probability counts. Left
+    out are types of few pictures, and those whose baseline not even an answer that is always right would clearly beat.
+    """
+    worst = {}
+    for name, questions in by_type.items():
+        rows = [row for baseline in BASELINES if (row := compare(questions, baseline))]
+        if rows and min(row["images"] for row in rows) >= FEW_IMAGES and _can_be_beaten(questions):
+            worst[name] = max(_probability(row) for row in rows)
+    return holm_levels(worst)
+
+
+def _probability(row: Comparison) -> float:
+    error = math.inf if row["standard_error"] is None else row["standard_error"]
+    return chance_probability(row["difference"], error, row["images"])
+
+
+def _can_be_beaten(questions: Sequence[Question]) -> bool:
+    """Whether an answer that is always right would be clearly above each baseline that is fitted or asked."""
+    for name in BASELINES:
+        scores = [(1 - score, q.group) for q in questions if (score := q.baseline_score(name)) is not None]
+        if scores:
+            difference, error = clustered_mean([gap for gap, _ in scores], [group for _, group in scores])
+            if not (difference > 0 and difference > 2 * error):
+                return False
+    return True
+
+
+def mean_of(questions: Iterable[Question], score: Callable[[Question], float | None] = Question.score) -> Mean:
+    """The mean of the questions that have a score, and its standard error, clustered by picture."""
+    scored = [(value, question.group) for question in questions if (value := score(question)) is not None]
+    if not scored:
+        return {"n": 0, "mean": None, "standard_error": None}
+    mean, error = clustered_mean([value for value, _ in scored], [group for _, group in scored])
+    return {"n": len(scored), "mean": mean, "standard_error": finite(error)}
+
+
+def finite(number: float) -> float | None:
+    """None for infinity, which JSON does not have."""
+    return number if math.isfinite(number) else None
+
+
+# ---------------------------------------------------------------------------------------------- against the floor
+
+
+def floor_is_wrong(question: Question) -> bool | None:
+    """Whether the best answer per question text scores less than half here; None if there is no such answer."""
+    score = question.baseline_score("question_only")
+    return None if score is None else score < 0.5
+
+
+def weak_forms(questions: Sequence[Question]) -> list[Form]:
+    """Forms of question, such as "is there a ...", on which the model goes with the usual answer.
+
+    Where the usual answer is wrong, only the picture tells. There the model is not clearly above itself with another
+    picture; without that probe, its score is not clearly above 0. Forms with few such questions are not judged.
+    """
+    against = [question for question in questions if floor_is_wrong(question)]
+    names = [question_forms(question.text) for question in against]
+    kept = frequent_names(names, FEW_AGAINST)
+    found: list[Form] = []
+    for form in sorted(kept):
+        own = [q for q, own_names in zip(against, names, strict=True) if form == first_of(own_names, kept)]
+        if len({question.group for question in own}) < FEW_IMAGES:
+            continue
+        row, score = compare(own, "other_picture"), mean_of(own)
+        mean, error = score["mean"] or 0.0, score["standard_error"] or 0.0
+        if not row["clearly_above"] if row else mean <= 2 * error:
+            found.append({"form": form, **score})
+    return sorted(found, key=lambda row: row["mean"] or 0.0)
+
+
+# ---------------------------------------------------------------------------------------------- the verdicts
+
+
+def _judge_type(questions: Sequence[Question], level: float | None) -> Verdict:
+    """``level``: of significance; None if the type cannot be judged."""
+    comparisons = _comparisons(questions, LEVEL if level is None else level)
+    forms = weak_forms(questions)
+    looks, words = verdict(comparisons)
+    images = min((row["images"] for row in comparisons.values()), default=0)
+    if level is None and comparisons and images >= 2:
+        looks, words = None, f"Whether the model looks cannot be told from these {images} pictures and baselines."
+    if forms:
+        looks, words = False, f"{words} {_form_words(forms)}"
+    return _verdict(questions, looks, words, comparisons, forms)
+
+
+def _judge_all(
+    questions: Sequence[Question], by_type: Mapping[str, Sequence[Question]], verdicts: Mapping[str, Verdict]
+) -> Verdict:
+    comparisons = _comparisons(questions, None)
+    looks, words = verdict(comparisons)
+    blind = [name for name, own in verdicts.items() if own["looks_at_the_picture"] is False]
+    if comparisons and len(verdicts) > 1 and blind:
+        if looks is not False:
+            words = f"The model looks at the picture in part only. {_share_words(by_type, verdicts)}"
+        else:
+            words = f"{words} {_share_words(by_type, verdicts)}"
+        looks = False
+    forms = [form for own in verdicts.values() for form in own["weak_forms"]]
+    if forms:
+        looks, words = False, f"{words} {_form_words(forms)}"
+    return _verdict(questions, looks, words, comparisons, forms)
+
+
+def _comparisons(questions: Sequence[Question], level: float | None) -> dict[str, Comparison]:
+    return {name: row for name in BASELINES if (row := compare(questions, name, level)) is not None}
+
+
+def _verdict(
+    questions: Sequence[Question],
+    looks: bool | None,
+    words: str,
+    comparisons: dict[str, Comparison],
+    forms: list[Form],
+) -> Verdict:
+    return {
+        "looks_at_the_picture": looks,
+        "verdict": words,
+        "comparisons": comparisons,
+        "floor_wrong": mean_of(question for question in questions if floor_is_wrong(question) is True),
+        "floor_right": mean_of(question for question in questions if floor_is_wrong(question) is False),
+        "weak_forms": forms,
     }
 
 
@@ -85,6 +220,20 @@ def verdict(comparisons: Mapping[str, Comparison]) -> tuple[bool | None, str]:
     return True, f"The model looks at the picture: {scores}{few}"
 
 
-def finite(number: float) -> float | None:
-    """None for infinity, which JSON does not have."""
-    return number if math.isfinite(number) else None
+def _share_words(by_type: Mapping[str, Sequence[Question]], verdicts: Mapping[str, Verdict]) -> str:
+    """Which types look, which do not and which cannot be told, each with its share of the questions."""
+    total = sum(map(len, by_type.values()))
+    groups = {"It is clearly better than every baseline on": True, "It is NOT on": False, "It cannot be told for": None}
+    sentences = []
+    for beginning, looks in groups.items():
+        names = sorted(name for name, own in verdicts.items() if own["looks_at_the_picture"] is looks)
+        if names:
+            share = sum(len(by_type[name]) for name in names) / total
+            sentences.append(f"{beginning} {', '.join(names)} ({share:.0%} of the questions).")
+    return " ".join(sentences)
+
+
+def _form_words(forms: Sequence[Form]) -> str:
+    listed = ", ".join(f'"{form["form"]}" ({form["mean"] or 0:.3f}, n = {form["n"]})' for form in forms[:3])
+    more = f" and {len(forms) - 3} more" if len(forms) > 3 else ""
+    return f"Where the usual answer is wrong, it follows the usual answer in {listed}{more}."
