@@ -48,6 +48,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-map", type=Path, metavar="FILE", help="other data than the run's, with --annotations")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="other data than the run's, with --image-map")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only N questions, drawn from all of the data")
+    metric = "score a source's questions by another metric than the config's; NAME alone: those of all sources"
+    parser.add_argument("--metric", action="append", default=[], metavar="[SOURCE=]NAME", help=metric)
     parser.add_argument("--no-probes", action="store_true", help="do not ask again with another picture and with none")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
@@ -66,7 +68,7 @@ def evaluate(args: argparse.Namespace) -> int:
     begin = time.monotonic()
     from answering.checkpoints import open_config
     from answering.devices import check_device
-    from evaluation.questions import read_questions, sample
+    from evaluation.questions import choose_metrics, read_questions, sample
     from evaluation.report import check_output, check_packages
 
     for text in args.overrides:
@@ -78,10 +80,11 @@ def evaluate(args: argparse.Namespace) -> int:
     config = open_config(args.checkpoint, args.overrides)
     files = (args.image_map, args.annotations) if args.image_map else None
     asked, train, data = read_questions(config, args.split, files)
+    metrics = choose_metrics(asked, config, args.metric)
     questions = sample(asked, args.limit, config.data.seed)
     check_packages(questions)
     check_output(args.output)
-    facts = {"data": data, "limit": args.limit, "seed": config.data.seed}
+    facts = {"data": data, "limit": args.limit, "seed": config.data.seed, "metrics": metrics}
     return score_model(args, config, questions, train, facts, begin)
 
 

@@ -23,6 +23,7 @@ from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
 from dataset.preparing.run import prepare
+from evaluation.scores import check_metrics
 from settings import add_config_arguments, load_config, require_paths
 
 __all__ = ["main", "process_ali", "process_coco", "read_json"]
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(argv)
     try:
         config = load_config(args.config, args.overrides)
+        check_metrics(config.data.sources)
         if args.shard:
             number, count = args.shard
             require_paths(config, "data.sources")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common.command import resume_command
 from common.errors import UserError
+from evaluation.scores import check_metrics
 from settings import Config, add_config_arguments, load_config, require_paths
 from training.distributed import only_first_speaks, rank, world_size
 from training.log import require_trackers
@@ -31,6 +32,7 @@ def main() -> int:
     only_first_speaks()
     try:
         config = load_config(args.config, args.overrides)
+        check_metrics(config.data.sources)
         if rank():
             config.data.progress = False  # one bar is enough
         if config.data.stream is None:

@@ -20,9 +20,9 @@ def main() -> None:
     command = [sys.executable, "ask.py", "--checkpoint", args.checkpoint, "--image", image, question]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.strip()
     overall = result["scores"]["overall"]
-    print(f"\nTest: exact match {overall['exact_match']:.3f} over {overall['n']} questions, beside its baselines:")
-    for name in ("majority", "question_only", "other_picture", "no_picture"):
-        print(f"  {name.replace('_', ' '):14} {overall[name]:.3f}")
+    print(f"\nTest: exact match {overall['score']:.3f} over {overall['n']} questions, beside its baselines:")
+    for name, floor in overall["baselines"].items():
+        print(f"  {name.replace('_', ' '):14} {floor['mean']:.3f}")
     print("\nA test picture that was never trained on:", image)
     print(f"  {question}  ->  {answer}   (right: {prediction['references'][0]})")
     print("\nOpen the window on this model:")

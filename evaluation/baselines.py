@@ -112,7 +112,9 @@ class _AnswerTable:
         self.surface: dict[str, str] = {}  # normalised answer -> the first way it was written
         for question in questions:
             # A question with several references is satisfied by any of them, so each counts once.
-            written = [_option_text(question, text) if by_text else question.chosen(text) for text in question.references]
+            written = [
+                _option_text(question, text) if by_text else question.chosen(text) for text in question.references
+            ]
             distinct = {normalise(text, question.language): text for text in written}
             for answer, text in distinct.items():
                 self.surface.setdefault(answer, text)

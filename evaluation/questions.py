@@ -18,7 +18,7 @@ from dataset.prompt import IMAGE_TOKEN, Turn, images_first, question_with_images
 from evaluation.choices import bare_options, chosen_label, options_in
 from evaluation.question_forms import begins_with, first_of, frequent_beginnings
 from evaluation.question_types import MULTIPLE_CHOICE, question_type
-from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric
+from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric, check_metrics
 from settings import Config, require_paths
 
 HISTORY = "none: each turn is asked alone, with the pictures its conversation has shown so far"
@@ -47,6 +47,7 @@ class Question:
     baselines: dict[str, str | None] = field(default_factory=dict)
     other_images: list[str] = field(default_factory=list)  # shown for the baseline "other_picture"
     problem: str | None = None
+    ceiling: float | None = None  # what the best answer scores
 
     def score(self, metric: str | None = None) -> float | None:
         """The model's answer by its source's metric, or by ``metric``; None if it has no answer or is a caption."""
@@ -191,8 +192,7 @@ def choose_metrics(questions: Iterable[Question], config: Config, given: Sequenc
     """
     sources = sorted({question.source for question in questions})
     chosen = {source.name: source.metric for source in config.data.sources}
-    for number, source in enumerate(config.data.sources):
-        check_metric(source.metric, f"data.sources.{number}.metric")
+    check_metrics(config.data.sources)
     for text in given:
         source, separator, name = text.rpartition("=")
         check_metric(name, "--metric")

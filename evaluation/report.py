@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_json
 from evaluation.baselines import BASELINES
+from evaluation.bounds import chance, set_ceilings
 from evaluation.captions import CAPTION_TOKENS, caption_packages, caption_scores
+from evaluation.normalise import NORMALISATION
 from evaluation.question_types import TYPES, is_sentence
 from evaluation.questions import HISTORY, Question
-from evaluation.scores import MAIN_METRIC, METRICS, NORMALISATION, clustered_mean
-from evaluation.verdict import finite, judge
-
-GROUPS = {"by_type": "type", "by_language": "language", "by_source": "source"}  # key in the result -> field
+from evaluation.result import Group, Prediction, Scores
+from evaluation.scores import METRICS
+from evaluation.verdict import judge, mean_of
 
 # ---------------------------------------------------------------------------------------------- before asking
 
@@ -46,55 +49,75 @@ def caption_languages(questions: Sequence[Question]) -> set[str]:
 # ---------------------------------------------------------------------------------------------- scores
 
 
-def score_groups(questions: Sequence[Question]) -> dict:
+def score_groups(questions: Sequence[Question]) -> Scores:
     """Scores of all questions, and by question type, language and source."""
-    groups: dict = {"overall": score(questions)}
-    for key, field in GROUPS.items():
-        values = {getattr(question, field) for question in questions}
-        ordered = [name for name in TYPES if name in values] if field == "type" else sorted(values)
-        groups[key] = {value: score([q for q in questions if getattr(q, field) == value]) for value in ordered}
-    return groups
+    set_ceilings(questions)
+    return {
+        "overall": score(questions),
+        "by_type": _score_by("type", questions),
+        "by_language": _score_by("language", questions),
+        "by_source": _score_by("source", questions),
+    }
 
 
-def score(questions: Sequence[Question]) -> dict:
-    """The mean scores of one group of questions, over those that were answered; None for a score without questions."""
+def _score_by(field: str, questions: Sequence[Question]) -> dict[str, Group]:
+    """:func:`score` of the questions with each value of a field; types in the order of TYPES, then by name."""
+    by_value: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_value[getattr(question, field)].append(question)
+    order = {name: number for number, name in enumerate(TYPES if field == "type" else ())}
+    return {name: score(by_value[name]) for name in sorted(by_value, key=lambda name: (order.get(name, 99), name))}
+
+
+def score(questions: Sequence[Question]) -> Group:
+    """The mean scores of one group of questions, over those that were answered."""
     answered = [question for question in questions if question.prediction is not None]
-    row: dict = {}
-    for metric in METRICS:
-        mean, error, count = _mean([(q.score(metric), q.group) for q in answered])
-        if metric == MAIN_METRIC:
-            row |= {"n": count, metric: mean, "standard_error": error}
-        else:
-            row |= {f"{metric}_n": count, metric: mean}
-    for name in BASELINES:
-        row[name], _, _ = _mean([(q.baseline_score(name), q.group) for q in answered])
-    row["captions"] = {}
+    short = [question for question in answered if question.type != "caption"]
+    overall = mean_of(short)
+    guessing = [chance(question) for question in short]
+    captions = {}
     for language in sorted(caption_languages(answered)):
         chosen = [q for q in answered if q.type == "caption" and q.language == language]
-        captions = [q.prediction or "" for q in chosen]
-        row["captions"][language] = caption_scores(captions, [q.references for q in chosen], language)
-    return row
+        predictions = [q.prediction or "" for q in chosen]
+        captions[language] = caption_scores(predictions, [q.references for q in chosen], language)
+    return {
+        "n": overall["n"],
+        "images": len({question.group for question in short if question.images}),
+        "score": overall["mean"],
+        "standard_error": overall["standard_error"],
+        "metrics": {
+            name: mean_of(chosen, partial(Question.score, metric=name))
+            for name in METRICS
+            if (chosen := [question for question in short if name in question.metrics])
+        },
+        "baselines": {
+            name: found
+            for name in BASELINES
+            if (found := mean_of(short, partial(Question.baseline_score, name=name)))["n"]
+        },
+        "chance": mean(guessing),
+        "ceiling": mean([question.ceiling for question in short]),
+        "captions": captions,
+    }
 
 
-def _mean(scored: Sequence[tuple[float | None, str]]) -> tuple[float | None, float | None, int]:
-    """Mean and clustered standard error of the (score, group) pairs that have a score, and how many have one."""
-    scores = [(float(value), group) for value, group in scored if value is not None]
-    if not scores:
-        return None, None, 0
-    mean, error = clustered_mean([value for value, _ in scores], [group for _, group in scores])
-    return mean, finite(error), len(scores)
+def mean(values: Sequence[float | None]) -> float | None:
+    """None where there are no values, or one of them is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 # ---------------------------------------------------------------------------------------------- the result file
 
 
 def build_result(questions: Sequence[Question], unreadable_images: Mapping[str, str], facts: Mapping) -> dict:
-    """The content of the result file: ``facts`` about the run, then scores, verdict and every prediction."""
+    """The content of the result file (:class:`Result`): ``facts`` about the run, scores, verdicts, every prediction."""
     unasked = [q for q in questions if q.prediction is None and q.problem is not None]
     short = [q for q in questions if q.score() is not None]
     packages = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
     if languages := caption_languages(questions):
         packages |= caption_packages(languages)
+    overall, by_type = judge(questions)
     return {
         **facts,
         "history": HISTORY,
@@ -109,28 +132,40 @@ def build_result(questions: Sequence[Question], unreadable_images: Mapping[str, 
         "unreadable_images": dict(unreadable_images),
         "long_references": sum(all(map(is_sentence, q.references)) for q in short),
         "scores": score_groups(questions),
-        **judge(questions),
+        **overall,
+        "verdict_by_type": by_type,
+        "types_that_do_not_look": [name for name, own in by_type.items() if own["looks_at_the_picture"] is False],
         "predictions": [prediction(q) for q in questions if q.prediction is not None or q.problem is not None],
     }
 
 
-def prediction(question: Question) -> dict:
+def prediction(question: Question) -> Prediction:
     """One question in the result file."""
-    line: dict = {
+    answered = question.score() is not None
+    line: Prediction = {
+        "id": question.id,
+        "group": question.group,
         "question": question.text,
         "asked": question.asked,
+        "options": question.options,
         "references": question.references,
         "images": question.images,
         "source": question.source,
         "language": question.language,
         "type": question.type,
+        "metric": question.metric,
         "prediction": question.prediction,
-        **{metric: question.score(metric) for metric in METRICS},
+        "score": question.score(),
+        "scores": {name: question.score(name) or 0.0 for name in question.metrics} if answered else {},
+        "baselines": {},
     }
-    for name in BASELINES:
-        line[name] = {"answer": question.baselines.get(name), MAIN_METRIC: question.baseline_score(name)}
-    line["other_picture"]["images"] = question.other_images
-    return line | ({"problem": question.problem} if question.problem else {})
+    for name, answer in question.baselines.items():
+        line["baselines"][name] = {"answer": answer, "score": question.baseline_score(name)}
+    if "other_picture" in line["baselines"]:
+        line["baselines"]["other_picture"]["images"] = question.other_images
+    if question.problem:
+        line["problem"] = question.problem
+    return line
 
 
 def write_result(output: Path, result: Mapping) -> None:
@@ -146,18 +181,18 @@ def write_result(output: Path, result: Mapping) -> None:
 
 def show(result: Mapping) -> str:
     """The result as tables and sentences for a terminal."""
-    columns = {"n": "n", MAIN_METRIC: METRICS[MAIN_METRIC].heading, "standard_error": "+-"}
-    columns |= {name: metric.heading for name, metric in METRICS.items() if name != MAIN_METRIC}
-    columns |= {name: baseline.heading for name, baseline in BASELINES.items()}
-    scores = result["scores"]
-    rows = {"all": scores["overall"]}
-    for group, field in GROUPS.items():
-        rows |= {f"{field} {name}": row for name, row in scores[group].items()}
-    lines = table({name: row for name, row in rows.items() if row["n"]}, columns)
+    scores: Scores = result["scores"]
+    named = {"all": scores["overall"]}
+    named |= {f"type {name}": group for name, group in scores["by_type"].items()}
+    named |= {f"language {name}": group for name, group in scores["by_language"].items()}
+    named |= {f"source {name}": group for name, group in scores["by_source"].items()}
+    verdicts = {"all": result, **{f"type {name}": own for name, own in result["verdict_by_type"].items()}}
+    rows = {name: _row(group, verdicts.get(name)) for name, group in named.items() if group["n"]}
+    lines = table(rows, _columns(result["metrics"].values()))
     captions = {
-        f"{name} ({language})": row["captions"][language]
-        for name, row in rows.items()
-        for language in row["captions"]
+        f"{name} ({language})": group["captions"][language]
+        for name, group in named.items()
+        for language in group["captions"]
         if not name.startswith(("type", "language"))  # they would repeat the numbers of "all"
     }
     if captions:
@@ -174,6 +209,27 @@ def show(result: Mapping) -> str:
             f"({len(result['unreadable_images'])} pictures cannot be read). The first: {result['first_problem']}"
         )
     return "\n".join(lines)
+
+
+def _columns(metrics: Iterable[str]) -> dict[str, str]:
+    """Heading of each key of :func:`_row`. The score is named by its metric if all sources have the same."""
+    used = set(metrics)
+    score = METRICS[next(iter(used))].heading if len(used) == 1 else "score"
+    columns = {"n": "n", "score": score, "standard_error": "+-"}
+    columns |= {name: metric.heading for name, metric in METRICS.items() if used != {name}}
+    columns |= {name: baseline.heading for name, baseline in BASELINES.items()}
+    return columns | {"chance": "chance", "ceiling": "ceiling", "floor_wrong": "usual wrong", "looks": "looks"}
+
+
+def _row(group: Group, verdict: Mapping | None) -> dict:
+    """A group's numbers in one line. "usual wrong" is its score where the best answer per question text is wrong."""
+    row: dict = {key: group[key] for key in ("n", "score", "standard_error", "chance")}
+    row |= {name: group["metrics"][name]["mean"] if name in group["metrics"] else None for name in METRICS}
+    row |= {name: group["baselines"][name]["mean"] if name in group["baselines"] else None for name in BASELINES}
+    row["ceiling"] = group["ceiling"] if group["ceiling"] is not None and group["ceiling"] < 0.9995 else None
+    row["floor_wrong"] = verdict["floor_wrong"]["mean"] if verdict else None
+    row["looks"] = {True: "yes", False: "NO", None: "?"}[verdict["looks_at_the_picture"]] if verdict else None
+    return row
 
 
 def table(rows: Mapping[str, Mapping], columns: Mapping[str, str]) -> list[str]:

@@ -7,11 +7,12 @@ chooses its metric with ``data.sources[].metric``; tables, baselines and verdict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
 from evaluation.normalise import normalise, vqa_text
+from settings import Source
 
 
 def exact_match(answer: str, references: Sequence[str], language: str) -> float:
@@ -52,7 +53,7 @@ def relaxed_accuracy(answer: str, references: Sequence[str], language: str) -> f
 
 
 def _number(text: str, language: str) -> float | None:
-    """The number that a text is, with a currency sign or not: "$1,200.50", "-3", "12 %", "二十三"; None if it is none."""
+    """The number that a text is, such as "$1,200.50", "-3", "12 %" or "二十三"; None if it is not one."""
     text = text.strip().rstrip(".。").strip()
     sign = -1 if text[:1] in ("-", "−", "－") else 1
     bare = text.lstrip("-−－$€£¥ ").replace("％", "%")
@@ -111,8 +112,13 @@ METRICS = {
 DEFAULT_METRIC = "exact_match"
 
 
-def check_metric(name: str, key: str) -> str:
-    """``name``, if it is a metric; raises UserError, which names the ``key`` that set it."""
+def check_metric(name: str, key: str) -> None:
+    """Raises UserError, which names the ``key`` that set it, if there is no such metric."""
     if name not in METRICS:
         raise UserError(f"{key} = {name!r}: no such metric; choose one of {', '.join(METRICS)}")
-    return name
+
+
+def check_metrics(sources: Iterable[Source]) -> None:
+    """:func:`check_metric` of all sources of a config, before hours of training and not after them."""
+    for number, source in enumerate(sources):
+        check_metric(source.metric, f"data.sources.{number}.metric")

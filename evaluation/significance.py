@@ -24,16 +24,19 @@ def clustered_mean(values: Sequence[float], groups: Sequence[Hashable]) -> tuple
     return mean, math.sqrt(count / (count - 1) * sum(x * x for x in deviation.values())) / len(values)
 
 
-def clearly_above(
+def paired_difference(
     scores: Sequence[float], others: Sequence[float], groups: Sequence[Hashable]
-) -> tuple[float, float, bool]:
-    """Mean of ``scores`` less mean of ``others``, its standard error, and whether ``scores`` are clearly higher.
+) -> tuple[float, float]:
+    """Mean of ``scores`` less mean of ``others``, which score the same questions, and its standard error.
 
-    Both lists score the same questions. Clearly higher means by more than two standard errors, which are those of the
-    paired differences, clustered by group.
+    The error is that of the paired differences, clustered by group.
     """
-    difference, error = clustered_mean([a - b for a, b in zip(scores, others, strict=True)], groups)
-    return difference, error, difference > 0 and difference > 2 * error
+    return clustered_mean([a - b for a, b in zip(scores, others, strict=True)], groups)
+
+
+def clearly_above(difference: float, error: float) -> bool:
+    """Whether a difference is more than two standard errors above zero."""
+    return difference > 0 and difference > 2 * error
 
 
 def chance_probability(difference: float, error: float, groups: int) -> float:

@@ -14,7 +14,14 @@ from evaluation.baselines import BASELINES, PROBES, needs_picture
 from evaluation.question_forms import first_of, frequent_names, question_forms
 from evaluation.questions import Question
 from evaluation.result import Comparison, Form, Mean, Verdict
-from evaluation.significance import LEVEL, chance_probability, clustered_mean, holm_levels
+from evaluation.significance import (
+    LEVEL,
+    chance_probability,
+    clearly_above,
+    clustered_mean,
+    holm_levels,
+    paired_difference,
+)
 
 FEW_IMAGES = 10
 FEW_AGAINST = 20  # questions whose usual answer is wrong, below which nothing is said about a form of question
@@ -45,17 +52,18 @@ def compare(questions: Iterable[Question], baseline: str, level: float | None = 
     if not both:
         return None
     groups = [group for _, _, group in both]
-    difference, error = clustered_mean([own - other for own, other, _ in both], groups)
+    model, other = [own for own, _, _ in both], [score for _, score, _ in both]
+    difference, error = paired_difference(model, other, groups)
     images = len(set(groups))
     if level is None:
-        clear = difference > 0 and difference > 2 * error
+        clear = clearly_above(difference, error)
     else:
         clear = chance_probability(difference, error, images) < level
     return {
         "n": len(both),
         "images": images,
-        "model": sum(own for own, _, _ in both) / len(both),
-        "baseline": sum(other for _, other, _ in both) / len(both),
+        "model": sum(model) / len(both),
+        "baseline": sum(other) / len(both),
         "difference": difference,
         "standard_error": finite(error),
         "clearly_above": clear,
@@ -84,11 +92,10 @@ def _probability(row: Comparison) -> float:
 def _can_be_beaten(questions: Sequence[Question]) -> bool:
     """Whether an answer that is always right would be clearly above each baseline that is fitted or asked."""
     for name in BASELINES:
-        scores = [(1 - score, q.group) for q in questions if (score := q.baseline_score(name)) is not None]
-        if scores:
-            difference, error = clustered_mean([gap for gap, _ in scores], [group for _, group in scores])
-            if not (difference > 0 and difference > 2 * error):
-                return False
+        found = [(score, q.group) for q in questions if (score := q.baseline_score(name)) is not None]
+        scores, groups = [score for score, _ in found], [group for _, group in found]
+        if found and not clearly_above(*paired_difference([1.0] * len(found), scores, groups)):
+            return False
     return True
 
 
@@ -140,7 +147,7 @@ def weak_forms(questions: Sequence[Question]) -> list[Form]:
 
 
 def _judge_type(questions: Sequence[Question], level: float | None) -> Verdict:
-    """``level``: of significance; None if the type cannot be judged."""
+    """``level`` is that of significance; None if the type cannot be judged."""
     comparisons = _comparisons(questions, LEVEL if level is None else level)
     forms = weak_forms(questions)
     looks, words = verdict(comparisons)
@@ -157,13 +164,12 @@ def _judge_all(
 ) -> Verdict:
     comparisons = _comparisons(questions, None)
     looks, words = verdict(comparisons)
-    blind = [name for name, own in verdicts.items() if own["looks_at_the_picture"] is False]
-    if comparisons and len(verdicts) > 1 and blind:
-        if looks is not False:
-            words = f"The model looks at the picture in part only. {_share_words(by_type, verdicts)}"
-        else:
-            words = f"{words} {_share_words(by_type, verdicts)}"
-        looks = False
+    found = {name: own["looks_at_the_picture"] for name, own in verdicts.items()}
+    if False in found.values():
+        words = words if looks is False else "The model looks at the picture in part only."
+        looks, words = False, f"{words} {_types_words(by_type, found)}"
+    elif looks and {True, None} <= set(found.values()):
+        words = f"{words} {_types_words(by_type, found)}"
     forms = [form for own in verdicts.values() for form in own["weak_forms"]]
     if forms:
         looks, words = False, f"{words} {_form_words(forms)}"
@@ -220,16 +226,15 @@ def verdict(comparisons: Mapping[str, Comparison]) -> tuple[bool | None, str]:
     return True, f"The model looks at the picture: {scores}{few}"
 
 
-def _share_words(by_type: Mapping[str, Sequence[Question]], verdicts: Mapping[str, Verdict]) -> str:
+def _types_words(by_type: Mapping[str, Sequence[Question]], found: Mapping[str, bool | None]) -> str:
     """Which types look, which do not and which cannot be told, each with its share of the questions."""
     total = sum(map(len, by_type.values()))
-    groups = {"It is clearly better than every baseline on": True, "It is NOT on": False, "It cannot be told for": None}
     sentences = []
-    for beginning, looks in groups.items():
-        names = sorted(name for name, own in verdicts.items() if own["looks_at_the_picture"] is looks)
+    for beginning, looks in {"Looks": True, "Does NOT look": False, "Cannot be told": None}.items():
+        names = sorted(name for name in found if found[name] is looks)
         if names:
             share = sum(len(by_type[name]) for name in names) / total
-            sentences.append(f"{beginning} {', '.join(names)} ({share:.0%} of the questions).")
+            sentences.append(f"{beginning}: {', '.join(names)} ({share:.0%} of the questions).")
     return " ".join(sentences)
 
 

@@ -68,6 +68,7 @@ class Source(Section):
     annotations: FilePaths = Field(description="the path of a JSON file, or a list of them")
     images: FilePaths = Field(description="the path of a folder, or a list of them")
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
+    metric: Text = Field("exact_match", description="exact_match, vqa_accuracy, relaxed_accuracy or anls")
 
 
 class Data(Section):

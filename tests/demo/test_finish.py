@@ -10,10 +10,11 @@ from demo import finish
 
 
 def test_it_prints_the_score_its_baselines_one_answer_and_how_to_open_the_window(tmp_path, monkeypatch, capsys):
-    scores = {"n": 40, "exact_match": 0.9, "majority": 0.2, "question_only": 0.3, "other_picture": 0.25}
+    floors = {"majority": 0.2, "question_only": 0.3, "other_picture": 0.25, "no_picture": 0.15}
+    scores = {"n": 40, "score": 0.9, "baselines": {name: {"mean": floor} for name, floor in floors.items()}}
     asked = {"type": "color", "question": "What color is it?", "images": ["a.png"], "references": ["red"]}
     other = {"type": "shape", "question": "What shape?", "images": ["b.png"], "references": ["circle"]}
-    result = {"scores": {"overall": {**scores, "no_picture": 0.15}}, "predictions": [other, asked]}
+    result = {"scores": {"overall": scores}, "predictions": [other, asked]}
     (tmp_path / "result.json").write_text(json.dumps(result))
     commands: list[list[str]] = []
 

@@ -11,7 +11,7 @@ from common.errors import UserError
 from dataset.prompt import IMAGE_TOKEN
 from evaluation import asking
 from evaluation.asking import Pictures
-from tests.helpers.evaluating import COLORS, edit, looks, run
+from tests.helpers.evaluating import COLORS, answer_of, edit, looks, run
 
 
 def test_every_question_is_asked_alone_with_its_picture_in_front(data, stub):
@@ -40,10 +40,10 @@ def test_the_other_picture_is_never_the_own_one_and_all_are_used_alike(data, stu
     replaced = {}
     for line in result["predictions"]:
         if line["type"] != "caption":
-            (own,), (other,) = line["images"], line["other_picture"]["images"]
+            (own,), (other,) = line["images"], line["baselines"]["other_picture"]["images"]
             assert replaced.setdefault(own, other) == other  # the same for all questions of a picture
             seen = list(COLORS)[int(Path(other).stem) % 3]
-            assert line["other_picture"]["answer"] == looks(line["question"], [seen])
+            assert answer_of(line, "other_picture") == looks(line["question"], [seen])
     assert all(own != other for own, other in replaced.items())
     assert len(replaced) == len(set(replaced.values())) == 12
 
@@ -59,10 +59,9 @@ def test_questions_without_a_picture_are_scored_but_not_probed(data, stub):
     stub(lambda question, seen: "paris" if "France" in question else looks(question, seen))
     result = run(data)
     (line,) = [line for line in result["predictions"] if line["source"] == "text"]
-    assert line["exact_match"] is True and line["images"] == []
-    assert line["other_picture"]["answer"] is line["no_picture"]["answer"] is line["majority"]["answer"] is None
+    assert line["score"] == 1.0 and line["images"] == [] and line["baselines"] == {}
     assert result["scores"]["overall"]["n"] == 31
-    assert result["baselines"]["no_picture"]["n"] == 30
+    assert result["comparisons"]["no_picture"]["n"] == 30
 
 
 def test_each_picture_is_read_once(data, stub, monkeypatch):
@@ -91,10 +90,12 @@ def test_unreadable_pictures_are_counted_reported_and_left_out(data, stub, capsy
     assert result["unasked"] == 6  # 13 has a Chinese conversation too
     assert {Path(path).name for path in result["unreadable_images"]} == {"13.png", "14.png"}
     assert (result["answered"], result["questions"]) == (30, 36)
-    assert result["scores"]["overall"]["exact_match"] == 1.0
+    assert result["scores"]["overall"]["score"] == 1.0
     problems = [line for line in result["predictions"] if "problem" in line]
     assert len(problems) == 6 and all(line["prediction"] is None for line in problems)
-    shown_instead = {image for line in result["predictions"] for image in line["other_picture"]["images"]}
+    probes = [line["baselines"].get("other_picture", {"images": []}) for line in result["predictions"]]
+    shown_instead = {image for probe in probes for image in probe["images"]}
+    assert len(shown_instead) == 10
     assert not shown_instead & set(result["unreadable_images"])
     printed = capsys.readouterr().out
     assert "6 questions could not be asked and are left out (2 pictures cannot be read)" in printed
@@ -128,7 +129,7 @@ def test_ctrl_c_keeps_what_was_answered(data, stub, capsys, patience, answered, 
     result = run(data, status=130)
     assert result["complete"] is False
     assert result["answered"] == len(result["predictions"]) == answered
-    assert sum(line["other_picture"]["answer"] is not None for line in result["predictions"]) == probed
-    assert result["scores"]["overall"]["exact_match"] == 1.0
+    assert sum(answer_of(line, "other_picture") is not None for line in result["predictions"]) == probed
+    assert result["scores"]["overall"]["score"] == 1.0
     assert result["looks_at_the_picture"] is None
     assert f"interrupted: {answered} of 36 questions answered" in capsys.readouterr().err

@@ -23,8 +23,34 @@ TRAIN = [
 ]
 
 
-def test_the_majority_answer_is_the_most_common_of_all():
-    assert majority_answers([pair("What color is it?", type="color"), pair("Why?")], TRAIN) == ["yes", "yes"]
+def test_the_majority_answer_is_the_most_common_of_its_type_in_its_language_then_of_all():
+    asked = [
+        pair("What color is the cat?", type="color"),
+        pair("它是什么颜色？", type="color", language="zh"),
+        pair("Is it old?", type="yes/no"),
+        pair("Why?"),
+    ]
+    assert majority_answers(asked, TRAIN) == ["red", "红色", "yes", "yes"]
+
+
+def choice(question: str, options: list[str], reference: str) -> Question:
+    return Question("", question, [reference], ["x"], "x", "s", "en", "multiple choice", options=options)
+
+
+def test_of_multiple_choice_the_majority_is_a_label_and_question_only_the_most_common_option_that_is_offered():
+    train = [
+        choice("What is it? A. a cat B. a dog", ["a cat", "a dog"], "B"),
+        choice("What is it? A. a cow B. a dog", ["a cow", "a dog"], "(B)"),
+        choice("What is it? A. a cat B. a cow", ["a cat", "a cow"], "A. a cat"),
+        choice("Where is it? A. here B. there", ["here", "there"], "B"),
+    ]
+    asked = [
+        choice("What is it? A. a dog B. a cow", ["a dog", "a cow"], "A"),
+        choice("What is it? A. a cow B. a cat", ["a cow", "a cat"], "A"),
+        choice("Who is it? A. Ann B. Bob", ["Ann", "Bob"], "A"),
+    ]
+    assert majority_answers(asked, train) == ["B", "B", "B"]
+    assert question_only_answers(asked, train) == ["a dog", "a cat", "B"]
 
 
 def test_question_only_takes_the_text_then_the_type_in_its_language_then_all():

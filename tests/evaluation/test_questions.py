@@ -8,7 +8,7 @@ import pytest
 
 from dataset.prompt import IMAGE_TOKEN
 from evaluation.questions import conversation_questions
-from tests.helpers.evaluating import conversation, edit, looks, run
+from tests.helpers.evaluating import answer_of, conversation, edit, looks, run
 
 
 def test_a_turn_gets_the_pictures_shown_so_far():
@@ -73,6 +73,6 @@ def test_baselines_are_fitted_on_the_training_split(data, stub):
     stub(looks)
     result = run(data, "--no-probes")
     assert result["baselines_fitted_on"] == "the 24 questions of the training split"
-    answers = {line["question"]: line["question_only"]["answer"] for line in result["predictions"]}
+    answers = {line["question"]: answer_of(line, "question_only") for line in result["predictions"]}
     assert answers["What color is it?"] == "green"
     assert answers["Is it red?"] == "no"

@@ -7,9 +7,9 @@ import importlib.metadata
 import pytest
 
 from dataset.prompt import IMAGE_TOKEN
+from evaluation.normalise import NORMALISATION
 from evaluation.questions import Question
 from evaluation.report import score_groups
-from evaluation.scores import NORMALISATION
 from tests.helpers.evaluating import edit, looks, run
 
 
@@ -31,36 +31,40 @@ def test_scores_per_type_language_and_source():
     ]
     scores = score_groups(questions)
     overall = scores["overall"]
-    assert (overall["n"], overall["exact_match"]) == (5, 0.8)
+    assert (overall["n"], overall["images"], overall["score"]) == (5, 5, 0.8)
     # Deviations 0.2, -0.8, 0.2, 0.2, 0.2 in five groups: sqrt(5/4 * 0.8) / 5.
     assert overall["standard_error"] == pytest.approx(0.2)
-    assert overall["no_picture"] == 0.5
-    assert (overall["vqa_accuracy_n"], overall["vqa_accuracy"]) == (1, pytest.approx(0.6))
+    assert overall["baselines"] == {"no_picture": {"n": 2, "mean": 0.5, "standard_error": pytest.approx(0.5)}}
+    assert overall["metrics"]["exact_match"]["n"] == 5
+    assert (overall["metrics"]["vqa_accuracy"]["n"], overall["metrics"]["vqa_accuracy"]["mean"]) == (
+        1,
+        pytest.approx(0.6),
+    )
     assert overall["captions"]["en"]["n"] == 2 and overall["captions"]["en"]["BLEU-1"] == pytest.approx(1, abs=1e-6)
-    assert {kind: (row["n"], row["exact_match"]) for kind, row in scores["by_type"].items()} == {
+    assert {kind: (row["n"], row["score"]) for kind, row in scores["by_type"].items()} == {
         "color": (3, pytest.approx(2 / 3)),
         "count": (1, 1.0),
         "caption": (0, None),
         "other": (1, 1.0),
     }
-    assert {name: (row["n"], row["exact_match"]) for name, row in scores["by_language"].items()} == {
+    assert {name: (row["n"], row["score"]) for name, row in scores["by_language"].items()} == {
         "en": (4, 0.75),
         "zh": (1, 1.0),
     }
-    assert scores["by_source"]["t"]["exact_match"] == 0.0
+    assert scores["by_source"]["t"]["score"] == 0.0
     assert scores["by_source"]["t"]["captions"]["en"]["CIDEr"] is None
 
 
 def test_captions_stay_out_of_the_accuracy_and_are_scored_in_their_language(data, stub):
     stub(lambda question, seen: "这是红色的图片。" if "描述" in question else "nothing")
     result = run(data)
-    assert (result["scores"]["overall"]["n"], result["scores"]["overall"]["exact_match"]) == (30, 0.0)
+    assert (result["scores"]["overall"]["n"], result["scores"]["overall"]["score"]) == (30, 0.0)
     captions = result["scores"]["by_type"]["caption"]["captions"]
     assert set(captions) == {"zh"} and captions["zh"]["n"] == 6
     # Words 这是/红色/的/图片 against the same or another colour: 4 of 4 in a third, 3 of 4 in the others.
     assert captions["zh"]["BLEU-1"] == pytest.approx((2 * 4 + 4 * 3) / 24)
     lines = [line for line in result["predictions"] if line["type"] == "caption"]
-    assert {line["exact_match"] for line in lines} == {None}
+    assert [(line["score"], line["scores"]) for line in lines] == [(None, {})] * 6
 
 
 def test_ten_answers_are_scored_by_vqa_accuracy_too(data, stub):
@@ -70,9 +74,10 @@ def test_ten_answers_are_scored_by_vqa_accuracy_too(data, stub):
     edit(data, ten)
     stub(looks)
     result = run(data, "--no-probes")
-    (line,) = [line for line in result["predictions"] if line["vqa_accuracy"] is not None]
-    assert line["vqa_accuracy"] == pytest.approx(0.6) and line["exact_match"] is True
-    assert result["scores"]["overall"]["vqa_accuracy_n"] == 1
+    (line,) = [line for line in result["predictions"] if "vqa_accuracy" in line["scores"]]
+    assert line["scores"] == {"exact_match": 1.0, "vqa_accuracy": pytest.approx(0.6)} and line["score"] == 1.0
+    assert result["scores"]["overall"]["metrics"]["vqa_accuracy"]["n"] == 1
+    assert run(data, "--no-probes", "--metric", "vqa_accuracy")["predictions"][0]["score"] == pytest.approx(0.6)
 
 
 def test_the_result_file_says_how_the_numbers_were_made(data, stub, capsys):
@@ -87,26 +92,39 @@ def test_the_result_file_says_how_the_numbers_were_made(data, stub, capsys):
     assert result["segmenter"] == f"jieba {importlib.metadata.version('jieba')}"
     assert {"python", "torch", "transformers", "peft", "pycocoevalcap", "jieba"} == set(result["versions"])
     assert result["normalisation"] == NORMALISATION
+    first = (data / "12.png").as_posix()
+    other = result["predictions"][0]["baselines"]["other_picture"]
     assert result["predictions"][0] == {
+        "id": "12/0/0",
+        "group": first,
         "question": "What color is it?",
         "asked": f"{IMAGE_TOKEN}\nWhat color is it?",
+        "options": [],
         "references": ["red"],
-        "images": [(data / "12.png").as_posix()],
+        "images": [first],
         "source": "shapes",
         "language": "en",
         "type": "color",
+        "metric": "exact_match",
         "prediction": "red",
-        "exact_match": True,
-        "vqa_accuracy": None,
-        "majority": {"answer": "no", "exact_match": False},
-        "question_only": {"answer": "blue", "exact_match": False},
-        "other_picture": result["predictions"][0]["other_picture"],
-        "no_picture": {"answer": "red", "exact_match": True},
+        "score": 1.0,
+        "scores": {"exact_match": 1.0},
+        "baselines": {
+            "majority": {"answer": "blue", "score": 0.0},
+            "question_only": {"answer": "blue", "score": 0.0},
+            "other_picture": other,
+            "no_picture": {"answer": "red", "score": 1.0},
+        },
     }
+    assert other.keys() == {"answer", "score", "images"}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == "n exact +- majority question only other picture no picture".split()
-    assert lines[1].split()[:5] == ["all", "30", "1.000", "0.000", "0.267"]
-    assert any(line.startswith("type yes/no") for line in lines)
+    assert (
+        lines[0].split()
+        == "n exact +- majority question only other picture no picture chance usual wrong looks".split()
+    )
+    assert lines[1].split()[:5] == ["all", "30", "1.000", "0.000", "0.467"]
+    (row,) = [line.split() for line in lines if line.startswith("type yes/no")]
+    assert row[2:5] == ["12", "1.000", "0.000"] and row[-3:] == ["0.500", "1.000", "yes"]
     assert any(line.startswith("source bilder (zh)") for line in lines)
     assert not any(line.startswith("type caption") for line in lines)  # it has no exact match to show
 

@@ -81,3 +81,8 @@ def run(folder: Path, *arguments: str, status: int = 0) -> dict:
     assert evaluate.main(command) == status
     assert [file.name for file in output.parent.iterdir()] == ["result.json"]
     return json.loads(output.read_text(encoding="utf-8"))
+
+
+def answer_of(line: dict, baseline: str) -> str | None:
+    """A baseline's answer in a line of the result file; None if it has none."""
+    return line["baselines"].get(baseline, {"answer": None})["answer"]

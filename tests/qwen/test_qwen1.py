@@ -186,4 +186,4 @@ def test_the_whole_demo_gives_the_same_answers_in_qwen1s_format_and_in_qwen2s(fo
     assert len(found["qwen1"]["predictions"]) > 2000
     assert found["qwen1"]["predictions"] == found["qwen2"]["predictions"]
     assert found["qwen1"]["scores"] == found["qwen2"]["scores"]
-    print(f"exact match {found['qwen1']['scores']['overall']['exact_match']:.4f} in both formats")
+    print(f"exact match {found['qwen1']['scores']['overall']['score']:.4f} in both formats")
