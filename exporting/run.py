@@ -81,7 +81,7 @@ def open_source(checkpoint: Path) -> Assistant:
     Raises:
         UserError: an adapter cannot be merged.
     """
-    folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint)
+    folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dequantize=True)
     model.merge_adapters()
     for part in (model.vision, model.language):
         if isinstance(part, PeftModel):

@@ -7,7 +7,9 @@ from collections import namedtuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from answering.assistant import Assistant
 from answering.checkpoints import open_config
 from common.errors import UserError
 from exporting import hf
@@ -17,6 +19,7 @@ from exporting.formats import Options
 from exporting.tower import tower_part
 from tests.conftest import write_config
 from tests.helpers.exports import exported, trained_checkpoint
+from tests.helpers.tiny import save_qwen
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -83,3 +86,17 @@ def test_an_adapter_with_a_bias_is_refused_by_name(make_config, tmp_path):
     config = make_config("lora.lora_bias=true")
     with pytest.raises(UserError, match=r"lora\.lora_bias gives layers a bias"):
         exported(trained_checkpoint(config, tmp_path / "checkpoint"), tmp_path / "export")
+
+
+def test_a_model_trained_on_four_bits_is_exported_with_the_weights_that_it_saw(make_config, tmp_path):
+    qwen = save_qwen(tmp_path / "qwen", hidden_size=64, intermediate_size=128)  # rows are whole blocks of 64 weights
+    config = make_config(f"language.path={qwen}", "language.load_in_4bit=true")
+    checkpoint = trained_checkpoint(config, tmp_path / "checkpoint")
+    folder, source = exported(checkpoint, tmp_path / "export")
+    (request, *_) = sample_requests()
+    (found,) = Assistant.load(checkpoint, "cpu").answer([request])
+    assert "quantization_config" not in (folder / "config.json").read_text()
+    assert [found] == source.answer([request])
+    plain = load_file(qwen / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    merged = load_file(folder / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
+    assert (merged - plain).abs().max() > 0.01  # 4 bits, and the adapter
