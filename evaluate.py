@@ -102,6 +102,7 @@ def score_model(
     from answering.assistant import Assistant
     from evaluation.asking import Pictures, ask_all
     from evaluation.baselines import fit_baselines
+    from evaluation.html.content import write_report
     from evaluation.report import build_result, show, write_result
     from model.model import quiet_libraries
     from training import distributed
@@ -131,7 +132,8 @@ def score_model(
     result["seconds"] = round(time.monotonic() - begin, 1)
     write_result(args.output, result)  # before printing: a terminal that fails must not lose the result
     print(show(result))
-    print(f"Every prediction is in {args.output}.")
+    page = write_report(result, args.output, config.data.max_pixels)
+    print(f"Every prediction is in {args.output}; {page} shows them with their pictures, in a browser.")
     if not complete:
         print(f"interrupted: {result['answered']} of {len(questions)} questions answered", file=sys.stderr)
     return 0 if complete else 130

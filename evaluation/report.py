@@ -35,7 +35,9 @@ def check_packages(questions: Sequence[Question]) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Make the folder of the result file; raises UserError if that fails."""
+    """Make the folder of the result file; raises UserError if that fails, or if the report would replace the result."""
+    if output.suffix.lower() == ".html":
+        raise UserError(f"--output {output}: the report is written under this name; end the result's with .json")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

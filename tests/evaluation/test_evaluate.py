@@ -79,6 +79,7 @@ def test_a_missing_caption_package_is_found_before_anything_is_asked(data, stub,
         (["--checkpoint", "{checkpoint}", "generate.batchsize=4"], "error: "),
         (["--checkpoint", "{checkpoint}", "--image-map", "no.json", "--annotations", "no.json"], "error: no.json and"),
         (["--checkpoint", "{checkpoint}", "--output", "README.md/result.json"], "error: README.md/result.json: cannot"),
+        (["--checkpoint", "{checkpoint}", "--output", "x.html"], "error: --output x.html: the report is written under"),
         (["--checkpoint", "{checkpoint}", "--limit", "0"], "usage: evaluate.py"),
     ],
 )

@@ -79,7 +79,7 @@ def run(folder: Path, *arguments: str, status: int = 0) -> dict:
     output = folder / "out" / "result.json"
     command = ["--checkpoint", str(folder / "checkpoint-1"), "--output", str(output), *arguments]
     assert evaluate.main(command) == status
-    assert [file.name for file in output.parent.iterdir()] == ["result.json"]
+    assert sorted(file.name for file in output.parent.iterdir()) == ["result.html", "result.json"]
     return json.loads(output.read_text(encoding="utf-8"))
 
 
