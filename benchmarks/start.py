@@ -50,6 +50,11 @@ CASES: dict[str, dict[str, list[str]]] = {
         "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--image", "docs/window-empty.png", "What?"],
         "not a checkpoint": ["--checkpoint", "docs", "--image", "docs/window-empty.png", "What?"],
     },
+    "export.py": {
+        "wrong dtype": ["--checkpoint", "demo", "--output", "no-such-folder", "--dtype", "fp16"],
+        "output exists": ["--checkpoint", "demo", "--output", "docs"],
+        "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--output", "no-such-folder"],
+    },
     "test_gui.py": {"unknown option": ["--no-such-option"]},
     "-m dataset.show": {"unknown option": ["--no-such-option"], **_CONFIG_MISTAKES, "data missing": _NO_DATA},
     "-m dataset.write_shards": {

@@ -42,14 +42,19 @@ def _trimmed(text: str) -> str:
 
 
 def relaxed_accuracy(answer: str, references: Sequence[str], language: str) -> float:
-    """1 if the answer is a number within 5 % of a reference, or an exact match (ChartQA, Masry et al. 2022), else 0.
+    """1 if the answer is within 5 % of a reference that is a number, or matches another exactly, else 0.
 
-    "12%" is 0.12. Where the reference is no number, or is 0, only an exact match counts.
+    The metric of ChartQA (Masry et al. 2022). "12%" is 0.12, and a reference of 0 is met by 0 alone.
     """
     said = _number(answer, language)
-    numbers = [_number(reference, language) for reference in references]
-    close = said is not None and any(number and abs(said - number) <= 0.05 * abs(number) for number in numbers)
-    return 1.0 if close else exact_match(answer, references, language)
+    for reference in references:
+        number = _number(reference, language)
+        if said is None or number is None:
+            if exact_match(answer, [reference], language):
+                return 1.0
+        elif abs(said - number) <= 0.05 * abs(number):
+            return 1.0
+    return 0.0
 
 
 def _number(text: str, language: str) -> float | None:

@@ -235,7 +235,12 @@ class Loaded(NamedTuple):
 
 
 def load_checkpoint(
-    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, verify: bool = True
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    verify: bool = True,
+    dequantize: bool = False,
 ) -> Loaded:
     """A checkpoint's model on the CPU, in eval mode, and what goes with it.
 
@@ -246,6 +251,7 @@ def load_checkpoint(
         device: where the model will run: 4-bit weights are there from the start.
         verify: read every file to check its hash. Otherwise a large file that is unchanged since it was last read is
             not read again (common/hash_cache.py).
+        dequantize: give 4-bit weights ``dtype`` (:func:`model.model.build_model`).
 
     Raises:
         Damaged: a file is missing, or is not what was saved.
@@ -260,7 +266,7 @@ def load_checkpoint(
     hashes = {key: hash_model(path, key, folder, verify=verify) for key, path in paths.items()}
     check_bases(folder, manifest, {key: (path, hashes[key]) for key, path in paths.items()})
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    model = build_model(config, tokenizer, dtype, device)
+    model = build_model(config, tokenizer, dtype, device, dequantize=dequantize)
     load_weights(model, config, folder)
     base_of(model.language).generation_config = GenerationConfig.from_pretrained(folder)
     return Loaded(model.eval(), tokenizer, load_image_processor(str(folder / "image_processor")), config)
@@ -278,16 +284,16 @@ def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]])
 
 
 def load_undamaged(
-    path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, verify: bool = True
+    path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options: bool
 ) -> tuple[Path, Loaded]:
     """The folder and the content of a checkpoint, or of a run's best undamaged one; see :func:`load_checkpoint`."""
     *choices, last = choices_of(path)
     for folder in choices:
         try:
-            return folder, load_checkpoint(folder, dtype, device, verify=verify)
+            return folder, load_checkpoint(folder, dtype, device, **options)
         except Damaged as error:
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
-    return last, load_checkpoint(last, dtype, device, verify=verify)
+    return last, load_checkpoint(last, dtype, device, **options)
 
 
 # ---------------------------------------------------------------------------------------------- base models

@@ -231,17 +231,25 @@ class MMultiModal(nn.Module):
 
 
 def build_model(
-    config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    config: Config,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    dequantize: bool = False,
 ) -> MMultiModal:
     """The model of a config on the CPU: base weights in ``dtype``, fresh projector and adapters, trained weights fp32.
 
-    ``device`` is where it will run: 4-bit weights are made there.
+    ``device`` is where it will run: 4-bit weights are made there. With ``dequantize`` they become ``dtype`` again, with
+    the values that 4 bits gave them, so that adapters can be merged into them.
 
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
     vision = load_vision(config.vision.path, dtype, image_size=config.vision.image_size, layer=config.vision.layer)
     language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
+    if dequantize and config.language.load_in_4bit:
+        language = language.dequantize(dtype)
     longest = getattr(language.config, "seq_length", None)
     if longest is not None and config.language.max_length > longest:
         raise UserError(

@@ -1,0 +1,82 @@
+"""Write a checkpoint as a folder that other programs open.
+
+    python export.py --checkpoint checkpoints/demo --output exported
+    python export.py --checkpoint checkpoints/demo --output exported --dtype fp32 --check 100
+
+The export is opened again and compared with the checkpoint before it gets its name. docs/serving.md has the commands
+for each program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from exporting.formats import FORMATS, NORMS, Options, load_format
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was exported", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="a checkpoint, or a run's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="a folder that does not exist yet")
+    about = "; ".join(f"{name}: {entry.about}" for name, entry in FORMATS.items())
+    parser.add_argument("--format", choices=FORMATS, default="hf", help=f"{about} (default: %(default)s)")
+    parser.add_argument(
+        "--norm",
+        choices=NORMS,
+        help="how to keep SigLIP's final norm; block (default): one more block, right "
+        "everywhere; tie: a key in config.json, which vLLM's own LLaVA ignores",
+    )
+    dtypes = "; ".join(f"{name}: {' or '.join(entry.dtypes)}" for name, entry in FORMATS.items())
+    parser.add_argument("--dtype", help=f"of the weights; {dtypes} (default: the first)")
+    parser.add_argument("--check", type=int, default=0, metavar="N", help="ask N held-out questions of both models")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="evaluate.py's result, for the model card")
+    args = parser.parse_args(argv)
+    allowed = FORMATS[args.format].dtypes
+    args.dtype = args.dtype or allowed[0]
+    if args.dtype not in allowed:
+        hint = ": fp16 ends at 65,504, and --norm block needs larger numbers" if "16" in args.dtype else ""
+        parser.error(f"--dtype {args.dtype}: the format {args.format} takes {' or '.join(allowed)}{hint}")
+    if args.check < 0:
+        parser.error("--check must be at least 0")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything that can be checked without a model, then export."""
+    from answering.checkpoints import open_config
+    from evaluation.questions import read_questions, sample
+    from exporting.card import read_result
+
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise UserError(f"--output = {args.output}: exists already; name another folder, or remove it")
+    config = open_config(args.checkpoint)
+    result = read_result(args.result) if args.result else None
+    questions = sample(read_questions(config, None, None)[0], args.check, config.data.seed) if args.check else []
+
+    from exporting.run import export
+    from model.model import quiet_libraries
+
+    quiet_libraries()
+    options = Options(args.dtype, args.norm)
+    export(args.checkpoint, args.output, args.format, load_format(args.format), options, config, questions, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The model card (README.md) of an export: what it was made from, how close it is, and the command for each program."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from exporting.formats import Options
+from settings import Config
+
+_COMMANDS = """\
+Write this folder's path, or its name on the hub, for `MODEL`.
+
+```bash
+transformers serve MODEL                                      # pip install "transformers[serving]"
+vllm serve MODEL{vllm}
+python -m sglang.launch_server --model-path MODEL --model-impl transformers
+python -m lmms_eval --model llava_hf --model_args pretrained=MODEL --tasks mme
+hf upload YOU/NAME MODEL                                      # to the hub
+```
+
+```python
+from transformers import pipeline
+
+ask = pipeline("image-text-to-text", model="MODEL")
+content = [{{"type": "image", "path": "photo.jpg"}}, {{"type": "text", "text": "What is in the picture?"}}]
+print(ask(text=[{{"role": "user", "content": content}}], return_full_text=False)[0]["generated_text"])
+```
+"""
+
+_TIED = """\
+**vLLM needs `--model-impl transformers`, and transformers must be 5.18 or later.** The features are those after the
+vision tower's final norm, which is said by `tie_last_hidden_states` in config.json. Programs that do not know this key,
+vLLM's own LLaVA among them, ignore it and answer from other features, without an error. Export with `--norm block` for
+those.
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is written from. ``checked`` are the lines of the comparison, ``manifest`` is the checkpoint's."""
+
+    format: str
+    options: Options
+    config: Config
+    manifest: dict[str, Any]
+    checked: list[str]
+    result: dict[str, Any] | None = None  # evaluate.py's
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What ``evaluate.py`` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["overall"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--result = {file}: expected a file that evaluate.py wrote ({error})") from error
+    return content
+
+
+def model_card(facts: Facts) -> str:
+    """The text of README.md."""
+    bases = [base["path"] for base in facts.manifest["base_models"].values()]
+    head = {
+        "pipeline_tag": "image-text-to-text",
+        "library_name": "transformers",
+        "base_model": [base for base in bases if not Path(base).is_dir()],
+    }
+    parts = [
+        "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items() if value) + "---",
+        "# A model that answers questions about pictures",
+        "\n".join(_made_from(facts)),
+        "## How close it is to the checkpoint",
+        "\n".join(f"- {line}" for line in facts.checked),
+        "## Scores",
+        _scores(facts.result),
+        "## Use",
+        _COMMANDS.format(vllm=" --model-impl transformers" if facts.options.norm == "tie" else "").strip(),
+    ]
+    if facts.options.norm == "tie":
+        parts.append(_TIED.strip())
+    parts += [
+        "## What to know",
+        "- A control token that someone types into a question, such as `<|im_end|>`, is a real one for these programs. "
+        "Remove such tokens from text that you do not trust.\n"
+        "- Transparent pictures were trained on white; other programs put black or nothing below them.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made_from(facts: Facts) -> list[str]:
+    sources = ", ".join(source.name for source in facts.config.data.sources) or "shards (data.stream)"
+    return [
+        *(
+            f"- {key.removesuffix('.path')}: `{base['path']}` (SHA-256 {base['sha256'][:16]}); look up its licence"
+            for key, base in facts.manifest["base_models"].items()
+        ),
+        f"- trained on: {sources}; each data set has a licence of its own",
+        f"- weights: {facts.options.dtype}, adapters merged; a picture is "
+        f"{facts.config.vision.image_context_length} tokens",
+        f"- system message: {json.dumps(facts.config.language.system, ensure_ascii=False)}",
+    ]
+
+
+def _scores(result: dict[str, Any] | None) -> str:
+    """Accuracy and the floors beside it."""
+    if result is None:
+        return "None were given (`export.py --result result.json`, the file that evaluate.py writes)."
+    overall = result["overall"]
+    shown = {name: value for name, value in overall.items() if isinstance(value, float)}
+    rows = [f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in shown.items()]
+    return "\n".join([f"| {overall.get('n', '?')} questions | |", "|---|---|", *rows])

@@ -1,0 +1,134 @@
+"""An export from beginning to end: refuse early, write beside the target, open it again, compare, and rename."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from answering.assistant import Assistant
+from common.errors import UserError
+from common.files import publish_folder, write_text
+from dataset.prompt import Request, Turn
+from evaluation.asking import Pictures
+from evaluation.questions import Question
+from exporting.card import Facts, model_card
+from exporting.compare import check, last_logits, reference_of, round_weights
+from exporting.formats import Format, Options, Reopened
+from model.checkpoint import load_undamaged
+from model.manifest import read_manifest
+from model.memory import empty_model
+from model.plain_peft import PeftModel
+from qwen.load import readable
+from qwen.tokenizer import load_tokenizer
+from settings import Config
+
+SPARE = 100_000_000  # bytes for everything but the weights
+ROUNDED_TO = {"fp32": torch.float32, "bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    name: str,
+    form: Format,
+    options: Options,
+    config: Config,
+    questions: list[Question],
+    result: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint as the format ``name`` into the folder ``output``; nothing is there before all of it is right.
+
+    ``questions`` are asked of both models; ``result`` is evaluate.py's, for the model card.
+
+    Raises:
+        UserError: the format cannot hold this model, the disk has no room, or the export is not the same model.
+    """
+    form.require(config, options)
+    require_room(config, output, form, options)
+    source = open_source(checkpoint)
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        checked = write_checked(source, temporary, form, options, questions)
+        write_text(temporary / "README.md", model_card(facts_of(source, name, options, checked, result)))
+        publish_folder(temporary, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    print(f"done      {output}, {readable(total)}; its README.md has the commands for each program")
+
+
+def require_room(config: Config, output: Path, form: Format, options: Options) -> None:
+    """Raises UserError if the disk of ``output`` has no room for the export; reads no weights."""
+    tokens = len(load_tokenizer(config.language.path))
+    needed = form.size(empty_model(config, tokens, torch.float32), options) + SPARE
+    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(f"--output = {output}: needs {readable(needed)}, and {parent} has {readable(free)} free")
+
+
+def open_source(checkpoint: Path) -> Assistant:
+    """The checkpoint's model on the CPU, in fp32, with its adapters merged.
+
+    Raises:
+        UserError: an adapter cannot be merged.
+    """
+    folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dequantize=True)
+    model.merge_adapters()
+    for part in (model.vision, model.language):
+        if isinstance(part, PeftModel):
+            raise UserError(f"{folder}: lora.lora_bias gives layers a bias that Qwen has not, so it cannot be exported")
+    return Assistant(model, tokenizer, image_processor, config, folder)
+
+
+def write_checked(
+    source: Assistant, folder: Path, form: Format, options: Options, questions: list[Question]
+) -> list[str]:
+    """Write an export, open it again and compare. Gives the lines that say how close it is."""
+    reference = reference_of(source)
+    asked = ask_ours(source, questions)
+    print(f"writing   {options.dtype} weights", flush=True)
+    form.write(source, folder, options)
+    round_weights(source.model, ROUNDED_TO[options.dtype])
+    rounded = last_logits(source.model, reference.ids[0], reference.pixels[0])
+    print("checking  opened again", flush=True)
+    peer = form.reopen(folder)
+    lines = [check(reference, peer, rounded, form.BOUND)]
+    print(f"compared  {lines[0]}", flush=True)
+    if asked:
+        lines.append(agreement(peer, asked, source.config.generate.max_new_tokens))
+        print(f"asked     {lines[-1]}", flush=True)
+    return lines
+
+
+def ask_ours(source: Assistant, questions: Sequence[Question]) -> list[tuple[Request, str]]:
+    """Our greedy answer to each question."""
+    pictures = Pictures(source.config.data.max_pixels)
+    asked = []
+    for start in range(0, len(questions), source.config.generate.batch_size):
+        batch = questions[start : start + source.config.generate.batch_size]
+        requests = [Request([Turn(q.asked)], [pictures(path) for path in q.images]) for q in batch]
+        asked += list(zip(requests, source.answer(requests, do_sample=False), strict=True))
+    return asked
+
+
+def agreement(peer: Reopened, asked: Sequence[tuple[Request, str]], max_new_tokens: int) -> str:
+    """How many of our answers the export gives too."""
+    same = sum(peer.answer(request, max_new_tokens) == answer for request, answer in asked)
+    return f"{same} of {len(asked)} held-out questions answered the same ({same / len(asked):.1%})"
+
+
+def facts_of(
+    source: Assistant, name: str, options: Options, checked: list[str], result: dict[str, Any] | None
+) -> Facts:
+    """What the model card says."""
+    assert source.checkpoint is not None, "an export is made from a checkpoint"
+    return Facts(name, options, source.config, read_manifest(source.checkpoint), checked, result)

@@ -1,0 +1,51 @@
+"""The chat template of an export: Jinja that gives the ids of :func:`dataset.prompt.build_prompt`."""
+
+from __future__ import annotations
+
+import json
+
+from dataset.prompt import NO_THOUGHTS, can_think
+from qwen.tokenizer import Tokenizer
+
+IMAGE = "<image>"  # the name of the placeholder in exports: lmms-eval and others have it in their code
+
+# Content is text, or a list of parts. Its pictures come first, as in ask.py and the window. The loops are over
+# message['content'] itself, because vLLM looks for that to find out that parts are welcome.
+_TEMPLATE = """\
+{%- set thoughts = @thoughts@ -%}
+@system@{%- for message in messages -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' -}}
+    {%- if message['role'] == 'assistant' -%}{{- thoughts -}}{%- endif -%}
+    {%- if message['content'] is string -%}
+        {%- if message['role'] == 'assistant' and @thinks@ -%}
+            {{- message['content'].split('</think>')[-1].strip() -}}
+        {%- else -%}
+            {{- message['content'] -}}
+        {%- endif -%}
+    {%- else -%}
+        {%- set seen = namespace(image=false) -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] in ['image', 'image_url'] -%}{{- '<image>' -}}{%- set seen.image = true -%}{%- endif -%}
+        {%- endfor -%}
+        {%- if seen.image -%}{{- '\\n' -}}{%- endif -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' + thoughts -}}{%- endif -%}
+"""
+
+_SYSTEM = """\
+{%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\n' + @text@ + '<|im_end|>\\n' -}}{%- endif -%}
+"""
+
+
+def chat_template(tokenizer: Tokenizer, system: str, thinking: bool) -> str:
+    """The template of a model that was trained with the system message ``system`` and ``language.thinking``."""
+    thoughts = NO_THOUGHTS if can_think(tokenizer) and not thinking else ""
+    text = _TEMPLATE.replace("@system@", _SYSTEM if system else "")
+    for name, value in (("thoughts", thoughts), ("thinks", thinking), ("text", system)):
+        text = text.replace(f"@{name}@", json.dumps(value, ensure_ascii=False))  # Jinja reads JSON's texts
+    return text

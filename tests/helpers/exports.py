@@ -1,0 +1,33 @@
+"""Exports of tiny checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from answering.assistant import Assistant
+from exporting.formats import Options, load_format
+from exporting.run import export, open_source
+from tests.helpers.models import build, move_trained, save
+from tests.helpers.tiny import enlarge_projector
+
+SEES = 29  # a seed with which the tiny model answers something else to each picture
+
+
+def trained_checkpoint(config, folder: Path, *, moved: bool = True) -> Path:
+    """A checkpoint whose projector, and if ``moved`` whose adapters, are not what they started as."""
+    torch.manual_seed(0)
+    model = build(config)
+    if moved:
+        move_trained(model)
+    torch.manual_seed(SEES)
+    enlarge_projector(model)
+    return save(config, model, folder)
+
+
+def exported(checkpoint: Path, output: Path, *, dtype: str = "fp32", norm: str | None = None) -> tuple[Path, Assistant]:
+    """The folder of an export, and our own model of the same checkpoint."""
+    source = open_source(checkpoint)
+    export(checkpoint, output, "hf", load_format("hf"), Options(dtype, norm), source.config, [])
+    return output, source
