@@ -136,7 +136,7 @@ class Assistant:
         answer = list(encode_text(self.tokenizer, text))
         if not answer or len(request.images) != 1:
             raise UserError("where the model looks can be shown for an answer about one picture")
-        prompt = self._prompt(Request([*before, Turn(last.question)], request.images), overrides)
+        prompt = self._prompt(Request([*before, Turn(last.question)], request.images, request.system), overrides)
         prefix = self._take_prefix(request.images)
         weights, result = answer_attention(
             self.model, prompt, answer, self._end_of_images(prompt), lambda: self._pixels(request.images), prefix
@@ -194,7 +194,7 @@ class Assistant:
                 self.tokenizer,
                 turns,
                 max_length=max_length,
-                system=settings["system"],
+                system=settings["system"] if request.system is None else request.system,
                 image_context_length=self.config.vision.image_context_length,
                 thinking=self.config.language.thinking,
             )

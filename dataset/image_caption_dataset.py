@@ -165,17 +165,18 @@ class ImageCaptionDataset(Dataset[Sample]):
             self.tokenizer,
             images_first(turns) if self.images_first else turns,
             max_length=self.max_length,
-            system=self.system,
+            system=conversation.get("system") or self.system,
             image_context_length=self.image_context_length,
             thinking=self.thinking,
         )
 
     def _plan(self, message_trees: bool, progress: bool) -> None:
-        """Put conversations with the same images into trees, if their images are in what they share."""
+        """Put conversations with the same images and system text into trees, if the images are in what they share."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for number, (name, conversation) in enumerate(self.conversations):
             together = message_trees and conversation["images"]
-            groups.setdefault(tuple(conversation["images"]) if together else (name,), []).append(number)
+            key = (*conversation["images"], conversation.get("system") or "") if together else (name,)
+            groups.setdefault(key, []).append(number)
         hidden = None if progress else True  # None: where there is no terminal
         bar = tqdm(total=len(self.conversations), desc="measuring conversations", leave=False, disable=hidden)
         with bar:

@@ -46,6 +46,7 @@ class Request:
 
     turns: list[Turn]
     images: list[Image.Image] = field(default_factory=list)
+    system: str | None = None  # the conversation's own system text; None: that of the config or of the call
 
 
 def neutralise(text: str) -> str:

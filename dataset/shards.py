@@ -21,13 +21,15 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from common.errors import UserError
 from dataset.conversations import checked
 from dataset.converters.ali import captions_or_messages
-from dataset.records import KINDS, SURROGATE, RecordError, Turns, turns_from
+from dataset.preparing.turns import Talk, talk_of
+from dataset.records import KINDS, SURROGATE, RecordError
 from settings import SHARDS
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "tga"}
@@ -257,7 +259,7 @@ def parts_of(said: object) -> list[object]:
     return said if isinstance(said, list) else [said]
 
 
-def turns_in(part: object, images: int, seed: str, keep_all_captions: bool) -> Turns:
+def talk_in(part: object, images: int, seed: str, keep_all_captions: bool) -> Talk:
     """The turns of a conversation in our own format, as process_image.py writes it, or in one that it reads.
 
     Raises:
@@ -268,9 +270,11 @@ def turns_in(part: object, images: int, seed: str, keep_all_captions: bool) -> T
     if part.get("turns") is None:
         if isinstance(part.get("conversations"), list):
             part = {key: value for key, value in part.items() if key != "caption"}
-        return turns_from(captions_or_messages(part, []), images, seed, keep_all_captions)
+        return talk_of(captions_or_messages(part, []), images, seed, keep_all_captions)
     try:
-        turns = checked({"turns": part["turns"]})["turns"]
+        given = checked({"turns": part["turns"], "system": part.get("system") or ""})
     except (LookupError, TypeError, AttributeError):
         raise RecordError('"turns" are not what process_image.py writes') from None
-    return [{"q": SURROGATE.sub("\ufffd", t["q"]), "a": [SURROGATE.sub("\ufffd", a) for a in t["a"]]} for t in turns]
+    whole = partial(SURROGATE.sub, "\ufffd")
+    turns = [{"q": whole(turn["q"]), "a": [whole(answer) for answer in turn["a"]]} for turn in given["turns"]]
+    return Talk(turns, images, whole(given["system"]))

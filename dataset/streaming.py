@@ -34,7 +34,7 @@ from dataset.conversations import NOT_TRAINED_ON
 from dataset.image import ImageProcessor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.records import RecordError
-from dataset.shards import Row, contents, find_shards, parts_of, read_shard, turns_in
+from dataset.shards import Row, contents, find_shards, parts_of, read_shard, talk_in
 from qwen.tokenizer import Tokenizer
 from settings import Config
 
@@ -164,8 +164,8 @@ class StreamedDataset:
         if self.split == "train" and isinstance(part, dict) and part.get("split") in NOT_TRAINED_ON:
             return []
         seed = f"{self.config.data.seed}:{name}"
-        turns = turns_in(part, len(images), seed, self.config.data.keep_all_captions)
-        return [(name, {"turns": turns, "images": images})]
+        talk = talk_in(part, len(images), seed, self.config.data.keep_all_captions)
+        return [(name, {"turns": talk.turns, "images": images[: talk.images], "system": talk.system})]
 
 
 # ---------------------------------------------------------------------------------------------- batches

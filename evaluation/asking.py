@@ -54,22 +54,22 @@ def ask_all(
 ) -> bool:
     """Write all answers into the questions. Returns False if Ctrl-C ended it early."""
 
-    def showing(text: str, images: list[str]) -> Request:
-        return Request([Turn(text)], [pictures(path) for path in images])
+    def showing(question: Question, text: str, images: list[str]) -> Request:
+        return Request([Turn(text)], [pictures(path) for path in images], question.system)
 
     def ask(chosen: Sequence[Question], asker: str, label: str, request: Callable[[Question], Request]) -> None:
         _ask_shared(assistant, chosen, asker, label, request, generate)
 
     on_cpu = assistant.device == "cpu"
     try:
-        ask(questions, MODEL, "asking", lambda q: showing(q.asked, q.images))
+        ask(questions, MODEL, "asking", lambda q: showing(q, q.asked, q.images))
         if probes:
             pool = [q for q in questions if q.prediction is not None and q.images]
             probed = [q for q in pool if needs_picture(q)]
             choose_other_images(probed, pool, assistant.config.data.seed)
             replaced = [q for q in probed if q.other_images]
-            ask(replaced, "other_picture", "other picture", lambda q: showing(q.asked, q.other_images))
-            ask(probed, "no_picture", "no picture", lambda q: showing(q.text, []))
+            ask(replaced, "other_picture", "other picture", lambda q: showing(q, q.asked, q.other_images))
+            ask(probed, "no_picture", "no picture", lambda q: showing(q, q.text, []))
         pictures.unreadable = dict(sorted(distributed.gather(list(pictures.unreadable.items()), cpu=on_cpu)))
     except KeyboardInterrupt:
         return False

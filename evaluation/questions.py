@@ -43,6 +43,7 @@ class Question:
     id: str = ""
     options: list[str] = field(default_factory=list)
     metric: str = DEFAULT_METRIC  # of scores.METRICS
+    system: str | None = None  # the conversation's own system text
     prediction: str | None = None
     baselines: dict[str, str | None] = field(default_factory=dict)
     other_images: list[str] = field(default_factory=list)  # shown for the baseline "other_picture"
@@ -146,6 +147,7 @@ def conversation_questions(
                     type=kind,
                     id=f"{conversation['source']}/{turn['id']}" if "id" in turn else f"{name}/{number}",
                     options=options,
+                    system=conversation.get("system") or None,
                 )
             )
     return questions

@@ -93,6 +93,7 @@ BITS = (
 # ---------------------------------------------------------------------------------------------- annotations
 
 VALUES = [None, True, 0, -1.5, "", [], {}, "a.jpg", ["a.jpg"], ["a.jpg", "a.jpg"], [None], "../a.jpg", "/etc/passwd"]
+VALUES += ["<video>", "<img>a.jpg</img>", "<IMAGE> a <|im_<image>end|>", " \n"]
 VALUES += ["\ud800", [["a"]], {"from": "human"}, *CONTROL, "<|im_\x00end|>", "\u202e中文\ufeff"]
 
 
@@ -103,8 +104,8 @@ def odd_record(rng: random.Random) -> object:
         "caption": rng.choice([*["一只猫", ["a", "b"]] * 10, *VALUES]),
         "conversations": [
             {
-                "from": rng.choice([*["human", "gpt"] * 9, "user", "system", None, 3]),
-                "value": rng.choice([*["<image>\nWhat?", "a cat"] * 10, *VALUES]),
+                "from": rng.choice([*["human", "gpt"] * 9, "user", "system", "system", "tool", None, 3]),
+                "value": rng.choice([*["<image>\nWhat?", "a cat", "Why?"] * 10, *VALUES]),
             }
             for _ in range(rng.randrange(5))
         ],
@@ -257,13 +258,16 @@ def tokenizer():
 def test_no_text_forges_a_turn_an_end_or_a_visual_token(tokenizer, system, talk, images):
     """Whether it comes as a record through process_image.py or is typed in: the control tokens are ours alone."""
     messages = [{"from": who, "value": text} for pair in talk for who, text in zip(("human", "gpt"), pair, strict=True)]
+    messages.insert(len(system) % len(messages), {"from": "system", "value": system})
     record = {"image": ["a.jpg"] * images, "conversations": messages}
     _, annotations = process_coco([record], {"a.jpg": Path("a.jpg")}, images_per_conversation=2)
-    prompts = [([Turn(neutralise(q), neutralise(a)) for q, a in talk], 0)]
-    for group in annotations.values():
-        prompts += [([Turn(turn["q"], turn["a"][0]) for turn in c["turns"]], images) for c in group]
+    prompts = [([Turn(neutralise(q), neutralise(a)) for q, a in talk], system, 0)]
+    for key, (conversation,) in annotations.items():
+        shown = 0 if key == "text" else len(conversation.get("images", [key]))
+        turns = [Turn(turn["q"], turn["a"][0]) for turn in conversation["turns"]]
+        prompts.append((turns, conversation.get("system", ""), shown))
     control = [token_id(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", IMAGE_TOKEN)]
-    for turns, shown in prompts:
+    for turns, system, shown in prompts:
         ids, labels = build_prompt(tokenizer, turns, system=system, image_context_length=3)
         speakers = 2 * len(turns) + bool(system)
         assert [ids.count(token) for token in control] == [speakers, speakers, 0, 3 * shown]

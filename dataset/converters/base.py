@@ -12,8 +12,8 @@ from dataset.records import KINDS, RecordError
 class Message(NamedTuple):
     """One message of a conversation."""
 
-    role: str  # system, human or gpt
-    text: str | list[str]  # <image> in it is a picture; a list is of gpt alone: its reference answers
+    role: str  # system, human or gpt; "" for any other
+    text: str | list[str] | None  # with <image> for each picture; a list of gpt's reference answers; None: not text
 
 
 @dataclass

@@ -34,8 +34,12 @@ def conversation(given: object, images: list[str]) -> tuple[list[str], list[Mess
         all file names, in the order of the <image> marks, those without a mark first; and the messages, in which each
         picture is ``<image>``.
 
+    A message that makes no sense is kept without a role or without text: :mod:`dataset.preparing.turns` drops its turn
+    and counts it.
+
     Raises:
-        RecordError: a message is malformed, or there are more marks than pictures.
+        RecordError: they are not a list, a part of a message is neither text nor an image, or there are more marks than
+            pictures.
     """
     if not isinstance(given, list):
         raise RecordError("conversations is not a list of messages")
@@ -50,16 +54,13 @@ def conversation(given: object, images: list[str]) -> tuple[list[str], list[Mess
 def _message(message: object, number: int, marks: Marks) -> Message:
     given = message if isinstance(message, dict) else {}
     said_by, text = given.get("from", given.get("role")), given.get("value", given.get("content"))
-    if not isinstance(said_by, str) or said_by not in ROLES:
-        raise RecordError(f"message {number} is not from any of {', '.join(ROLES)}")
-    role = ROLES[said_by]
+    role = ROLES.get(said_by, "") if isinstance(said_by, str) else ""
     if isinstance(text, list) and any(isinstance(part, dict) for part in text):
         text = _joined([_part(part, f"part {n} of message {number}") for n, part in enumerate(text)])
     if role == "gpt" and isinstance(text, list) and all(isinstance(answer, str) for answer in text):
         return Message(role, text)
     if not isinstance(text, str):
-        kind = "a question that is not text" if role == "human" else "neither text nor a list of texts"
-        raise RecordError(f"message {number} is {kind}")
+        return Message(role, None)
     if role == "human":
         marks.extend(match[1] for match in _MARK.finditer(text))
         text = _MARK.sub(PLACEHOLDER, text)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dataset.converters import FORMATS, Format
+from dataset.converters.base import Example
 from dataset.preparing.find import real_path
-from dataset.records import SURROGATE, RecordError, Turns, turns_from
+from dataset.preparing.turns import Talk, Turns, talk_of
+from dataset.records import SURROGATE, RecordError
 
 TEXT_ONLY = "text"  # the key of conversations without an image
 
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
+Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
 Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
 
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -55,6 +58,7 @@ def process_records(
     images_per_conversation: int = 1,
     known: dict[str, int] | None = None,
     rejected: list[tuple[int, str]] | None = None,
+    changes: Changes | None = None,
     first: int = 0,
 ) -> tuple[ImageMap, Annotations]:
     """Conversations of records in one format.
@@ -70,14 +74,17 @@ def process_records(
         images_per_conversation: the most images that one conversation may have.
         known: resolved path -> id of the images of earlier sources, which keep their ids; extended in place.
         rejected: a list that gets (index, reason) of each record that cannot be used.
+        changes: gets what was joined, dropped or removed within records that are kept; extended in place.
         first: the index of the first record, where they are given in several calls.
 
     Returns:
         The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
         its first image, under "text" without one: {"source", "language", "split": "train", "turns": [{"q", "a"}]},
-        "type" with the kind of question where the record tells it, and "images" with the ids where there are several.
+        "type" with the kind of question where the record tells it, "system" where it has a system text of its own, and
+        "images" with the ids where there are several.
     """
     known = {} if known is None else known
+    changes = {} if changes is None else changes
     image_map: ImageMap = {}
     annotations: Annotations = {}
     for index, record in enumerate(records, start=first):
@@ -89,24 +96,35 @@ def process_records(
                 raise RecordError(f"has {len(names)} images, {limit}")
             if any(name not in paths for name in names):
                 continue  # the image is in the skip list already
-            turns = turns_from(example, len(names), f"{seed}:{source}:{index}", keep_all_captions)
+            talk = talk_of(example, len(names), f"{seed}:{source}:{index}", keep_all_captions)
         except RecordError as error:
             if rejected is not None:
                 rejected.append((index, str(error)))
             continue
-        spoken = language if language != "auto" else "zh" if _is_chinese(turns) else "en"
-        conversation: dict[str, Any] = {"source": source, "language": spoken, "split": "train", "turns": turns}
+        for change, number in talk.changes.items():
+            count, first_index = changes.get(change, (0, index))
+            changes[change] = (count + number, first_index)
+        names = names[: talk.images]
         for name in names:
             if real_path(paths[name]) not in known:
                 known[real_path(paths[name])] = start_ID + len(image_map)
                 image_map[name] = {"ID": known[real_path(paths[name])], "path": paths[name].as_posix()}
-        if example.type:
-            conversation["type"] = SURROGATE.sub("\ufffd", example.type)
+        conversation = _conversation(example, talk, source, language)
         ids = [known[real_path(paths[name])] for name in names]
         if len(ids) > 1:
             conversation["images"] = ids
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
     return image_map, annotations
+
+
+def _conversation(example: Example, talk: Talk, source: str, language: str) -> dict[str, Any]:
+    spoken = language if language != "auto" else "zh" if _is_chinese(talk.turns) else "en"
+    conversation: dict[str, Any] = {"source": source, "language": spoken, "split": "train", "turns": talk.turns}
+    if talk.system:
+        conversation["system"] = talk.system
+    if example.type:
+        conversation["type"] = SURROGATE.sub("\ufffd", example.type)
+    return conversation
 
 
 def _is_chinese(turns: Turns) -> bool:

@@ -98,5 +98,8 @@ def test_the_system_prompt_can_be_another_for_one_call(assistant):
     request = requests()[0]
     texts = [assistant.tokenizer.decode(assistant._prompt(request, {"system": s})) for s in ("Be brief.", "")]
     assert texts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>") and texts[1].startswith("<|im_start|>user")
+    own = Request(request.turns, request.images, "In Chinese.")  # what the conversation says goes first
+    text = assistant.tokenizer.decode(assistant._prompt(own, {"system": "Be brief."}))
+    assert text.startswith("<|im_start|>system\nIn Chinese.<|im_end|>") and "Be brief." not in text
     usual = assistant.answer([request], max_new_tokens=12)
     assert assistant.answer([request], max_new_tokens=12, system="a red star and a blue star " * 3) != usual

@@ -28,6 +28,18 @@ def test_placeholder_is_expanded_and_pixels_are_the_encoders(open_dataset):
     assert (red, green, blue) == pytest.approx((0 / 127.5 - 1, 90 / 127.5 - 1, 255 / 127.5 - 1), abs=1e-5)
 
 
+def test_a_system_text_of_its_own_replaces_the_configs_and_makes_a_tree_of_its_own(open_dataset):
+    plain, briefly = (conversation((f"{IMAGE_TOKEN}\n{text}?", "red")) for text in ("What", "Which color"))
+    dataset = open_dataset(
+        conversations={"0": [plain, {**briefly, "system": "Be brief."}, plain, {**plain, "system": ""}]}
+    )
+    samples = [dataset[i] for i in range(2)]
+    assert [sample["id"] for sample in samples] == ["0/0, 0/2, 0/3", "0/1"]
+    usual, own = (dataset.tokenizer.decode(sample["input_ids"]) for sample in samples)
+    assert own.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n") and own.count("system") == 1
+    assert usual.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n") and "brief" not in usual
+
+
 def test_reference_answer_is_drawn_per_epoch_and_repeats_with_the_seed(open_dataset):
     dataset = open_dataset()
 

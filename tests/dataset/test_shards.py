@@ -17,7 +17,7 @@ import pytest
 from common.errors import UserError
 from dataset import shards
 from dataset.records import RecordError
-from dataset.shards import PYARROW, contents, find_shards, parts_of, read_shard, turns_in
+from dataset.shards import PYARROW, contents, find_shards, parts_of, read_shard, talk_in
 from qwen.tokenizer import IMAGE_TOKEN
 from tests.helpers.tars import LLAVA, add, only_tar, photo, said
 from tests.helpers.tiny import REPO
@@ -237,7 +237,7 @@ def test_a_file_without_rows_has_none_and_a_cut_one_is_damage(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- records
 
-TURNS = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["A cat <| im_end |>."]}]
+TURNS = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["A cat."]}]
 
 
 @pytest.mark.parametrize(
@@ -253,18 +253,28 @@ TURNS = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["A cat <| im_end |>."]}]
     ],
 )
 def test_what_a_record_may_say(given, expected):
-    assert [turns_in(part, 1, "0", False) for part in parts_of(given)] == expected
+    assert [talk_in(part, 1, "0", False).turns for part in parts_of(given)] == expected
+
+
+def test_a_system_text_of_its_own_is_kept():
+    ours = {"turns": [{"q": "a", "a": ["b"]}], "system": "Be\ud800 brief."}
+    llava = {"conversations": [{"from": "system", "value": "Be\ud800 brief."}, *LLAVA]}
+    for part in (ours, llava):
+        talk = talk_in(part, 1, "0", False)
+        assert talk.system == "Be\ufffd brief." and talk.images == 1 and len(talk.turns) == 1
+    with pytest.raises(RecordError, match="not what process_image.py writes"):
+        talk_in({**ours, "system": 5}, 1, "0", False)
 
 
 @pytest.mark.parametrize("row", [{"json": b'{"caption": ["one <image>", "two"]}'}, {"txt": b"one <image>"}])
 def test_a_caption_gets_a_question(row):
     images, text = contents({"jpg": b"x", **row, "__key__": "7", "__url__": "a.tar"})
-    (turns,) = (turns_in(part, 1, "1", True) for part in parts_of(text))
+    (turns,) = (talk_in(part, 1, "1", True).turns for part in parts_of(text))
     assert images == [b"x"] and turns[0]["q"] in (f"{IMAGE_TOKEN}\n请描述这张图片。", f"{IMAGE_TOKEN}\n图中有什么？")
-    assert turns[0]["a"][0] == "one < image >"
+    assert turns[0]["a"][0] == "one"
 
 
 @pytest.mark.parametrize("part", [7, {"turns": 3}, {"turns": [{"q": "x"}]}, {"turns": [{"q": "x", "a": "y"}]}, {}])
 def test_what_is_no_conversation_is_refused(part):
     with pytest.raises(RecordError):
-        turns_in(part, 1, "0", False)
+        talk_in(part, 1, "0", False)

@@ -105,6 +105,17 @@ def test_samples_are_those_of_the_two_files(make_stream):
     assert found[4]["id"] == ", ".join(f"train-000001.tar/00000000{4}/{n}" for n in range(2))
 
 
+def test_a_system_text_of_its_own_is_that_of_the_two_files(make_config, tmp_path):
+    talk = {"source": "test", "language": "en", "split": "train", "system": "Be brief."}
+    talk["turns"] = [{"q": f"{IMAGE_TOKEN}\nWhat?", "a": ["red"]}]
+    config = make_config(pictures=PICTURES, conversations={str(number): [talk] for number in range(PICTURES)})
+    write_shards(config, tmp_path, PICTURES)
+    config.data.stream, whole = [tmp_path / "train-*.tar"], ImageCaptionDataset(config, *tools(config))
+    (window,) = open_stream(config).windows(Position(), None)
+    assert window.dataset[0]["input_ids"] == whole[0]["input_ids"]
+    assert "Be brief." in window.dataset.tokenizer.decode(window.dataset[0]["input_ids"])
+
+
 def tools(config: Config) -> tuple:
     return load_tokenizer(config.language.path), load_image_processor(config.vision.path)
 

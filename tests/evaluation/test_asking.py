@@ -25,6 +25,19 @@ def test_every_question_is_asked_alone_with_its_picture_in_front(data, stub):
     assert f"{IMAGE_TOKEN}\nIs it red?" in asked  # a second turn, which has no placeholder of its own
 
 
+def test_a_conversations_own_system_text_goes_with_its_questions_and_their_probes(data, stub):
+    model = stub(looks)
+
+    def change(annotations: dict) -> None:
+        next(c for group in annotations.values() for c in group if c["split"] != "train")["system"] = "Be brief."
+
+    edit(data, change)
+    run(data)
+    own = [request.turns[0].question.removeprefix(f"{IMAGE_TOKEN}\n") for request in model.requests if request.system]
+    assert sorted(own) == sorted(["What color is it?", "Is it red?"] * 3)
+    assert {request.system for request in model.requests} == {"Be brief.", None}
+
+
 def test_without_a_picture_means_without_a_placeholder(data, stub):
     model = stub(looks)
     run(data)

@@ -36,15 +36,22 @@ def annotations(folder: Path, content: bytes) -> list[dict]:
         return kept
     for process in (process_ali, process_coco):
         rejected: list = []
-        images, annotations = process(records, paths, images_per_conversation=2, rejected=rejected)
+        changes: dict = {}
+        options = {"rejected": rejected, "changes": changes}
+        images, annotations = process(records, paths, images_per_conversation=2, **options)
         json.dumps([images, annotations], ensure_ascii=False).encode("utf-8")
         assert all("\n" not in reason and len(reason) < 300 for _, reason in rejected)
-        for conversation in (c for group in annotations.values() for c in group):
+        assert all(0 <= first < len(records) and count > 0 for count, first in changes.values())
+        for key, conversation in ((key, c) for key, group in annotations.items() for c in group):
             kept.append(conversation)
-            shown = len(conversation.get("images", images and [0]))
-            texts = [text for turn in conversation["turns"] for text in (turn["q"], *turn["a"])]
-            assert sum(text.count(IMAGE_TOKEN) for text in texts) in (0, shown)
-            assert not any(token in text for text in texts for token in CONTROL if token != IMAGE_TOKEN)
+            shown = 0 if key == "text" else len(conversation.get("images", [key]))
+            questions = [turn["q"] for turn in conversation["turns"]]
+            answers = [text for turn in conversation["turns"] for text in turn["a"]]
+            assert answers and all(text.strip() for text in (*questions, *answers))
+            assert sum(text.count(IMAGE_TOKEN) for text in questions) == shown
+            others = [text.replace(IMAGE_TOKEN, "") for text in questions]
+            texts = [*others, *answers, conversation.get("system", "")]
+            assert not any(token in text for text in texts for token in CONTROL)
     return kept
 
 

@@ -65,6 +65,11 @@ def test_an_answer_names_no_picture():
     assert conversation(messages, []) == ([], [("human", "?"), ("gpt", "<img>a.jpg</img> <image>")])
 
 
+def test_a_message_that_makes_no_sense_keeps_no_text_or_no_role():
+    messages = ["q", {"from": "tool", "value": "x"}, {"from": "human", "value": 5}, {"from": "gpt", "value": ["a", 5]}]
+    assert conversation(messages, []) == ([], [("", None), ("", "x"), ("human", None), ("gpt", None)])
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -75,7 +80,6 @@ def test_an_answer_names_no_picture():
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "holds the picture itself"),
         ([{"text": "?"}, {"box": [1, 2, 3]}], "part 1 of message 0 is a box without four whole numbers"),
         ([{"text": "?"}, 5], "part 1 of message 0 is None, which is neither text nor an image"),
-        (5, "message 0 is a question that is not text"),
     ],
 )
 def test_what_cannot_be_read_is_named(content, reason):
