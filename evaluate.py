@@ -1,14 +1,16 @@
 """Score a checkpoint, and find out whether it looks at the picture.
 
     python evaluate.py --checkpoint checkpoints/demo --output result.json
+    python evaluate.py --checkpoint checkpoints/demo --resume                      # after Ctrl-C or a crash
     python evaluate.py --checkpoint checkpoints/demo --split train --limit 500 generate.batch_size=32
     torchrun --nproc-per-node 8 evaluate.py --checkpoint checkpoints/demo          # eight GPUs share the questions
 
-Captions are scored by BLEU, ROUGE-L and CIDEr; all other answers by exact match after normalisation, and by VQA
-accuracy if ten people answered.
+Captions are scored by BLEU, ROUGE-L and CIDEr; all other answers by the metric of their source, which is exact match
+after normalisation by default, and by VQA accuracy too if ten people answered.
 
-An accuracy says little alone. The report compares it with four baselines that do not look at the picture: the majority
-answer, the most common answer to each question text, and the model itself with another picture and with none.
+An accuracy says little alone. The report compares it, for each type of question, with four baselines that do not look
+at the picture: the type's majority answer, the most common answer to each question text, and the model itself with
+another picture and with none. `python -m evaluation.compare a.json b.json` compares two results.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import typed_command
 from common.errors import UserError
 from dataset.conversations import SPLITS
 
 if TYPE_CHECKING:
+    from answering.assistant import Assistant
     from evaluation.questions import Question
+    from evaluation.result import Result
     from settings import Config
 
 
@@ -51,6 +56,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     metric = "score a source's questions by another metric than the config's; NAME alone: those of all sources"
     parser.add_argument("--metric", action="append", default=[], metavar="[SOURCE=]NAME", help=metric)
     parser.add_argument("--no-probes", action="store_true", help="do not ask again with another picture and with none")
+    parser.add_argument("--resume", action="store_true", help="ask only what an interrupted evaluation did not")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
     parser.add_argument("--output", type=Path, default=Path("result.json"), metavar="FILE", help="default: %(default)s")
@@ -70,6 +76,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from answering.devices import check_device
     from evaluation.questions import choose_metrics, read_questions, sample
     from evaluation.report import check_output, check_packages
+    from evaluation.resuming import find_unfinished, questions_hash
 
     for text in args.overrides:
         if not text.startswith("generate."):
@@ -84,8 +91,17 @@ def evaluate(args: argparse.Namespace) -> int:
     questions = sample(asked, args.limit, config.data.seed)
     check_packages(questions)
     check_output(args.output)
-    facts = {"data": data, "limit": args.limit, "seed": config.data.seed, "metrics": metrics}
-    return score_model(args, config, questions, train, facts, begin)
+    facts = {
+        "data": data,
+        "limit": args.limit,
+        "seed": config.data.seed,
+        "system": config.language.system,
+        "max_pixels": config.data.max_pixels,
+        "generate": config.generate.model_dump(),
+        "questions_sha256": questions_hash(questions),
+    }
+    unfinished = find_unfinished(args.output, facts, args.resume)
+    return score_model(args, config, questions, train, {**facts, "metrics": metrics}, unfinished, begin)
 
 
 def score_model(
@@ -94,16 +110,61 @@ def score_model(
     questions: list[Question],
     train: list[Question] | None,
     facts: dict,
+    unfinished: Result | None,
     begin: float,
 ) -> int:
     """Load the model, which takes seconds, ask it, and report. Returns the exit status."""
     import torch
 
-    from answering.assistant import Assistant
     from evaluation.asking import Pictures, ask_all
     from evaluation.baselines import fit_baselines
     from evaluation.html.content import write_report
     from evaluation.report import build_result, show, write_result
+    from evaluation.resuming import Saver
+    from training import distributed
+
+    assistant = load_assistant(args, facts, questions, unfinished)
+    pictures = Pictures(config.data.max_pixels)
+    earlier = unfinished["seconds"] if unfinished else 0.0
+
+    def write(complete: bool) -> dict:
+        facts["baselines_fitted_on"] = fit_baselines(questions, train)
+        result = build_result(questions, pictures.unreadable, {"complete": complete, **facts})
+        result["seconds"] = round(earlier + time.monotonic() - begin, 1)
+        if not distributed.rank():
+            write_result(args.output, result)
+        return result
+
+    save = Saver(lambda: write(complete=False), idle=bool(distributed.rank()))
+    try:
+        complete = ask_all(assistant, questions, config.generate, pictures, not args.no_probes, save)
+    except torch.OutOfMemoryError as error:
+        write(complete=False)
+        raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
+    if complete:  # after Ctrl-C the other processes may never come here
+        distributed.leave_together()
+        if all(question.prediction is None for question in questions):
+            raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
+    if distributed.rank():
+        return 0  # the first process scores and writes
+    result = write(complete)  # before printing: a terminal that fails must not lose the result
+    print(show(result))
+    page = write_report(result, args.output, config.data.max_pixels)
+    print(f"Every prediction is in {args.output}; {page} shows them with their pictures, in a browser.")
+    if not complete:
+        answered = f"{result['answered']} of {len(questions)} questions answered"
+        print(f"interrupted: {answered}; to continue: {typed_command(add=['--resume'])}", file=sys.stderr)
+    return 0 if complete else 130
+
+
+def load_assistant(
+    args: argparse.Namespace, facts: dict, questions: list[Question], unfinished: Result | None
+) -> Assistant:
+    """The model, with its answers of an unfinished evaluation in ``questions`` and what it is in ``facts``."""
+    import torch
+
+    from answering.assistant import Assistant
+    from evaluation.resuming import check_same, checkpoint_hash, restore
     from model.model import quiet_libraries
     from training import distributed
 
@@ -112,31 +173,18 @@ def score_model(
     device = args.device
     if device is None and distributed.world_size() > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    pictures = Pictures(config.data.max_pixels)
     try:
         assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify)
-        torch.manual_seed(config.data.seed)  # used by sampled decoding only
-        complete = ask_all(assistant, questions, config.generate, pictures, probes=not args.no_probes)
     except torch.OutOfMemoryError as error:
-        raise UserError("out of GPU memory; ask fewer questions at once: generate.batch_size=1") from error
-    if complete:  # after Ctrl-C the other processes may never come here
-        distributed.leave_together()
-        if all(question.prediction is None for question in questions):
-            raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
-    if distributed.rank():
-        return 0  # the first process scores and writes
-    facts = {"complete": complete, **facts, "baselines_fitted_on": fit_baselines(questions, train)}
-    facts |= {"checkpoint": Path(assistant.checkpoint or args.checkpoint).as_posix(), "device": assistant.device}
-    facts |= {"system": config.language.system, "generate": config.generate.model_dump()}
-    result = build_result(questions, pictures.unreadable, facts)
-    result["seconds"] = round(time.monotonic() - begin, 1)
-    write_result(args.output, result)  # before printing: a terminal that fails must not lose the result
-    print(show(result))
-    page = write_report(result, args.output, config.data.max_pixels)
-    print(f"Every prediction is in {args.output}; {page} shows them with their pictures, in a browser.")
-    if not complete:
-        print(f"interrupted: {result['answered']} of {len(questions)} questions answered", file=sys.stderr)
-    return 0 if complete else 130
+        raise UserError("out of GPU memory: the model does not fit") from error
+    torch.manual_seed(facts["seed"])  # used by sampled decoding only
+    checkpoint = Path(assistant.checkpoint or args.checkpoint)
+    facts |= {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
+    facts["device"] = assistant.device
+    if unfinished:
+        check_same(args.output, unfinished, {"checkpoint_sha256": facts["checkpoint_sha256"]})
+        print(f"{restore(questions, unfinished)} of {len(questions)} questions are answered in {args.output}")
+    return assistant
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from evaluation.questions import Question
 from settings import Generate
 from training import distributed
 
+ROUND = 8  # batches of a process between two times that the processes wait for each other
 MODEL = "model"  # whose answer it is: the model's own, or the name of a baseline
 
 
@@ -50,30 +51,48 @@ class Pictures:
 
 
 def ask_all(
-    assistant: Assistant, questions: Sequence[Question], generate: Generate, pictures: Pictures, probes: bool
+    assistant: Assistant,
+    questions: Sequence[Question],
+    generate: Generate,
+    pictures: Pictures,
+    probes: bool,
+    save: Callable[[], None],
 ) -> bool:
-    """Write all answers into the questions. Returns False if Ctrl-C ended it early."""
+    """Write all answers into the questions that lack them. Returns False if Ctrl-C ended it early.
+
+    ``save`` is called now and then, when the answers of all processes are in the questions.
+    """
 
     def showing(question: Question, text: str, images: list[str]) -> Request:
         return Request([Turn(text)], [pictures(path) for path in images], question.system)
 
     def ask(chosen: Sequence[Question], asker: str, label: str, request: Callable[[Question], Request]) -> None:
-        _ask_shared(assistant, chosen, asker, label, request, generate)
+        _ask_shared(assistant, chosen, asker, label, request, generate, save)
 
     on_cpu = assistant.device == "cpu"
     try:
-        ask(questions, MODEL, "asking", lambda q: showing(q, q.asked, q.images))
+        ask([q for q in questions if q.prediction is None], MODEL, "asking", lambda q: showing(q, q.asked, q.images))
         if probes:
             pool = [q for q in questions if q.prediction is not None and q.images]
             probed = [q for q in pool if needs_picture(q)]
-            choose_other_images(probed, pool, assistant.config.data.seed)
-            replaced = [q for q in probed if q.other_images]
+            _choose_others(probed, pool, assistant.config.data.seed)
+            replaced = [q for q in probed if q.other_images and q.baselines.get("other_picture") is None]
             ask(replaced, "other_picture", "other picture", lambda q: showing(q, q.asked, q.other_images))
-            ask(probed, "no_picture", "no picture", lambda q: showing(q, q.text, []))
+            alone = [q for q in probed if q.baselines.get("no_picture") is None]
+            ask(alone, "no_picture", "no picture", lambda q: showing(q, q.text, []))
         pictures.unreadable = dict(sorted(distributed.gather(list(pictures.unreadable.items()), cpu=on_cpu)))
     except KeyboardInterrupt:
         return False
     return True
+
+
+def _choose_others(questions: Sequence[Question], pool: Sequence[Question], seed: int) -> None:
+    """Choose the other pictures, and drop an answer of an earlier evaluation that was about another one."""
+    shown = [question.other_images for question in questions]
+    choose_other_images(questions, pool, seed)
+    for question, images in zip(questions, shown, strict=True):
+        if question.other_images != images:
+            question.baselines.pop("other_picture", None)
 
 
 def _ask_shared(
@@ -83,18 +102,27 @@ def _ask_shared(
     label: str,
     request: Callable[[Question], Request],
     generate: Generate,
+    save: Callable[[], None],
 ) -> None:
-    """Ask this process's share of the questions, and write the answers of all processes into them."""
-    progress = assistant.config.data.progress and not distributed.rank()
-    own = distributed.share(questions, generate.batch_size)
-    number = {id(questions[i]): i for i in own}
-    answers = []
-    asked = answers_to(assistant, [questions[i] for i in own], request, generate, label, progress)
-    for question, answer, problem in asked:
-        _record(question, asker, answer, problem)  # at once: Ctrl-C keeps what was answered
-        answers.append((number[id(question)], answer, problem))
-    for i, answer, problem in distributed.gather(answers, cpu=assistant.device == "cpu"):
-        _record(questions[i], asker, answer, problem)
+    """Ask this process's share of the questions, and write the answers of all processes into them.
+
+    In rounds of some batches for each process, after which all have the same answers.
+    """
+    size = ROUND * generate.batch_size * distributed.world_size()
+    quiet = not assistant.config.data.progress or bool(distributed.rank())
+    with tqdm(total=len(questions), desc=label, unit="question", disable=quiet) as bar:
+        for start in range(0, len(questions), size):
+            some = questions[start : start + size]
+            own = distributed.share(some, generate.batch_size)
+            number = {id(some[i]): i for i in own}
+            answers = []
+            for question, answer, problem in answers_to(assistant, [some[i] for i in own], request, generate):
+                _record(question, asker, answer, problem)  # at once: Ctrl-C keeps what was answered
+                answers.append((number[id(question)], answer, problem))
+                bar.update(distributed.world_size())
+            for i, answer, problem in distributed.gather(answers, cpu=assistant.device == "cpu"):
+                _record(some[i], asker, answer, problem)
+            save()
 
 
 def _record(question: Question, asker: str, answer: str | None, problem: str | None) -> None:
@@ -110,23 +138,18 @@ def answers_to(
     questions: Sequence[Question],
     request: Callable[[Question], Request],
     generate: Generate,
-    label: str,
-    progress: bool,
 ) -> Iterator[tuple[Question, str | None, str | None]]:
     """Ask in batches. For each question: its answer, or None and why it could not be asked."""
     options = generate.model_dump(exclude={"batch_size"})
     batch: list[tuple[Question, Request]] = []
-    with tqdm(total=len(questions), desc=label, unit="question", disable=not progress) as bar:
-        for number, question in enumerate(questions, start=1):
-            try:
-                batch.append((question, request(question)))
-            except ImageError as error:
-                yield question, None, str(error)
-                bar.update()
-            if batch and (len(batch) == generate.batch_size or number == len(questions)):
-                yield from _answer_batch(assistant, batch, options)
-                bar.update(len(batch))
-                batch = []
+    for number, question in enumerate(questions, start=1):
+        try:
+            batch.append((question, request(question)))
+        except ImageError as error:
+            yield question, None, str(error)
+        if batch and (len(batch) == generate.batch_size or number == len(questions)):
+            yield from _answer_batch(assistant, batch, options)
+            batch = []
 
 
 def _answer_batch(

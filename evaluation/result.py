@@ -5,7 +5,11 @@ All scores are from 0 to 1. None is a score that does not exist: the question wa
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+import json
+from pathlib import Path
+from typing import NotRequired, TypedDict, cast
+
+from common.errors import UserError
 
 
 class Mean(TypedDict):
@@ -102,10 +106,13 @@ class Result(Verdict):
 
     complete: bool  # False: interrupted
     checkpoint: str
+    checkpoint_sha256: str  # of its manifest
     device: str
     data: str
+    questions_sha256: str
     limit: int | None
     seed: int
+    max_pixels: int
     system: str
     generate: dict
     metrics: dict[str, str]  # source -> the metric of its questions
@@ -126,3 +133,20 @@ class Result(Verdict):
     verdict_by_type: dict[str, Verdict]
     types_that_do_not_look: list[str]
     predictions: list[Prediction]
+
+
+def read_result(path: Path) -> Result:
+    """The content of a result file.
+
+    Raises:
+        UserError: it cannot be read, or is not what evaluate.py writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = all(isinstance(line["id"], str) and "score" in line for line in content["predictions"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path}: cannot be read as a result of evaluate.py ({reason})") from error
+    if not known or not isinstance(content.get("scores"), dict):
+        raise UserError(f"{path}: not a result of this version of evaluate.py; evaluate again")
+    return cast(Result, content)
