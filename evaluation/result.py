@@ -135,6 +135,26 @@ class Result(Verdict):
     predictions: list[Prediction]
 
 
+class Difference(TypedDict):
+    """Two runs, a and b, over the questions of a group that both have a score for."""
+
+    images: int
+    a: Mean
+    b: Mean
+    difference: float | None  # mean of b less mean of a
+    standard_error: float | None  # of the paired differences, clustered by picture
+    clear: bool  # more than two standard errors from zero
+
+
+class Differences(TypedDict):
+    """The same questions, grouped in four ways, as in the scores of a result."""
+
+    overall: Difference
+    by_type: dict[str, Difference]
+    by_language: dict[str, Difference]
+    by_source: dict[str, Difference]
+
+
 def read_result(path: Path) -> Result:
     """The content of a result file.
 

@@ -39,6 +39,11 @@ def clearly_above(difference: float, error: float) -> bool:
     return difference > 0 and difference > 2 * error
 
 
+def finite(number: float) -> float | None:
+    """None for infinity, which JSON does not have."""
+    return number if math.isfinite(number) else None
+
+
 def chance_probability(difference: float, error: float, groups: int) -> float:
     """How often a difference so many standard errors above zero comes by chance: Student's t, ``groups`` - 1 degrees.
 

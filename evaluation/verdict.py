@@ -19,6 +19,7 @@ from evaluation.significance import (
     chance_probability,
     clearly_above,
     clustered_mean,
+    finite,
     holm_levels,
     paired_difference,
 )
@@ -106,11 +107,6 @@ def mean_of(questions: Iterable[Question], score: Callable[[Question], float | N
         return {"n": 0, "mean": None, "standard_error": None}
     mean, error = clustered_mean([value for value, _ in scored], [group for _, group in scored])
     return {"n": len(scored), "mean": mean, "standard_error": finite(error)}
-
-
-def finite(number: float) -> float | None:
-    """None for infinity, which JSON does not have."""
-    return number if math.isfinite(number) else None
 
 
 # ---------------------------------------------------------------------------------------------- against the floor
