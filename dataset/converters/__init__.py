@@ -3,13 +3,30 @@ A new format is one module and one entry of FORMATS. May import what dataset.pre
 
 from __future__ import annotations
 
-from dataset.converters import ali, llava
+from dataset.converters import ali, coco_captions, flickr30k, gqa, llava, parquet, qwen_vl, table, textvqa, vqa
 from dataset.converters.base import Format
 
-FORMATS: dict[str, Format] = {"llava": llava.FORMAT, "ali": ali.FORMAT}
+# format: auto takes the first that knows a file by its sign.
+FORMATS: dict[str, Format] = {
+    "parquet": parquet.FORMAT,
+    "vqa": vqa.FORMAT,
+    "textvqa": textvqa.FORMAT,
+    "gqa": gqa.FORMAT,
+    "coco_captions": coco_captions.FORMAT,
+    "flickr30k": flickr30k.FORMAT,
+    "table": table.FORMAT,
+    "qwen_vl": qwen_vl.FORMAT,
+    "llava": llava.FORMAT,
+    "ali": ali.FORMAT,
+}
 OLD_NAMES = {"coco": "llava"}  # old name -> name
+AUTO = "auto"
 
 
 def format_named(name: str) -> Format:
-    """The entry of :data:`FORMATS` that ``data.sources.*.format`` names, by its name or by its old one."""
+    """The entry of :data:`FORMATS` that ``data.sources.*.format`` names, by its name or by its old one.
+
+    Raises:
+        KeyError: there is none.
+    """
     return FORMATS[OLD_NAMES.get(name, name)]

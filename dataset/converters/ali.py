@@ -9,8 +9,15 @@ of messages there, as LLaVA has them, is read as such.
 from __future__ import annotations
 
 from dataset.converters.base import Example, Format, as_object, image_names
+from dataset.converters.look import Look
 from dataset.converters.messages import conversation
 from dataset.records import RecordError
+
+
+def known_by(look: Look) -> str | None:
+    if look.under is None and {"image_id", "image"} & look.record.keys() and {"caption", "conversations"} & look.record.keys():
+        return "its first record has an image and captions"
+    return None
 
 
 def example(record: object) -> Example:
@@ -33,4 +40,4 @@ def captions_or_messages(record: object, images: list[str]) -> Example:
     return Example(images, captions=captions)
 
 
-FORMAT = Format("AI Challenger captions", example)
+FORMAT = Format("AI Challenger captions", known_by, example)

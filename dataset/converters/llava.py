@@ -10,7 +10,16 @@ The pictures are under ``image`` or ``images``, as text or as a list, or inside 
 from __future__ import annotations
 
 from dataset.converters.base import Example, Format, as_object, image_names
+from dataset.converters.look import Look
 from dataset.converters.messages import conversation
+
+
+def known_by(look: Look) -> str | None:
+    key = next((key for key in ("conversations", "messages") if key in look.record), None)
+    said = look.record.get(key) if key else None
+    if look.under is None and isinstance(said, list) and all(isinstance(message, dict) for message in said):
+        return f"its first record has messages under {key}"
+    return None
 
 
 def example(record: object) -> Example:
@@ -20,4 +29,4 @@ def example(record: object) -> Example:
     return Example(images, messages)
 
 
-FORMAT = Format("LLaVA conversations", example)
+FORMAT = Format("LLaVA conversations", known_by, example)

@@ -24,7 +24,8 @@ BLOCK = 2**20  # bytes
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-_RECORD_KEYS = {"image", "image_id", "conversations", "caption"}
+_RECORD_KEYS = {"image", "images", "image_id", "conversations", "messages", "caption", "captions", "question", "query"}
+_RECORD_LISTS = ("images", "annotations", "questions", "data")  # where published files have their records
 
 
 def read_json(path: str | os.PathLike[str]) -> list[object]:
@@ -55,15 +56,95 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
         first = False
 
 
-def _list_items(reader: _Reader) -> Iterator[object]:
-    """The values of a list whose opening bracket was just read."""
+def read_first(path: str | os.PathLike[str]) -> tuple[str | None, object]:
+    """The first record of a JSON file, to tell its format, and the key of the list that holds the records.
+
+    The key is None where the file is a list of records or has one record a line, and "" where it is an object that has
+    each record under a key of its own.
+
+    Raises:
+        UserError: as :func:`read_records`.
+    """
+    reader = _Reader(path)
+    if not reader.skip_space():
+        raise UserError(f"{path}: not valid JSON at line 1, column 1: the file is empty; {EXPECTED}")
+    if reader.take("["):
+        return None, next(_list_items(reader), {})
+    if reader.take("{"):
+        for name in _keys(reader):
+            if name in _RECORD_LISTS and reader.take("["):
+                items = _list_items(reader)
+                item = next(items, None)
+                if isinstance(item, dict) and (name != "images" or "sentences" in item):
+                    return name, item
+                for _ in items:  # COCO names its images before it says anything about them
+                    pass
+            elif isinstance(value := reader.value(), dict) and "question" in value:
+                return "", value
+    return None, _Reader(path).value()
+
+
+def read_list(path: str | os.PathLike[str], key: str, others: dict[str, object] | None = None) -> Iterator[object]:
+    """The values of the list that the object of a JSON file holds under ``key``, one by one.
+
+    Args:
+        others: gets what the object holds under other keys and is no list, each when the reader comes by it.
+
+    Raises:
+        UserError: as :func:`read_records`; and where the file is no object, or holds no list under ``key``.
+    """
+    reader, found = _Reader(path), False
+    for name in _keys_of_file(reader):
+        if name == key and reader.take("["):
+            found = True
+            yield from _list_items(reader)
+        elif reader.take("["):
+            for _ in _list_items(reader):
+                pass
+        else:
+            value = reader.value()
+            if others is not None:
+                others[name] = value
+    if not found:
+        raise UserError(f'{path}: expected an object with a list under "{key}", which it lacks')
+
+
+def read_members(path: str | os.PathLike[str]) -> Iterator[tuple[str, object]]:
+    """The keys and values of the object that is the whole of a JSON file, one by one.
+
+    Raises:
+        UserError: as :func:`read_records`; and where the file is no object.
+    """
+    reader = _Reader(path)
+    for name in _keys_of_file(reader):
+        yield name, reader.value()
+
+
+def _keys_of_file(reader: _Reader) -> Iterator[str]:
+    """The keys of the object that a file holds; the caller takes each value before it asks for the next key."""
+    if not (reader.skip_space() and reader.take("{")):
+        raise UserError(f"{reader.path}: not an object, {{...}}, as this format has it")
+    yield from _keys(reader)
+    if reader.skip_space():
+        reader.fail("Extra data")
+
+
+def _keys(reader: _Reader) -> Iterator[str]:
+    """The keys of an object whose opening brace was just read."""
     reader.require_more()
-    if reader.take("]"):
+    if reader.take("}"):
         return
     while True:
-        yield reader.value()
+        name = reader.value()
+        if not isinstance(name, str):
+            reader.fail("Expecting property name enclosed in double quotes")
         reader.require_more()
-        if reader.take("]"):
+        if not reader.take(":"):
+            reader.fail("Expecting ':' delimiter")
+        reader.require_more()
+        yield name
+        reader.require_more()
+        if reader.take("}"):
             return
         if not reader.take(","):
             reader.fail("Expecting ',' delimiter")
