@@ -28,6 +28,7 @@ from typing import IO, Any
 from common.errors import UserError
 from dataset.conversations import checked
 from dataset.converters.ali import captions_or_messages
+from dataset.converters.arrow_reader import PYARROW
 from dataset.preparing.turns import Talk, talk_of
 from dataset.records import KINDS, SURROGATE, RecordError
 from settings import SHARDS
@@ -39,7 +40,6 @@ COLUMNS = {"image", "images", "conversations", "caption", "turns", "split"}  # o
 LARGEST_MEMBER = 256 * 2**20  # bytes; the largest photo that data.max_pixels lets through has some tens of millions
 BLOCK = 2**20  # bytes that are read at once; no header of a tar is longer
 ROWS = 64  # of a Parquet file that become Python objects at once
-PYARROW = "pyarrow==26.0.1"  # as in requirements-dev.txt
 
 Row = dict[str, Any]  # a record: {extension: content, "__key__": key} of a tar, {column: value} of a Parquet file
 

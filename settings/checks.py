@@ -385,7 +385,11 @@ def _require_sources(config: Config) -> None:
     for index, source in enumerate(config.data.sources):
         key = f"data.sources.{index}"
         for path in source.annotations:
-            _require(f"{key}.annotations", path, os.path.isfile, f"an annotations file; {advice}")
+            _require(f"{key}.annotations", path, os.path.exists, f"an annotations file; {advice}")
+        for path in source.questions or []:
+            _require(f"{key}.questions", path, os.path.isfile, f"a file of questions; {advice}")
+        if all(path.suffix in (".parquet", ".arrow") or path.is_dir() for path in source.annotations):
+            continue  # the pictures are inside, and process_image.py writes them to the folder images
         for path in source.images:
             _require(f"{key}.images", path, os.path.isdir, f"a folder of images; {advice}")
 

@@ -62,10 +62,13 @@ class Source(Section):
     """One data set in its own format."""
 
     name: Text = Field(description="a name for this source, as text")
-    format: Literal["llava", "ali", "coco"] = Field(
-        description="llava (conversations; its old name is coco) or ali (AI Challenger)"
+    # The names are those of dataset.converters.FORMATS. process_image.py checks them there, so they are named once.
+    format: Text = Field("auto", description="the name of a format, or auto to find it by looking at the files")
+    annotations: FilePaths = Field(description="the path of a file, or of a folder of Parquet files, or a list of them")
+    questions: FilePaths | None = Field(None, description="the path of a file, or a list of them, or null")
+    columns: Annotated[dict[str, Text], BeforeValidator(_null_as_section)] = Field(
+        {}, description="a section (our name of a column: its name in the file)"
     )
-    annotations: FilePaths = Field(description="the path of a JSON file, or a list of them")
     images: FilePaths = Field(description="the path of a folder, or a list of them")
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
     metric: Text = Field("exact_match", description="exact_match, vqa_accuracy, relaxed_accuracy or anls")

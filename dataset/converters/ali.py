@@ -15,7 +15,11 @@ from dataset.records import RecordError
 
 
 def known_by(look: Look) -> str | None:
-    if look.under is None and {"image_id", "image"} & look.record.keys() and {"caption", "conversations"} & look.record.keys():
+    if (
+        look.under is None
+        and {"image_id", "image"} & look.record.keys()
+        and {"caption", "conversations"} & look.record.keys()
+    ):
         return "its first record has an image and captions"
     return None
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from dataset.shards import PYARROW
 
+PYARROW = "pyarrow==26.0.1"  # as in requirements-dev.txt
 ROWS = 64  # that become Python objects at once: with pictures in them, some tens of megabytes
 
 Row = dict[str, Any]
@@ -70,8 +70,8 @@ def _batches(file: Path, columns: set[str] | None, schema_only: bool = False) ->
                 return
             kept = [name for name in names if columns is None or name in columns]
             # In this thread alone: a process that forks for its workers must not have threads of Arrow.
-            batches = reader.iter_batches(ROWS, columns=kept, use_threads=False) if file.suffix == ".parquet" else reader
-            for batch in batches:
+            parquet = file.suffix == ".parquet"
+            for batch in reader.iter_batches(ROWS, columns=kept, use_threads=False) if parquet else reader:
                 for start in range(0, batch.num_rows, ROWS):
                     yield batch.select(kept).slice(start, ROWS).to_pylist()
     except UserError:

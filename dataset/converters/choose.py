@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
@@ -41,7 +43,7 @@ def choose(source: Source, key: str) -> Choice:
     form = FORMATS[name]
     _check_keys(source, key, name, form)
     pictures = source.images[0] if form.embedded else None
-    questions = source.questions or [None] * len(source.annotations)
+    questions: Sequence[Path | None] = source.questions or [None] * len(source.annotations)
     files = [
         File(path, asked, pictures, source.columns) for path, asked in zip(source.annotations, questions, strict=True)
     ]

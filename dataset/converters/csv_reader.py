@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -66,12 +67,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         UserError: not readable, not UTF-8, a column without a name or with the name of another, a quote not closed.
     """
     names, delimiter, skipped = _header(path)
-    number = 1 + skipped
     with open_text(path) as file:
-        rows = _parsed(path, file, delimiter, number - skipped)
-        for _ in range(1 + skipped):
-            next(rows)
-        for number, cells in enumerate(rows, start=number + 1):
+        rows = enumerate(_parsed(path, file, delimiter), start=1)
+        for number, cells in islice(rows, 1 + skipped, None):
             if not any(cell.strip() for cell in cells):
                 continue
             if SURROGATE.search("".join(cells)):
@@ -99,11 +97,12 @@ def _header(path: Path) -> tuple[list[str], str, int]:
     return names, delimiter, skipped
 
 
-def _parsed(path: Path, file: IO[str], delimiter: str, first: int) -> Iterator[list[str]]:
+def _parsed(path: Path, file: IO[str], delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(LONGEST_ROW)
-    number = first - 1
+    number = 0
     try:
-        for number, cells in enumerate(csv.reader(_lines(file), delimiter=delimiter, strict=True), start=first):
+        for cells in csv.reader(_lines(file), delimiter=delimiter, strict=True):
+            number += 1
             yield cells
     except (csv.Error, UnicodeError) as error:
         advice = "a quote in a quoted cell is written twice"

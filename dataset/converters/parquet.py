@@ -47,7 +47,7 @@ def read(file: File) -> Iterator[object]:
 
 def _pictures(record: dict[str, Any], folder: Path | None) -> list[str]:
     """The names of a row's pictures."""
-    value = next((record[key] for key in IMAGES if record.get(key) not in (None, [])), [])
+    value: Any = next((record[key] for key in IMAGES if record.get(key) not in (None, [])), [])
     names = []
     for picture in value if isinstance(value, list) else [value]:
         content = picture.get("bytes") if isinstance(picture, dict) else picture

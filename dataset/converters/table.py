@@ -14,8 +14,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import UserError
-from dataset.converters.base import SPLITS, Example, File, Format, as_object, captioned, question_and_answers, texts
-from dataset.converters.base import image_names, text_of
+from dataset.converters.base import (
+    SPLITS,
+    Example,
+    File,
+    Format,
+    as_object,
+    captioned,
+    image_names,
+    question_and_answers,
+    text_of,
+    texts,
+)
 from dataset.converters.csv_reader import header_of, is_json, read_rows
 from dataset.converters.look import Look
 from dataset.preparing.json_reader import read_records
@@ -41,7 +51,7 @@ def read(file: File) -> Iterator[object]:
     """
     ours = {theirs: name for name, theirs in file.columns.items()}
     if is_json(file.path):
-        for number, record in enumerate(read_records(file.path), start=1):
+        for number, record in enumerate(read_records(file.path, {*COLUMNS, *file.columns.values()}), start=1):
             row = {ours.get(k, k): v for k, v in record.items()} if isinstance(record, dict) else record
             yield {**row, "row": number} if isinstance(row, dict) else row
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dataset.converters.base import Example, File, Format, as_object, question_and_answers, text_of
+from dataset.converters.base import Example, File, Format, as_object, question_and_answers, text_of, texts
 from dataset.converters.look import Look
 from dataset.preparing.json_reader import read_list
 from dataset.records import RecordError
@@ -70,12 +70,10 @@ def _type_names(file: File) -> dict[str, str]:
 def example(record: object) -> Example:
     fields = as_object(record)
     answers = fields.get("answers")
-    given = [a.get("answer") if isinstance(a, dict) else a for a in answers] if isinstance(answers, list) else []
-    if not given or not all(isinstance(answer, str) for answer in given):
-        raise RecordError("answers is not a list of answers")
+    given: Any = [a.get("answer") if isinstance(a, dict) else a for a in answers] if isinstance(answers, list) else None
     return question_and_answers(
         text_of(fields, "question"),
-        given,
+        texts(given, "answers"),
         [_image(fields.get("image_id"), fields.get("about") or {})],
         id=str(fields.get("question_id")),
         type=fields.get("question_type"),

@@ -12,7 +12,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NoReturn
 
 from common.errors import UserError
@@ -24,7 +24,7 @@ BLOCK = 2**20  # bytes
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-_RECORD_KEYS = {"image", "images", "image_id", "conversations", "messages", "caption", "captions", "question", "query"}
+RECORD_KEYS = frozenset(("image", "image_id", "conversations", "messages", "caption", "captions", "question", "query"))
 _RECORD_LISTS = ("images", "annotations", "questions", "data")  # where published files have their records
 
 
@@ -33,10 +33,11 @@ def read_json(path: str | os.PathLike[str]) -> list[object]:
     return list(read_records(path))
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
+def read_records(path: str | os.PathLike[str], keys: Collection[str] = RECORD_KEYS) -> Iterator[object]:
     """The records of a JSON file one by one: a list, or JSON Lines, or several of either in one file.
 
-    UTF-8, with or without a byte order mark. At most one block and one record are in memory.
+    UTF-8, with or without a byte order mark. At most one block and one record are in memory. The first line of JSON
+    Lines has one of ``keys``; an object without is some other file.
 
     Raises:
         UserError: not readable, not UTF-8, not JSON (with line and column), or nothing that could be records.
@@ -50,7 +51,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[object]:
             yield from _list_items(reader)
         else:
             record = reader.value()
-            if not isinstance(record, dict) or (first and not record.keys() & _RECORD_KEYS):
+            if not isinstance(record, dict) or (first and record.keys().isdisjoint(keys)):
                 raise UserError(f"{path}: {EXPECTED}, not {KINDS[type(record)]}")
             yield record
         first = False
@@ -145,6 +146,21 @@ def _keys(reader: _Reader) -> Iterator[str]:
         yield name
         reader.require_more()
         if reader.take("}"):
+            return
+        if not reader.take(","):
+            reader.fail("Expecting ',' delimiter")
+        reader.require_more()
+
+
+def _list_items(reader: _Reader) -> Iterator[object]:
+    """The values of a list whose opening bracket was just read."""
+    reader.require_more()
+    if reader.take("]"):
+        return
+    while True:
+        yield reader.value()
+        reader.require_more()
+        if reader.take("]"):
             return
         if not reader.take(","):
             reader.fail("Expecting ',' delimiter")

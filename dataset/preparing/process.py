@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dataset.converters import FORMATS, Format
-from dataset.converters.base import Example
+from dataset.converters.base import Example, is_chinese
 from dataset.preparing.find import real_path
 from dataset.preparing.turns import Talk, Turns, talk_of
 from dataset.records import SURROGATE, RecordError
@@ -18,8 +17,6 @@ TEXT_ONLY = "text"  # the key of conversations without an image
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
 Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
 Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
-
-_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def process_ali(
@@ -80,8 +77,8 @@ def process_records(
     Returns:
         The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
         its first image, under "text" without one: {"source", "language", "split": "train", "turns": [{"q", "a"}]},
-        "type" with the kind of question where the record tells it, "system" where it has a system text of its own, and
-        "images" with the ids where there are several.
+        "id" and "type" (the kind of question) where the record tells them, "system" where it has a system text of its
+        own, and "images" with the ids where there are several.
     """
     known = {} if known is None else known
     changes = {} if changes is None else changes
@@ -118,14 +115,15 @@ def process_records(
 
 
 def _conversation(example: Example, talk: Talk, source: str, language: str) -> dict[str, Any]:
-    spoken = language if language != "auto" else "zh" if _is_chinese(talk.turns) else "en"
+    spoken = language if language != "auto" else "zh" if _in_chinese(talk.turns) else "en"
     conversation: dict[str, Any] = {"source": source, "language": spoken, "split": "train", "turns": talk.turns}
     if talk.system:
         conversation["system"] = talk.system
-    if example.type:
-        conversation["type"] = SURROGATE.sub("\ufffd", example.type)
+    for key, value in (("id", example.id), ("type", example.type)):
+        if value:
+            conversation[key] = SURROGATE.sub("\ufffd", value)
     return conversation
 
 
-def _is_chinese(turns: Turns) -> bool:
-    return any(_CHINESE.search(text) for turn in turns for text in (turn["q"], *turn["a"]))
+def _in_chinese(turns: Turns) -> bool:
+    return any(is_chinese(text) for turn in turns for text in (turn["q"], *turn["a"]))

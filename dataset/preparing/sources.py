@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dataset.converters import format_named
+from dataset.converters.base import File, Format
+from dataset.converters.choose import choose
 from dataset.image import ImageError
 from dataset.preparing.find import find_image, real_path
-from dataset.preparing.json_reader import read_records
 from dataset.preparing.process import TEXT_ONLY, Annotations, ImageMap, process_records
 from dataset.records import RecordError
 from settings import Data, Source
@@ -24,13 +24,13 @@ RECORDS_AT_ONCE = 10_000
 class Records:
     """The records of several files. Each pass reads the files again: the records need not fit into memory."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files, self.counts = files, [0] * len(files)
+    def __init__(self, form: Format, files: Sequence[File]) -> None:
+        self.form, self.files, self.counts = form, files, [0] * len(files)
 
     def __iter__(self) -> Iterator[object]:
         for number, file in enumerate(self.files):
             self.counts[number] = 0
-            for record in read_records(file):
+            for record in self.form.read(file):
                 self.counts[number] += 1
                 yield record
 
@@ -42,7 +42,7 @@ class Records:
         """The file of a record, and the record's number in it."""
         for file, count in zip(self.files, self.counts, strict=True):
             if index < count:
-                return file, index
+                return file.path, index
             index -= count
         raise IndexError(index)
 
@@ -59,8 +59,17 @@ class Part:
 
 
 def find_images(data: Data) -> list[Part]:
-    """Read every source for the images it names, and find their files."""
-    parts = [Part(source, Records(source.annotations)) for source in data.sources]
+    """Read every source for the images it names, and find their files.
+
+    Raises:
+        UserError: a source cannot be read.
+    """
+    parts = []
+    for number, source in enumerate(data.sources):
+        name, form, sign, files = choose(source, f"data.sources.{number}")
+        if sign:
+            print(f"source {source.name}: read as format {name}: {sign}")
+        parts.append(Part(source, Records(form, files)))
     for part in parts:
         for name in _referenced(part):
             try:
@@ -86,11 +95,10 @@ def drop_unusable(parts: list[Part], unusable: dict[str, str]) -> None:
 
 def _referenced(part: Part) -> dict[str, None]:
     """The images that a source's records name, each once, in order."""
-    form = format_named(part.source.format)
     names: dict[str, None] = {}
     for record in part.records:
         try:
-            names.update(dict.fromkeys(form.example(record).images))
+            names.update(dict.fromkeys(part.records.form.example(record).images))
         except RecordError:
             continue  # it is rejected with its reason when it is processed
     return names
@@ -130,7 +138,7 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
         source = part.source
         read = partial(
             process_records,
-            format_named(source.format),
+            part.records.form,
             paths=part.paths,
             source=source.name,
             seed=data.seed,
