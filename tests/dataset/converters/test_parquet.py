@@ -99,7 +99,7 @@ def test_rows_that_cannot_be_used_have_their_reason(files, tmp_path):
     first, second, third, fourth = files.read("parquet", parquet(tmp_path / "a.parquet", rows))
     assert first == "picture 0 has neither bytes nor a path"
     assert second.images == ["beside.jpg"]
-    assert third == "message 1 is neither text nor a list of texts"
+    assert third.messages[1] == ("gpt", None)
     assert fourth == "has no texts, conversations, messages, question or caption"
 
 

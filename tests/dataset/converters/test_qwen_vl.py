@@ -40,5 +40,5 @@ def test_query_response_and_history(files):
         Example(["a.jpg"], [("human", "<image>\nWhat?"), ("gpt", "A dog.")]),
         Example(["a.jpg"], [("human", "What?"), ("gpt", "A dog.")]),
         "history is not a list of pairs, [question, answer]",
-        "message 1 is neither text nor a list of texts",
+        Example([], [("human", "What?"), ("gpt", None)]),
     ]
