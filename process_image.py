@@ -24,6 +24,7 @@ from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
 from dataset.preparing.run import prepare
 from evaluation.scores import check_metrics
+from doctor.report import check_data
 from settings import add_config_arguments, load_config, require_paths
 
 __all__ = ["main", "process_ali", "process_coco", "read_json"]
@@ -58,6 +59,10 @@ checking the images on three machines that see the same files, then everything e
 
   python process_image.py --shard 1/3           # and 2/3, 3/3 on the others
   python process_image.py --merge 3             # the same bytes as without shards
+
+looking for faults in the result (duplicates, labels of another set, ...); changes nothing, exit status 1 with findings:
+
+  python process_image.py --check
 """
 
 
@@ -77,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--shard", metavar="I/N", type=_shard, help="only check the I-th of N parts of the images")
     parts.add_argument("--merge", metavar="N", type=int, default=0, help="continue with what N shards have found")
+    parts.add_argument("--check", action="store_true", help="look for faults in what was written, and change nothing")
     add_config_arguments(parser)
     return parser
 
@@ -86,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.overrides)
         check_metrics(config.data.sources)
+        if args.check:
+            return 1 if check_data(config) else 0
         if args.shard:
             number, count = args.shard
             require_paths(config, "data.sources")
