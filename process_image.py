@@ -23,8 +23,8 @@ from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
 from dataset.preparing.run import prepare
-from evaluation.scores import check_metrics
 from doctor.report import check_data
+from evaluation.scores import check_metrics
 from settings import add_config_arguments, load_config, require_paths
 
 __all__ = ["main", "process_ali", "process_coco", "read_json"]

@@ -27,7 +27,7 @@ def test_clean_data_are_one_line(fair, capsys):
 
 def test_the_demos_data_are_clean(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_raw(tmp_path / "data" / "demo" / "raw", 120, 30, progress=False)
+    write_raw(tmp_path / "data" / "demo" / "raw", 40, 8, 8, progress=False)
     config = (
         (REPO / "demo.yaml").read_text(encoding="utf-8").replace("demo/backbones", f"{REPO.as_posix()}/demo/backbones")
     )
@@ -37,7 +37,7 @@ def test_the_demos_data_are_clean(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert main([*options, "--check"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("data/demo/annotations.json: 150 pictures, 900 conversations (train 720, ")
+    assert line.startswith("data/demo/annotations.json: 56 pictures, 336 conversations (train 240, ")
     assert line.endswith(f"; {len(CHECKS)} checks, no findings")
 
 

@@ -46,11 +46,11 @@ def test_a_copy_and_a_near_copy_across_splits_are_found_whatever_the_splits_are_
     fair.picture("copy.png", (fair.folder / "images" / "0.png").read_bytes())
     fair.ask("copy.png", "Is there a dog?", "no", split="test")
     fair.picture("again.jpg", noise_picture(1), quality=70)
-    fair.ask("again.jpg", "Is there a dog?", "yes", split="held_out")
+    fair.ask("again.jpg", "Is there a dog?", "yes", split="val")
     finding = shared_between_splits(fair.examine())
     assert finding.problem.startswith("2 of 6 pictures (33.3 %) outside of train are, or look the same as,")
     assert any("0.png (train)" in line and "copy.png (test)" in line for line in finding.examples)
-    assert any("1.png (train)" in line and "again.jpg (held_out)" in line for line in finding.examples)
+    assert any("1.png (train)" in line and "again.jpg (val)" in line for line in finding.examples)
 
 
 def test_one_picture_whose_conversations_are_in_two_splits(fair):
