@@ -46,4 +46,4 @@ screenshots: install-dev
 	$(BIN)/python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
 
 clean:
-	rm -rf data/demo checkpoints/demo result.json
+	rm -rf data/demo checkpoints/demo result.json result.html

@@ -149,7 +149,7 @@ def score_model(
         return 0  # the first process scores and writes
     result = write(complete)  # before printing: a terminal that fails must not lose the result
     print(show(result))
-    page = write_report(result, args.output, config.data.max_pixels)
+    page = write_report(result, args.output)
     print(f"Every prediction is in {args.output}; {page} shows them with their pictures, in a browser.")
     if not complete:
         answered = f"{result['answered']} of {len(questions)} questions answered"

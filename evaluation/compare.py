@@ -1,6 +1,6 @@
 """Two results side by side: the difference of their scores, how sure it is, and which questions changed.
 
-    python -m evaluation.compare before.json after.json
+    python -m evaluation.compare before.json after.json --output comparison.html
 
 Both are results of evaluate.py on the same questions. The standard error is that of the paired differences, clustered
 by picture: two runs that are right on the same questions are told apart by far fewer questions than their own errors
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from evaluation.html.comparison import write_comparison
 from evaluation.report import table
 from evaluation.result import Difference, Differences, Mean, Prediction, Result, read_result
 from evaluation.significance import clearly_above, clustered_mean, finite, paired_difference
@@ -30,14 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("a", type=Path, metavar="A.json", help="what evaluate.py wrote")
     parser.add_argument("b", type=Path, metavar="B.json", help="the same for another checkpoint or other settings")
     parser.add_argument("--changed", type=int, default=10, metavar="N", help="questions to list (default: %(default)s)")
+    page = "the page of the changed questions and their pictures (default: %(default)s)"
+    parser.add_argument("--output", type=Path, default=Path("comparison.html"), metavar="FILE", help=page)
     args = parser.parse_args(argv)
     try:
         a, b = read_result(args.a), read_result(args.b)
         pairs = paired(a, b)
+        print(show(a, b, pairs, args.changed))
+        print(f"\n{write_comparison(a, b, pairs, differences(pairs), args.output)} shows them with their pictures.")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(show(a, b, pairs, args.changed))
     return 0
 
 

@@ -1,54 +1,37 @@
-"""What the report shows, gathered from the result: the scores of each group, and the questions with their pictures.
-
-A file has a limit (:data:`MOST_BYTES`). Where not all questions fit, whole pictures with all their questions are drawn
-at random, so that the share of wrong answers among those shown is near that of all. The scores are always of all.
-"""
+"""The report of one result: its verdict, the scores of each group, and the questions with their pictures."""
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 
-from common.errors import UserError
-from common.files import write_text
 from evaluation.baselines import BASELINES, PROBES
-from evaluation.html.page import json_for_html, render
+from evaluation.html.choosing import MOST_BYTES, choose
+from evaluation.html.page import write_page
 from evaluation.html.texts import TEXTS
-from evaluation.html.thumbnails import Thumbnails, edge_for
 from evaluation.result import Group, Prediction
 from evaluation.verdict import FEW_IMAGES
 
-MOST_BYTES = 20_000_000  # a mail may have 25 MB, and page and scores need some
 DETAILS = (
     "verdict checkpoint data device system generate metrics history baselines_fitted_on normalisation caption_words "
     "segmenter limit seed versions unreadable_images"
 ).split()
 
 
-def write_report(result: Mapping, output: Path, max_pixels: int, most_bytes: int = MOST_BYTES) -> Path:
+def write_report(result: Mapping, output: Path, most_bytes: int = MOST_BYTES) -> Path:
     """Write result.html beside ``output``, the result file, and return its path; ``result`` is a result.Result.
-
-    Args:
-        max_pixels: the largest picture that is read, as in ``data.max_pixels``.
 
     Raises:
         UserError: the file cannot be written.
     """
-    file = output.with_suffix(".html")
-    try:
-        write_text(file, render(report_content(result, max_pixels, most_bytes)))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from error
-    return file
+    return write_page(report_content(result, most_bytes), output.with_suffix(".html"))
 
 
-def report_content(result: Mapping, max_pixels: int, most_bytes: int = MOST_BYTES) -> dict:
+def report_content(result: Mapping, most_bytes: int = MOST_BYTES) -> dict:
     """The content of the page, for :func:`evaluation.html.page.render`."""
-    pictures, questions = choose(
-        result["predictions"], [question(line) for line in result["predictions"]], max_pixels, most_bytes
-    )
+    lines = result["predictions"]
+    pictures, questions = choose(lines, [question(line) for line in lines], result["max_pixels"], most_bytes)
+    scores = [line["score"] for line in lines]
     few = min((row["images"] for row in result["comparisons"].values()), default=0)
     return {
         "kind": "report",
@@ -70,13 +53,24 @@ def report_content(result: Mapping, max_pixels: int, most_bytes: int = MOST_BYTE
             "questions": result["questions"],
             "answered": result["answered"],
             "unasked": result["unasked"],
-            "listed": len(result["predictions"]),
+            "listed": len(lines),
+            "wrong": sum(score is not None and not is_right(score) for score in scores),
             "long_references": result["long_references"],
         },
-        "details": [[key, result[key]] for key in DETAILS if result.get(key)],
+        "details": details(result),
         "pictures": pictures,
         "questions": questions,
     }
+
+
+def details(result: Mapping) -> list[tuple[str, object]]:
+    """How the numbers were made: (key, value) of the result."""
+    return [(key, result[key]) for key in DETAILS if result.get(key)]
+
+
+def is_right(score: float | None) -> bool:
+    """Whether a score counts as right where answers are right or wrong: from one half on."""
+    return score is not None and score >= 0.5
 
 
 def run_name(checkpoint: str) -> str:
@@ -152,50 +146,3 @@ def question(line: Prediction) -> dict:
         },
         "problem": line.get("problem"),
     }
-
-
-def choose(
-    predictions: Sequence[Prediction], questions: Sequence[dict], max_pixels: int, most_bytes: int
-) -> tuple[list[dict], list[dict]]:
-    """The pictures and the questions that fit into ``most_bytes``, in their order.
-
-    Args:
-        questions: what the page shows of each of ``predictions``, with the paths of pictures.
-
-    Returns:
-        Pictures with ``name`` and ``src`` or ``problem``; questions with the positions of their pictures in that list.
-        A picture that was only shown instead of another one, and is not among the chosen, has neither.
-    """
-    by_picture: dict[str, list[int]] = defaultdict(list)
-    for i, line in enumerate(predictions):
-        by_picture[line["group"]].append(i)
-    order = list(by_picture.values())
-    random.Random(0).shuffle(order)
-    shrink = Thumbnails(
-        edge_for(len({path for line in predictions for path in line["images"]}), most_bytes), max_pixels
-    )
-    chosen: list[int] = []
-    paths: set[str] = set()
-    size = 0
-    for together in order:
-        new = {path for i in together for path in questions[i]["pictures"]} - paths
-        size += sum(len(json_for_html(questions[i]).encode()) for i in together)
-        size += sum(len(json_for_html(shrink(path)).encode()) + len(path.encode(errors="replace")) + 20 for path in new)
-        if size > most_bytes:
-            break
-        chosen += together
-        paths |= new
-    return _numbered([questions[i] for i in sorted(chosen)], paths, shrink)
-
-
-def _numbered(questions: Sequence[dict], paths: set[str], shrink: Thumbnails) -> tuple[list[dict], list[dict]]:
-    """The list of all pictures that the questions name, and the questions with positions in it instead of paths."""
-    named = (path for q in questions for path in [*q["pictures"], *(p for a in q["answers"] for p in a["pictures"])])
-    number = {path: i for i, path in enumerate(dict.fromkeys(named))}
-    pictures = [{"name": path, **(shrink(path) if path in paths else {})} for path in number]
-    return pictures, [
-        q
-        | {"pictures": [number[path] for path in q["pictures"]]}
-        | {"answers": [a | {"pictures": [number[path] for path in a["pictures"]]} for a in q["answers"]]}
-        for q in questions
-    ]

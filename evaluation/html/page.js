@@ -70,7 +70,8 @@ function renderAbout() {
     typeof value === "object" && value !== null
       ? Object.entries(value).map(([key, inner]) => `${key}: ${inner}`).join("\n")
       : String(value);
-  const lines = CONTENT.details.flatMap(([key, value]) => [el("dt", {}, t(`d_${key}`)), outside("dd", {}, words(value))]);
+  const name = (key) => key.replace(/^\w+/, (found) => t(`d_${found}`)); // "data A": the word, then the run
+  const lines = CONTENT.details.flatMap(([key, value]) => [el("dt", {}, name(key)), outside("dd", {}, words(value))]);
   byId("about").lastElementChild.replaceChildren(...lines);
 }
 

@@ -14,6 +14,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import write_text
+
 PARTS = Path(__file__).resolve().parent
 SCRIPTS = ("dom.js", "scores.js", "questions.js", "page.js")  # in this order: one script, one scope
 
@@ -37,6 +40,15 @@ def render(content: Mapping) -> str:
     parts = {"policy": policy, "style": style, "script": script, "content": json_for_html(content)}
     # In one pass: a question that says "{{script}}" stays a question.
     return re.sub(r"\{\{(policy|style|script|content)\}\}", lambda match: parts[match[1]], _read("page.html"))
+
+
+def write_page(content: Mapping, file: Path) -> Path:
+    """Write the page and return its path. Raises UserError if that fails."""
+    try:
+        write_text(file, render(content))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return file
 
 
 def json_for_html(content: object) -> str:

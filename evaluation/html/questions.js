@@ -13,12 +13,11 @@ const SHOWN = {
   right: (q) => isRight(score(q)),
   blind: (q) => isRight(score(q)) && q.answers.slice(1).some((answer) => isRight(answer.score)),
   unscored: (q) => score(q) === null,
-  changed: (q) => q.answers.length > 1 && q.answers[0].text !== q.answers[1].text,
   gained: (q) => !isRight(score(q)) && isRight(score(q, 1)),
   lost: (q) => isRight(score(q)) && !isRight(score(q, 1)),
   same: (q) => score(q) === score(q, 1),
 };
-const SHOWS = COMPARES ? ["all", "changed", "gained", "lost", "same"] : ["all", "wrong", "right", "blind", "unscored"];
+const SHOWS = COMPARES ? ["all", "gained", "lost", "same"] : ["all", "wrong", "right", "blind", "unscored"];
 
 const compareText = (a, b) => (a < b ? -1 : a > b ? 1 : 0); // by code: the same order in every browser
 const ORDERS = {
@@ -65,7 +64,7 @@ function passes(question) {
 function renderQuestions() {
   const passing = CONTENT.questions.filter(passes);
   found = passing.filter(SHOWN[state.show]).sort(ORDERS[state.sort]);
-  byId("questions-title").textContent = t("questions");
+  byId("questions-title").textContent = t(COMPARES ? "changed_answers" : "questions");
   const { listed } = CONTENT.counts;
   byId("sampled").hidden = listed === CONTENT.questions.length;
   byId("sampled").textContent = t("sampled", { n: count(CONTENT.questions.length), all: count(listed) });

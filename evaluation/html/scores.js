@@ -79,10 +79,9 @@ function reportCards() {
       card(t("floor_wrong"), [number(wrong.mean), small(` ± ${number(wrong.standard_error)}`)], t("floor_wrong_hint", { n: count(wrong.n) })),
     );
   }
-  const missed = CONTENT.questions.filter(SHOWN.wrong).length;
   const show = () => change({ ...FILTERS_OFF, show: "wrong" }, true);
   made.push(
-    card(t("wrong_answers"), [count(missed)], t("wrong_hint", { n: count(CONTENT.questions.length) }), { type: "button", onclick: show }),
+    card(t("wrong_answers"), [count(CONTENT.counts.wrong)], t("wrong_hint", { n: count(all ? all.n : 0) }), { type: "button", onclick: show }),
   );
   return made;
 }
@@ -226,12 +225,9 @@ function comparisonCards() {
           class: "card main",
         }),
       );
-  const gained = CONTENT.questions.filter(SHOWN.gained).length;
-  const lost = CONTENT.questions.filter(SHOWN.lost).length;
-  const changed = CONTENT.questions.filter(SHOWN.changed).length;
-  const show = () => change({ ...FILTERS_OFF, show: "changed" }, true);
+  const { listed, gained, lost } = CONTENT.counts;
   made.push(
-    card(t("changed_answers"), [count(changed)], t("gained_lost", { gained: count(gained), lost: count(lost) }), { type: "button", onclick: show }),
+    card(t("changed_answers"), [count(listed)], t("gained_lost", { gained: count(gained), lost: count(lost) }), { type: "button", onclick: () => change(FILTERS_OFF, true) }),
   );
   return made;
 }

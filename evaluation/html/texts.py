@@ -26,7 +26,7 @@ TEXTS = {
         "floor_wrong": "Against the usual answer",
         "floor_wrong_hint": "{n} questions that the best answer per question text gets wrong",
         "wrong_answers": "Wrong answers",
-        "wrong_hint": "of {n} listed; show them",
+        "wrong_hint": "of {n} scored; show them",
         "scores": "Scores",
         "scores_hint": "The pale part of a bar is what the best baseline reaches without looking; the solid part is "
         "what the picture adds. Whiskers: two standard errors, clustered by picture. Select a row to "
@@ -61,7 +61,6 @@ TEXTS = {
         "show_right": "Right",
         "show_blind": "Right without looking",
         "show_unscored": "Not scored",
-        "show_changed": "Changed",
         "show_gained": "Newly right",
         "show_lost": "Newly wrong",
         "show_same": "Unchanged score",
@@ -179,7 +178,7 @@ TEXTS = {
         "floor_wrong": "答案与常见的不同时",
         "floor_wrong_hint": "{n} 个按问题文字的最好答案答错的问题",
         "wrong_answers": "答错的问题",
-        "wrong_hint": "共列出 {n} 个；点击查看",
+        "wrong_hint": "共计分 {n} 个；点击查看",
         "scores": "得分",
         "scores_hint": "条形的浅色部分是最好的基线不看图也能得到的分数，深色部分是图片带来的。误差线为两个标准误，"
         "按图片聚类。选中一行可查看其中的问题。",
@@ -213,7 +212,6 @@ TEXTS = {
         "show_right": "答对",
         "show_blind": "不看图也答对",
         "show_unscored": "未计分",
-        "show_changed": "有变化",
         "show_gained": "新答对",
         "show_lost": "新答错",
         "show_same": "得分不变",
@@ -278,7 +276,7 @@ TEXTS = {
         "higher": "明显更高",
         "lower": "明显更低",
         "unclear": "没有明显差别",
-        "changed_answers": "有变化的问题",
+        "changed_answers": "回答有变化的问题",
         "gained_lost": "新答对 {gained} 个，新答错 {lost} 个；点击查看",
         "t_color": "颜色",
         "t_shape": "形状",

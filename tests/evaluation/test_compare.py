@@ -18,7 +18,7 @@ def write(folder: Path, a: dict, b: dict) -> list[str]:
     files = [folder / "a.json", folder / "b.json"]
     for file, content in zip(files, (a, b), strict=True):
         file.write_text(json.dumps(content), encoding="utf-8")
-    return [str(file) for file in files]
+    return [*map(str, files), "--output", str(folder / "comparison.html")]
 
 
 def test_the_error_is_that_of_the_paired_differences_clustered_by_picture():
@@ -59,7 +59,9 @@ def test_it_prints_differences_and_the_questions_that_changed(data, stub, tmp_pa
     assert any(line.startswith("B is clearly better (+0.667, standard error 0.145, 12 pictures)") for line in lines)
     assert "not alike in the two: generate.max_new_tokens: 8 / 9" in lines
     assert "20 questions are answered better by B, 0 worse, 4 otherwise with the same score." in lines
-    assert lines[-5:] == [
+    page = tmp_path / "comparison.html"
+    assert lines[-2:] == ["", f"{page} shows them with their pictures."] and page.stat().st_size > 10_000
+    assert lines[-7:-2] == [
         "better  13/0/0  What color is it?",
         "        'red' -> 'green', reference 'green'",
         "better  13/0/1  Is it red?",

@@ -89,6 +89,7 @@ def result(lines: Sequence[Prediction], **fields) -> Result:
         "data": "data/annotations.json (test)",
         "limit": None,
         "seed": 0,
+        "max_pixels": 1_000_000,
         "system": "Be brief.",
         "generate": {"max_new_tokens": 8},
         "metrics": {"shapes": "exact_match"},

@@ -10,7 +10,7 @@ from tests.helpers.results import draw, line, result, wrong
 
 
 def content(lines, most_bytes=20_000_000, **fields):
-    return report_content(result(lines, **fields), 1_000_000, most_bytes)
+    return report_content(result(lines, **fields), most_bytes)
 
 
 def test_every_group_with_a_score_has_a_row_with_its_baselines_and_its_verdict():
@@ -92,15 +92,13 @@ def test_where_not_all_fits_whole_pictures_are_drawn_and_the_page_says_how_many(
 @pytest.mark.parametrize("most", [20_000, 60_000])
 def test_the_file_keeps_its_limit(tmp_path, most):
     lines = [line(i, [path], question="看" * 100) for i, path in enumerate(draw(tmp_path, 200))]
-    empty = write_report(result([]), tmp_path / "empty.json", 1_000_000).stat().st_size
-    file = write_report(result(lines), tmp_path / "result.json", 1_000_000, most)
+    empty = write_report(result([]), tmp_path / "empty.json").stat().st_size
+    file = write_report(result(lines), tmp_path / "result.json", most)
     assert most / 2 < file.stat().st_size - empty < most * 1.05
 
 
 def test_the_report_is_beside_the_result_and_one_that_cannot_be_written_is_an_error(tmp_path):
-    assert (
-        write_report(result([line(0)]), tmp_path / "out" / "result.json", 1_000_000) == tmp_path / "out" / "result.html"
-    )
+    assert write_report(result([line(0)]), tmp_path / "out" / "result.json") == tmp_path / "out" / "result.html"
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"result\.html: cannot be written"):
-        write_report(result([line(0)]), tmp_path / "file" / "result.json", 1_000_000)
+        write_report(result([line(0)]), tmp_path / "file" / "result.json")

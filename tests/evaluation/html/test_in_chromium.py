@@ -17,7 +17,7 @@ def page(chromium, tmp_path):
     """A function that opens the report of some questions: the browser."""
 
     def opened(lines, state="language=en", width=1440, **fields):
-        file = write_report(result(lines, **fields), tmp_path / "result.json", 1_000_000)
+        file = write_report(result(lines, **fields), tmp_path / "result.json")
         chromium.size(width, 1000)
         chromium.open(file, state)
         return chromium
