@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
@@ -26,6 +27,8 @@ ImageProcessor = Any  # one of these two; transformers has no types
 # Some formats in Pillow's full list start other programs (EPS runs Ghostscript) or hold pictures of several sizes
 # (icons), so the list is explicit. MPO comes with JPEG. TGA has no signature and is tried last.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+
+PILLOW_HEIF = "pillow-heif==1.8.1"
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,10 +65,11 @@ def load_image(
         raise ImageError("not a file" if os.path.exists(path) else "missing")
     file = io.BytesIO(path) if isinstance(path, bytes) else path
     try:
+        formats = _formats_of(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one about damaged metadata for each such photo
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=formats) as image:
                 _check_size(image.size, max_pixels)
                 if at_least is not None:
                     image.draft("RGB", (at_least, at_least))
@@ -120,6 +124,29 @@ def resized(processor: ImageProcessor, image_size: int) -> ImageProcessor:
     crops = processor.do_center_crop
     size = {"shortest_edge": image_size} if crops else square
     return type(processor).from_dict({**processor.to_dict(), "size": size, **({"crop_size": square} if crops else {})})
+
+
+def _formats_of(path: str | os.PathLike[str] | bytes) -> Sequence[str]:
+    """Pillow's formats to try, by the first bytes of a file.
+
+    Raises:
+        ImageError: a PDF, or HEIC without pillow-heif.
+    """
+    if isinstance(path, bytes):
+        start = path[:64]
+    else:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    if start.startswith(b"%PDF"):
+        raise ImageError("a PDF, not an image; make images of its pages first, such as pdftoppm -r 150 -png FILE page")
+    if start[4:8] != b"ftyp" or not any(brand in start for brand in (b"heic", b"heix", b"hevc")):
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener  # optional; iPhones write HEIC
+    except ImportError:
+        raise ImageError(f"HEIC, which is read with pillow-heif; pip install {PILLOW_HEIF}") from None
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

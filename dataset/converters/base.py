@@ -21,6 +21,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
+ADDED = ("row", "about")  # keys that readers add to records for messages and names
+
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 

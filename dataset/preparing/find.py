@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 from dataset.image import ImageError
 from dataset.records import SURROGATE
 
+_ADDRESS = re.compile("https?://", re.IGNORECASE)
 _COCO_2014 = re.compile(r"COCO_(?:train|val)2014_(\d{12}\.jpg)")
 _COCO_2017 = re.compile(r"\d{12}\.jpg")
 
@@ -26,6 +28,8 @@ def find_image(name: str, folders: Sequence[Path], follow_links: bool = True) ->
     """
     if SURROGATE.search(name):
         raise ImageError("the name is not valid text")
+    if is_address(name):
+        return _downloaded(name, folders, follow_links)
     name, folders = _inside(name, folders)
     for candidate in (name, *_coco_names(name)):
         for folder in folders:
@@ -35,6 +39,26 @@ def find_image(name: str, folders: Sequence[Path], follow_links: bool = True) ->
                     raise ImageError("is a link out of its folder, which data.follow_links forbids")
                 return path
     raise ImageError("missing")
+
+
+def is_address(name: str) -> bool:
+    """Whether a record names a picture on the web instead of a file."""
+    return _ADDRESS.match(name) is not None
+
+
+def _downloaded(address: str, folders: Sequence[Path], follow_links: bool) -> Path:
+    """The file of an address, where ``wget --force-directories`` puts it: host/path."""
+    name = _ADDRESS.sub("", address)
+    for spelled in dict.fromkeys((name, unquote(name))):
+        try:
+            return find_image(spelled, folders, follow_links)
+        except ImageError:
+            continue
+    folder = folders[0] if folders else "FOLDER"
+    raise ImageError(
+        "is an address, and nothing is downloaded here: write the addresses with python -m dataset.describe "
+        f"ANNOTATIONS --addresses urls.txt, then wget --force-directories -nc -i urls.txt -P {folder}"
+    )
 
 
 def _inside(name: str, folders: Sequence[Path]) -> tuple[str, Sequence[Path]]:

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image, ImageFile, features
 
 from common.errors import UserError
-from dataset.image import FORMATS, ImageError, _to_rgb, load_image, load_image_processor, prepare_image
+from dataset.image import FORMATS, PILLOW_HEIF, ImageError, _to_rgb, load_image, load_image_processor, prepare_image
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -160,6 +161,31 @@ def test_formats_that_start_other_programs_are_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
     assert Image.open(tmp_path / "a.eps").format == "EPS"
     assert reason(tmp_path / "a.eps") == "cannot be decoded: not an image in a known format"
+
+
+def test_a_pdf_is_refused_by_name(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%PDF-1.7\n1 0 obj")
+    assert reason(tmp_path / "a.jpg").startswith("a PDF, not an image; make images of its pages first")
+
+
+def test_heic_is_read_with_pillow_heif_and_named_without_it(tmp_path, monkeypatch):
+    start = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert reason(start) == f"HEIC, which is read with pillow-heif; pip install {PILLOW_HEIF}"
+    avif = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(avif, "AVIF")
+    assert load_image(avif.getvalue()).size == (8, 6)  # the same container; Pillow reads it itself
+    registered = []
+    plugin = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setattr(Image, "open", lambda file, formats: registered.append(formats) or Image.new("RGB", (8, 6)))
+    assert load_image(start).size == (8, 6) and registered == [True, ("HEIF",)]
+
+
+def test_heic_of_a_phone(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif, which reads HEIC, is not installed")
+    heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / "a.heic")
+    assert load_image(tmp_path / "a.heic").size == (64, 48)
 
 
 def test_every_format_we_name_is_one_pillow_knows():

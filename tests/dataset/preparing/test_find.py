@@ -89,7 +89,7 @@ def test_dots_do_not_follow_a_link_out_of_the_folder(linked):
         find_image("disk/../secret.jpg", [linked / "photos"])
 
 
-@pytest.mark.parametrize("name", ["b.jpg", "x" * 5000, "nul\0.jpg", "a.jpg/a.jpg", ".", "sub", "http://host/a.jpg"])
+@pytest.mark.parametrize("name", ["b.jpg", "x" * 5000, "nul\0.jpg", "a.jpg/a.jpg", ".", "sub", "ftp://host/a.jpg"])
 def test_what_is_not_there_is_missing(tmp_path, name):
     picture(tmp_path / "a.jpg")
     (tmp_path / "sub").mkdir()
@@ -113,3 +113,30 @@ def test_coco_names_of_either_year_find_the_file(tmp_path, name, file):
     assert find_image(name, [tmp_path / "first", tmp_path / "second"]) == tmp_path / "second" / file
     picture(tmp_path / "second" / name)  # the name itself goes first
     assert find_image(name, [tmp_path / "first", tmp_path / "second"]) == tmp_path / "second" / name
+
+
+@pytest.mark.parametrize(
+    ("address", "file"),
+    [
+        ("https://example.org/p/a.jpg", "example.org/p/a.jpg"),
+        ("HTTP://example.org/p/a%20b.jpg", "example.org/p/a b.jpg"),
+        ("http://example.org:8080/a.jpg?size=1", "example.org:8080/a.jpg?size=1"),
+    ],
+)
+def test_an_address_is_found_where_wget_has_put_it_and_refused_with_the_command_before(tmp_path, address, file):
+    with pytest.raises(ValueError, match="^is an address, and nothing is downloaded here") as caught:
+        find_image(address, [tmp_path / "photos"])
+    assert f"wget --force-directories -nc -i urls.txt -P {tmp_path / 'photos'}" in str(caught.value)
+    path = tmp_path / "photos" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert find_image(address, [tmp_path / "photos"]) == path
+
+
+def test_an_address_cannot_lead_out_of_the_folder(tmp_path):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "photos" / "example.org").mkdir(parents=True)
+    with pytest.raises(ValueError, match="^is an address"):
+        find_image("https://example.org/../../a.jpg", [tmp_path / "photos"])
+    with pytest.raises(ValueError, match="^is an address"):
+        find_image("https://example.org/%2e%2e/%2e%2e/a.jpg", [tmp_path / "photos"])
