@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
@@ -126,7 +125,7 @@ def resized(processor: ImageProcessor, image_size: int) -> ImageProcessor:
     return type(processor).from_dict({**processor.to_dict(), "size": size, **({"crop_size": square} if crops else {})})
 
 
-def _formats_of(path: str | os.PathLike[str] | bytes) -> Sequence[str]:
+def _formats_of(path: str | os.PathLike[str] | bytes) -> tuple[str, ...]:
     """Pillow's formats to try, by the first bytes of a file.
 
     Raises:
