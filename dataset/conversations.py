@@ -68,8 +68,8 @@ def checked(conversation: Conversation) -> Conversation:
     lists = [conversation["turns"], *(turn["a"] for turn in conversation["turns"])]
     if not all(isinstance(each, list) and each for each in lists) or not all(isinstance(text, str) for text in texts):
         raise TypeError("a conversation without turns, or a turn without text")
-    if not isinstance(conversation.get("system", ""), str):
-        raise TypeError("a system text that is not text")
+    if not all(isinstance(conversation.get(key, ""), str) for key in ("system", "type", "id")):
+        raise TypeError("a system text, a type or an id that is not text")
     if not all(type(image) is int for image in conversation.get("images", [])):
         raise TypeError("an image's id that is not a whole number")
     return conversation

@@ -15,6 +15,7 @@ LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # "A.", "A)", "A:", "A、", "(A)", "（A）" after white space, a mark that ends the question, or the text's beginning.
 _MARK = re.compile(r"(?:^|(?<=[\s?？!！:：.。,，;；]))(?:[(（]([A-Za-z])[)）][.:：]?|([A-Z])[)）.．:：、])[ \t]*")
+_FIRST_MARK = re.compile(r"[Aa][)）.．:：、]")  # most questions have none, and this takes a tenth of the time
 _LABEL_ONLY = re.compile(r"[(（\[\"']*([A-Za-z])[)）\]\"'.．:：,，、。]*")
 _LABEL_FIRST = re.compile(r"[(（\[]*([A-Za-z])[)）\].．:：,，、]+\s*(.+)", re.DOTALL)
 _PREAMBLE = re.compile(
@@ -29,6 +30,8 @@ def options_in(question: str) -> tuple[str, list[str]]:
 
     The labels must begin with A and follow each other. Where fewer than two do, the text is returned as it is.
     """
+    if not _FIRST_MARK.search(question):
+        return question, []
     marks = [(found, (found[1] or found[2]).upper()) for found in _MARK.finditer(question)]
     first = next((i for i, (_, label) in enumerate(marks) if label == "A"), len(marks))
     chosen: list[re.Match[str]] = []

@@ -134,7 +134,8 @@ def conversation_questions(
                 asked = images_first([Turn(asked)])[0].question
             shown += turn["q"].count(IMAGE_TOKEN)
             text = " ".join(turn["q"].replace(IMAGE_TOKEN, " ").split())
-            kind, options = kind_of(turn, text, conversation["language"])
+            own = {key: conversation[key] for key in ("type", "options", "id") if key in conversation} | turn
+            kind, options = kind_of(own, text, conversation["language"])
             questions.append(
                 Question(
                     asked=asked,
@@ -145,7 +146,7 @@ def conversation_questions(
                     source=conversation["source"],
                     language=conversation["language"],
                     type=kind,
-                    id=f"{conversation['source']}/{turn['id']}" if "id" in turn else f"{name}/{number}",
+                    id=f"{conversation['source']}/{own['id']}" if "id" in own else f"{name}/{number}",
                     options=options,
                     system=conversation.get("system") or None,
                 )
@@ -156,8 +157,9 @@ def conversation_questions(
 def kind_of(turn: Mapping, text: str, language: str) -> tuple[str, list[str]]:
     """The type of a turn's question, and its options if it is multiple choice.
 
-    Options are the turn's own, or listed in its question. They count only if each reference chooses one of them:
-    "Does A. Smith or B. Jones play?" is answered by yes. The type is the turn's own, unless it asks for a caption.
+    ``turn`` has "q", "a", and where the data tell them "type" and "options"; without these, options may be listed in
+    the question. They count only if each reference chooses one: "Does A. Smith or B. Jones play?" is answered by yes.
+    The type is the data's own, unless the question asks for a caption.
     """
     options = bare_options(turn.get("options") or options_in(turn["q"])[1])
     if options and all(chosen_label(reference, options, language) for reference in turn["a"]):

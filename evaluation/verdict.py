@@ -119,20 +119,23 @@ def floor_is_wrong(question: Question) -> bool | None:
 
 
 def weak_forms(questions: Sequence[Question]) -> list[Form]:
-    """Forms of question, such as "is there a ...", on which the model goes with the usual answer.
+    """Forms of question, such as "is there a [color] [shape]", on which the model goes with the usual answer.
 
-    Where the usual answer is wrong, only the picture tells. There the model is not clearly above itself with another
-    picture; without that probe, its score is not clearly above 0. Forms with few such questions are not judged.
+    On these it is not clearly above itself with another picture; without that probe, its score where the usual answer
+    is wrong is not clearly above 0. Only there does the picture tell, so a form with few such questions is not judged.
     """
-    against = [question for question in questions if floor_is_wrong(question)]
-    names = [question_forms(question.text) for question in against]
-    kept = frequent_names(names, FEW_AGAINST)
+    names = [question_forms(question.text) for question in questions]
+    against = [own for question, own in zip(questions, names, strict=True) if floor_is_wrong(question)]
+    kept = frequent_names(against, FEW_AGAINST)
+    by_form: dict[str | None, list[Question]] = defaultdict(list)
+    for question, own in zip(questions, names, strict=True):
+        by_form[first_of(own, kept)].append(question)
     found: list[Form] = []
-    for form in sorted(kept):
-        own = [q for q, own_names in zip(against, names, strict=True) if form == first_of(own_names, kept)]
-        if len({question.group for question in own}) < FEW_IMAGES:
+    for form in sorted(kept & by_form.keys()):
+        wrong = [question for question in by_form[form] if floor_is_wrong(question)]
+        if len({question.group for question in wrong}) < FEW_IMAGES:
             continue
-        row, score = compare(own, "other_picture"), mean_of(own)
+        row, score = compare(by_form[form], "other_picture"), mean_of(wrong)
         mean, error = score["mean"] or 0.0, score["standard_error"] or 0.0
         if not row["clearly_above"] if row else mean <= 2 * error:
             found.append({"form": form, **score})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation.choices import bare_options, chosen_label, options_in
-from evaluation.questions import conversation_questions
+from evaluation.questions import conversation_questions, number_ids
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_question_with_options_is_scored_by_option_and_is_a_type_of_its_own():
     turns = [
         turn("Which? A. red B. blue", "B. blue"),
         turn("Which?", "A", options=["A. red", "B. blue"]),
-        turn("Which?", "red", options=["red", "blue"], type="hue", id=7),
+        turn("Which?", "red", options=["red", "blue"], type="hue", id="7"),
         turn("Does A. Smith or B. Jones play?", "yes"),
     ]
     talk = {"images": [], "turns": turns, "source": "s", "language": "en"}
@@ -79,3 +79,12 @@ def test_a_question_with_options_is_scored_by_option_and_is_a_type_of_its_own():
     assert [q.id for q in found] == ["text/0/0", "text/0/1", "s/7", "text/0/3"]
     assert [q.score_of("blue") for q in found] == [1, 0, 0, 0]
     assert [q.score_of("(A)") for q in found] == [0, 1, 1, 0]
+
+
+def test_type_options_and_id_of_a_conversation_are_those_of_its_turns():
+    turns = [turn("Which?", "A"), turn("Which?", "B. green", options=["red", "green"])]
+    talk = {"images": [], "turns": turns, "source": "s", "language": "en", "id": "42", "type": "hue"}
+    found = conversation_questions({}, [("text/0", talk | {"options": ["red", "blue"]})])
+    assert [(q.type, q.id, q.options[1]) for q in found] == [("hue", "s/42", "blue"), ("hue", "s/42", "green")]
+    number_ids(found)
+    assert [q.id for q in found] == ["s/42", "s/42/2"]
