@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from evaluation.normalise import normalise
+from dataset.normalise import normalise
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
-from evaluation.normalise import normalise, vqa_text
+from dataset.normalise import normalise, vqa_text
 from settings import Source
 
 

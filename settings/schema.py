@@ -269,6 +269,7 @@ class Train(Section):
     logging_steps: Count = Field(10, description=COUNT)
     eval_strategy: Literal["no", "steps", "epoch"] = Field("no", description="one of no, steps, epoch")
     eval_steps: Count | None = Field(None, description="a whole number, 1 or more, or null for train.save_steps")
+    eval_questions: NotNegative = Field(20, description="a whole number of questions, or 0 to ask none")
     save_strategy: Literal["no", "steps", "epoch"] = Field("steps", description="one of no, steps, epoch")
     save_steps: Count = Field(500, description=COUNT)
     save_total_limit: Count | None = Field(None, description="a whole number, 1 or more, or null for all")

@@ -33,6 +33,7 @@ from training.distributed import leave_together, rank, world_size
 from training.feed import Batch, EpochFeed, loader, plan
 from training.log import RunLog
 from training.loop import Loop
+from training.sample_answers import ask_samples
 from training.setup import build_loop
 
 STEPS = 8  # of a round
@@ -158,7 +159,10 @@ def measure(loop: Loop, memory: Memory) -> None:
         loop.log_step()
         times = Times(start, first, rounds, loop.progress.log_history[-1]["waiting_for_data"], epoch)
         if validation is not None:
-            times.evaluation = timed(loop.evaluate) * whole / sum(map(validation.cost, trial.validation_batches))
+            ask_samples(loop)  # the first time, it reads their pictures
+            asking = timed(lambda: ask_samples(loop))
+            growing = timed(loop.evaluate) - asking  # with the split; the number of questions does not
+            times.evaluation = growing * whole / sum(map(validation.cost, trial.validation_batches)) + asking
         peak = memory.peak()
         times.save = timed(loop.save)
     tokens = max(feed.known.lengths[index] for index in trial.longest)

@@ -1,8 +1,9 @@
 """What a person sees of a run while it trains, and what the run keeps of it.
 
 On a terminal a bar; without one, a line for each log, flushed at once. In the run's folder metrics.jsonl, one line for
-each log and each evaluation, and loss.svg, drawn from it after each checkpoint. The same numbers go to TensorBoard and
-Weights & Biases if ``train.report_to`` names them. Only the first process shows and writes.
+each log and each evaluation; answers.jsonl, one line for each question that an evaluation asks; and loss.svg, drawn
+after each checkpoint. The same numbers go to TensorBoard and Weights & Biases if ``train.report_to`` names them. Only
+the first process shows and writes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,13 +31,15 @@ from training.distributed import rank
 
 logger = logging.getLogger(__name__)
 
-METRICS, CURVE = "metrics.jsonl", "loss.svg"
+METRICS, ANSWERS, CURVE = "metrics.jsonl", "answers.jsonl", "loss.svg"
+SHOWN, WIDEST = 5, 100  # answers that an evaluation prints, and characters of a line about one
 
 # How a line shows each value, in this order. A value that is not listed is shown as "name value".
 FORMATS: dict[str, Callable[[float], str]] = {
     "loss": "loss {:7.4f}".format,
     "eval_loss": "eval_loss {:7.4f}".format,
     "eval_perplexity": "eval_perplexity {:8.4g}".format,
+    "eval_accuracy": "eval_accuracy {:5.3f}".format,
     "grad_norm": "grad_norm {:8.3g}".format,
     "learning_rate": "learning_rate {:.2e}".format,
     "tokens_per_second": "{:>7,.0f} tokens/s".format,
@@ -61,7 +64,7 @@ class RunLog:
         self.speaks = not rank()
         self.total = 0
         self.begin = time.monotonic()
-        self.file: TextIO | None = None
+        self.files: dict[str, TextIO] = {}
         self.bar: tqdm | None = None
         self.cleanup = ExitStack()
         self.trackers = open_trackers(config, run, resumed_step) if self.speaks else []
@@ -83,7 +86,8 @@ class RunLog:
         """The numbers of a log or of an evaluation, after ``step`` steps."""
         if not self.speaks:
             return
-        self._keep(step, values)
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._keep(METRICS, [{"step": step, **finite}])
         for tracker in self.trackers:
             tracker.log(values, step=step)
         if self.bar is None:
@@ -95,9 +99,18 @@ class RunLog:
         else:
             self.bar.write(self._line(step, values), file=sys.stdout)
 
+    def answers(self, step: int, answers: Sequence[dict[str, Any]]) -> None:
+        """What the model said at an evaluation (:func:`training.sample_answers.ask_samples`); five are printed."""
+        if not self.speaks or not answers:
+            return
+        self._keep(ANSWERS, [{"step": step, **entry} for entry in answers])
+        for entry in answers[:SHOWN]:
+            line = answer_line(entry, sys.stdout.encoding)
+            print(line, flush=True) if self.bar is None else self.bar.write(line, file=sys.stdout)
+
     def saved(self, step: int, folder: Path) -> None:
         """A checkpoint was written: draw the curve up to here."""
-        if not self.speaks or self.file is None:
+        if not self.speaks or METRICS not in self.files:
             return
         try:
             draw_curve(self.run / METRICS, self.run / CURVE, self.config.train.run)
@@ -110,18 +123,17 @@ class RunLog:
             tracker.finish()
         self.trackers = []
 
-    def _keep(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl. A full disk ends a run at its next checkpoint, not here."""
-        entry = {"step": step, **{key: value if math.isfinite(value) else None for key, value in values.items()}}
+    def _keep(self, name: str, entries: Sequence[dict[str, Any]]) -> None:
+        """Append lines to a file of the run. A full disk ends a run at its next checkpoint, not here."""
         try:
-            if self.file is None:
-                trim_metrics(self.run / METRICS, self.resumed_step)
-                self.file = open(self.run / METRICS, "a", encoding="utf-8", newline="\n")
-                self.cleanup.callback(self.file.close)
-            self.file.write(json.dumps(entry) + "\n")
-            self.file.flush()
+            if name not in self.files:
+                trim_lines(self.run / name, self.resumed_step)
+                self.files[name] = open(self.run / name, "a", encoding="utf-8", newline="\n")
+                self.cleanup.callback(self.files[name].close)
+            self.files[name].writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+            self.files[name].flush()
         except OSError as error:
-            logger.warning("%s cannot be written: %s", self.run / METRICS, error.strerror or error)
+            logger.warning("%s cannot be written: %s", self.run / name, error.strerror or error)
 
     def _line(self, step: int, values: dict[str, float]) -> str:
         known = [FORMATS[name](values[name]) for name in FORMATS if name in values]
@@ -137,7 +149,16 @@ class RunLog:
         return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def trim_metrics(file: Path, last: int) -> None:
+def answer_line(entry: dict[str, Any], encoding: str | None) -> str:
+    """An answer on one line that a console of this encoding can print, without characters that control it."""
+    verdict = {True: "right", False: f"reference: {entry['references'][0]}", None: "not scored"}[entry["right"]]
+    text = f"  {entry['question']}  ->  {entry['answer']}  ({verdict})"
+    text = "".join(character if character.isprintable() else " " for character in text)
+    text = text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
+    return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
+
+
+def trim_lines(file: Path, last: int) -> None:
     """Drop what follows step ``last``, and a line that a crash cut short. The file is replaced as a whole."""
     if not file.exists():
         return

@@ -30,6 +30,7 @@ from training.feed import Batch, Feed, image_count, label_count
 from training.full_memory import full_memory, out_of_memory
 from training.log import RunLog
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, set_learning_rates
+from training.sample_answers import SampleQuestion, accuracy, ask_samples
 from training.saving import read_progress, restore, save_checkpoint
 from training.state import Progress
 from training.stop import StopSignal
@@ -60,6 +61,7 @@ class Loop:
         self.sharded = fsdp.is_wanted(config.train.fsdp)
         self.stopping = False  # a signal came to a process, and all of them know
         self.saved_step = -1
+        self.sample_questions: list[SampleQuestion] | None = None  # drawn at the first evaluation
 
     # ------------------------------------------------------------------------------------------ the run
 
@@ -261,7 +263,7 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Mean cross entropy over every supervised token of the validation split, and its exponential.
+        """Mean cross entropy over every supervised token of the validation split, its exponential, and a few answers.
 
         A signal ends it early: ``stopping`` is then true, and nothing is logged.
         """
@@ -279,8 +281,12 @@ class Loop:
             sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum")
         total, count = sums.tolist()
         loss = total / count
+        answers = ask_samples(self)
         self.throughput.begin += time.perf_counter() - begin  # not training time
-        self.note({"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 50.0)), **self.counts()})
+        self.note(
+            {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 50.0)), **accuracy(answers), **self.counts()}
+        )
+        self.log.answers(self.progress.step, answers)
         self.note_best(loss)
 
     def all_stop(self) -> bool:

@@ -2,6 +2,7 @@
 
     checkpoint-<step>/    model/checkpoint.py
     metrics.jsonl         one line for each log and each evaluation (training/log.py)
+    answers.jsonl         what the model said at each evaluation (training/sample_answers.py)
     loss.svg              their curve (training/curve.py)
     tensorboard/, wandb/  with train.report_to
     .lock                 while a process trains into the folder
@@ -26,7 +27,7 @@ from common.errors import UserError
 from common.files import remove_folder
 from model.run_checkpoints import checkpoints, latest_checkpoint, newest_undamaged, remove_stale, step_of
 from training.distributed import rank
-from training.log import CURVE, METRICS
+from training.log import ANSWERS, CURVE, METRICS
 
 LOCK = ".lock"
 
@@ -85,7 +86,7 @@ class RunFolder:
             if self.overwrite and self.latest is None or damaged:
                 remove_folder(folder)
         if self.latest is None:  # of an earlier run, even one that ended before its first checkpoint
-            for name in (METRICS, CURVE):
+            for name in (METRICS, ANSWERS, CURVE):
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -6,8 +6,8 @@ import importlib.metadata
 
 import pytest
 
+from dataset.normalise import NORMALISATION
 from dataset.prompt import IMAGE_TOKEN
-from evaluation.normalise import NORMALISATION
 from evaluation.questions import Question
 from evaluation.report import score_groups
 from tests.helpers.evaluating import edit, looks, run

@@ -12,7 +12,7 @@ import pytest
 from accelerate import PartialState
 
 from common.errors import UserError
-from training.log import RunLog, open_trackers, require_trackers, trim_metrics
+from training.log import RunLog, answer_line, open_trackers, require_trackers, trim_lines
 
 VALUES = {
     "loss": 3.21456,
@@ -121,10 +121,10 @@ def test_a_resumed_run_continues_the_metrics_without_duplicates(open_log, tmp_pa
 
 def test_metrics_that_are_not_there_or_not_ours_are_trimmed_to_nothing(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    trim_metrics(file, 4)
+    trim_lines(file, 4)
     assert not file.exists()
     file.write_bytes(b'7\n{"a": 1}\n\xff\n{"step": "x"}\n{"step": 3}\n')
-    trim_metrics(file, 4)
+    trim_lines(file, 4)
     assert file.read_text() == '{"step": 3}\n'
 
 
@@ -247,3 +247,37 @@ def test_no_tracker_is_imported_unless_asked_for(make_config, tmp_path, monkeypa
     monkeypatch.setattr("importlib.util.find_spec", lambda asked: None)
     require_trackers(make_config())
     assert open_trackers(make_config(), tmp_path, 0) == []
+
+
+def said(answer: str, right: bool | None) -> dict:
+    return {
+        "name": "3/0",
+        "question": "图中有什么？",
+        "references": ["一个圆形", "圆"],
+        "answer": answer,
+        "right": right,
+    }
+
+
+def test_five_answers_are_printed_and_all_are_kept(open_log, tmp_path, capsys):
+    log = open_log()
+    log.answers(3, [])
+    assert not (tmp_path / "run" / "answers.jsonl").exists()
+    log.answers(4, [said("圆", True), said("红\n\x1b[2J", False), said("圆" * 90, None), *[said("圆", True)] * 4])
+    log.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["  图中有什么？  ->  圆  (right)", "  图中有什么？  ->  红  [2J  (reference: 一个圆形)"]
+    assert len(lines) == 5 and len(lines[2]) == 100 and lines[2].endswith("...")
+    file = (tmp_path / "run" / "answers.jsonl").read_text(encoding="utf-8")
+    entries = [json.loads(line) for line in file.splitlines()]
+    assert len(entries) == 7 and entries[1] == {"step": 4, **said("红\n\x1b[2J", False)}
+
+    again = open_log(resumed_step=3)
+    again.answers(4, [said("方", False)])
+    again.close()
+    (line,) = (tmp_path / "run" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["answer"] == "方"
+
+
+def test_an_answer_that_the_console_cannot_print_is_printed_with_question_marks():
+    assert answer_line(said("rouge", False), "ascii") == "  ??????  ->  rouge  (reference: ????)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.normalise import normalise
+from dataset.normalise import normalise
 
 
 @pytest.mark.parametrize(
