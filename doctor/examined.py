@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dataset.conversations import Named, read_conversations
+from dataset.normalise import normalise
 from doctor.alike import groups_of_alike
 from doctor.pictures import Pictures, measure_pictures
-from evaluation.normalise import normalise
 from evaluation.question_types import is_sentence
 from evaluation.questions import kind_of
 from qwen.tokenizer import IMAGE_TOKEN

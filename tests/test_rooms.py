@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "exporting": {"common", "settings", "dataset", "model", "visual", "qwen", "answering", "evaluation"},
     "doctor": {
         *("common", "settings", "dataset", "qwen.tokenizer"),
-        *("evaluation.normalise", "evaluation.questions", "evaluation.question_types"),
+        *("evaluation.questions", "evaluation.question_types"),
     },
     "window": {"common", "settings", "dataset", "answering"},
 }
