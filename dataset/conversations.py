@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from settings import Source
 
 Conversation = dict[str, Any]  # "source", "language", "split", "turns", "images"
 SPLITS = ("train", "validation", "test")
@@ -48,6 +52,34 @@ def split_of(conversation: Conversation) -> str:
     """One of SPLITS. Files of earlier versions call the split that checkpoints were chosen on held_out."""
     split = conversation["split"]
     return "validation" if split == "held_out" else split
+
+
+def count_pictures(conversations: Iterable[Conversation]) -> dict[str, tuple[int, int]]:
+    """Of each source: how many conversations show pictures, and how many show none."""
+    counts: dict[str, tuple[int, int]] = {}
+    for conversation in conversations:
+        shown, none = counts.get(source := conversation.get("source", ""), (0, 0))
+        counts[source] = (shown + 1, none) if conversation["images"] else (shown, none + 1)
+    return counts
+
+
+def describe_pictures(counts: Mapping[str, tuple[int, int]], sources: Iterable[Source]) -> list[str]:
+    """A line about :func:`count_pictures`, and one for each source that has a folder of images and shows none of them.
+
+    Such a run would learn from text alone, and its loss would look healthy.
+    """
+    shown_in_all, none_in_all = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))
+    lines = [f"pictures  {shown_in_all:,} conversations show pictures, {none_in_all:,} show none"]
+    for source in sources:
+        shown, none = counts.get(source.name, (0, 0))
+        if none and not shown and source.images:
+            lines.append(
+                f"WARNING: none of the {none:,} conversations of source {source.name} shows a picture, although it has "
+                "a folder of images: they are learnt as text alone; look under which key its records name their images"
+            )
+    if lines[1:] or shown_in_all or not none_in_all:
+        return lines
+    return [*lines, "WARNING: no conversation shows a picture: the model would learn from text alone"]
 
 
 def _read_object(path: Path) -> dict:

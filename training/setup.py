@@ -23,6 +23,7 @@ from accelerate.utils import (
 
 from common.errors import UserError
 from common.hashing import hash_files, hash_model
+from dataset.conversations import count_pictures, describe_pictures
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.streaming import StreamedDataset, find_shards
@@ -239,6 +240,8 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
     mean = sum(known.lengths) / len(known)
     used = known.total - len(known.unusable)
     print(f"data      {used:,} conversations in {len(known):,} samples of {mean:.0f} tokens")
+    conversations = [known.conversations[number][1] for tree in known.trees for number in tree]
+    print(*describe_pictures(count_pictures(conversations), config.data.sources), sep="\n")
     if known.unusable:
         print(f"skipped   {known.describe_unusable()}")
     if isinstance(validation, ImageCaptionDataset):

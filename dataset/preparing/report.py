@@ -1,4 +1,4 @@
-"""The limit of unusable images, the list of skipped images and records, and the table of sizes."""
+"""What process_image.py prints: the table of sizes, how many conversations show pictures, what was changed."""
 
 from __future__ import annotations
 
@@ -7,43 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import UserError
-from dataset.conversations import SPLITS
+from dataset.conversations import SPLITS, describe_pictures
 from dataset.preparing.process import TEXT_ONLY
 from dataset.preparing.sources import Conversations, Part
-from dataset.records import SURROGATE
-
-
-def check_share(parts: list[Part], max_skipped: float) -> None:
-    """Stop where too many images are unusable: most often the folder is wrong, not a thousand files.
-
-    Raises:
-        UserError: counts, the most frequent reasons, an example.
-    """
-    bad = [(part, *entry) for part in parts for entry in part.bad_images.values()]
-    total = len(bad) + sum(len(part.paths) for part in parts)
-    if not bad or len(bad) / total <= max_skipped:
-        return
-    reasons = Counter(reason.partition(":")[0] for _, _, reason in bad)
-    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
-    part, file, reason = bad[0]
-    raise UserError(
-        f"{len(bad):,} of {total:,} images ({len(bad) / total:.1%}) cannot be used, data.max_skipped allows "
-        f"{max_skipped:.1%}: {listed}; the first is {file} of source {part.source.name} ({reason}); nothing was "
-        "written: check the images folders of data.sources, or raise data.max_skipped"
-    )
-
-
-def skip_list(parts: list[Part]) -> list[dict[str, str]]:
-    """[{"file", "reason"}]: of each source first its images, then its records, which are counted from 0."""
-    skipped = []
-    for part in parts:
-        entries = list(part.bad_images.values())
-        for index, reason in part.rejected:
-            file, number = part.records.origin(index)
-            entries.append((file.as_posix(), f"record {number}: {reason}"))
-        skipped += [{"file": SURROGATE.sub("\ufffd", f), "reason": SURROGATE.sub("\ufffd", r)} for f, r in entries]
-    return skipped
 
 
 @dataclass
@@ -52,11 +18,13 @@ class Sizes:
 
     images: set[int] = field(default_factory=set)
     conversations: int = 0
+    with_images: int = 0  # conversations that show some
     turns: int = 0
 
     def add(self, key: str, conversation: dict[str, Any]) -> None:
         if key != TEXT_ONLY:
             self.images.update(conversation.get("images", [int(key)]))
+            self.with_images += 1
         self.conversations += 1
         self.turns += len(conversation["turns"])
 
@@ -96,3 +64,28 @@ def size_table(parts: list[Part], sizes: SizesBy) -> str:
         cells = [name.ljust(widths[0]), *(number.rjust(w) for number, w in zip(numbers, widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def picture_lines(parts: list[Part], sizes: SizesBy) -> list[str]:
+    """How many conversations show pictures, and a loud line about each source that gives none or shows none."""
+    counts: dict[str, tuple[int, int]] = {}
+    for number, part in enumerate(parts):
+        size, (shown, none) = sizes.get(number, Sizes()), counts.get(part.source.name, (0, 0))
+        counts[part.source.name] = (shown + size.with_images, none + size.conversations - size.with_images)
+    empty = [part for part in parts if not part.kept]
+    lost = [
+        f"WARNING: none of the {len(part.records):,} records of source {part.source.name} is used" for part in empty
+    ]
+    return [*describe_pictures(counts, [part.source for part in parts]), *lost]
+
+
+def change_lines(parts: list[Part]) -> list[str]:
+    """What was joined, dropped or removed within records that were kept, each with its number and an example."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for part in parts:
+        for change, (count, index) in part.changes.items():
+            counts[change] += count
+            first.setdefault(change, part.name_of(index))
+    lines = [f"  {count:,} x {change} (first in {first[change]})" for change, count in counts.most_common()]
+    return ["changed in records that are used:", *lines] if lines else []

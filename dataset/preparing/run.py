@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dataset.preparing.check import check_images
 from dataset.preparing.machines import read_shards, shard_file
-from dataset.preparing.report import SizesBy, check_share, counted, size_table, skip_list
+from dataset.preparing.report import SizesBy, change_lines, counted, picture_lines, size_table
+from dataset.preparing.skipped import check_images_share, check_records_share, skip_list, unusable_lines
 from dataset.preparing.sources import drop_unusable, files_of, find_images, merge
 from dataset.preparing.split import choose_splits
 from dataset.preparing.write import write_results
@@ -31,8 +32,9 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     else:
         unusable = check_images(files, max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
     drop_unusable(parts, unusable)
-    check_share(parts, data.max_skipped)
+    check_images_share(parts, data.max_skipped)
     image_map, conversations = merge(parts, data)
+    check_records_share(parts, data.max_skipped)
     splits, unmatched = choose_splits(data, parts, image_map, conversations.links)
     sizes: SizesBy = {}
     annotations = counted(conversations, splits, sizes)
@@ -41,7 +43,6 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     )
     for number in range(1, shards + 1):
         shard_file(data, number, shards).unlink(missing_ok=True)
-    print("\n".join([size_table(parts, sizes), *unmatched]))
-    print(f"wrote {data.image_map} and {data.annotations}")
-    bad_images, bad_records = sum(len(p.bad_images) for p in parts), sum(len(p.rejected) for p in parts)
-    print(f"cannot be used: {bad_images:,} images, {bad_records:,} records; reasons in {data.skipped}")
+    lines = [size_table(parts, sizes), *unmatched, *picture_lines(parts, sizes), *change_lines(parts)]
+    print(*lines, *unusable_lines(parts), sep="\n")
+    print(f"wrote {data.image_map} and {data.annotations}, and what cannot be used to {data.skipped}")

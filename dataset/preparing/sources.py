@@ -14,7 +14,7 @@ from dataset.converters.base import File, Format
 from dataset.converters.choose import choose
 from dataset.image import ImageError
 from dataset.preparing.find import find_image, real_path
-from dataset.preparing.process import TEXT_ONLY, Annotations, ImageMap, process_records
+from dataset.preparing.process import TEXT_ONLY, Annotations, Changes, ImageMap, process_records
 from dataset.records import RecordError
 from settings import Data, Source
 
@@ -56,6 +56,17 @@ class Part:
     paths: dict[str, Path] = field(default_factory=dict)  # usable images by name
     bad_images: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> file, reason
     rejected: list[tuple[int, str]] = field(default_factory=list)  # records: index, reason
+    changes: Changes = field(default_factory=dict)  # within the records that are kept
+    kept: int = 0  # records
+
+    @property
+    def unused(self) -> int:
+        """Records that were rejected, or name an image that cannot be used."""
+        return len(self.records) - self.kept
+
+    def name_of(self, record: int) -> str:
+        file, number = self.records.origin(record)
+        return f"record {number} of {file.name}"
 
 
 def find_images(data: Data) -> list[Part]:
@@ -147,6 +158,7 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
             images_per_conversation=data.images_per_conversation,
             known=known,
             rejected=part.rejected,
+            changes=part.changes,
         )
         records, first = iter(part.records), 0
         while some := list(islice(records, RECORDS_AT_ONCE)):
@@ -157,4 +169,5 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
                     name = f"{source.name}/{name}"
                 image_map[name] = entry
             conversations.add(number, annotations)
+            part.kept += sum(map(len, annotations.values()))
     return image_map, conversations

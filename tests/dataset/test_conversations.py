@@ -7,13 +7,36 @@ import json
 import pytest
 
 from common.errors import UserError
-from dataset.conversations import checked
+from dataset.conversations import checked, count_pictures, describe_pictures
+from settings import Source
 from tests.helpers.conversations import conversation
 
 
 def test_files_of_different_runs_are_noticed(open_dataset, tmp_path):
     with pytest.raises(UserError, match="1 images that .* lacks .*run process_image.py again"):
         open_dataset(conversations={"77": [conversation(("x", "y"))]})
+
+
+def source(name: str) -> Source:
+    return Source(name=name, format="llava", annotations=["a.json"], images=["photos"])
+
+
+def test_a_source_whose_conversations_show_no_picture_is_named_loudly():
+    talks = [{"source": name, "images": images} for name, images in (("a", [3]), ("a", []), ("b", []), ("b", []))]
+    counts = count_pictures(talks)
+    assert counts == {"a": (1, 1), "b": (0, 2)}
+    first, *others = describe_pictures(counts, [source("a"), source("b"), source("unused")])
+    assert first == "pictures  1 conversations show pictures, 3 show none"
+    assert [line.partition(" shows a picture")[0] for line in others] == [
+        "WARNING: none of the 2 conversations of source b"
+    ]
+
+
+def test_training_without_any_picture_is_said_loudly_where_no_source_is_named():
+    """A stream has no sources in the config."""
+    assert describe_pictures(count_pictures([{"images": []}, {"images": [1]}]), [])[1:] == []
+    (line,) = describe_pictures(count_pictures([{"images": []}]), [])[1:]
+    assert line.startswith("WARNING: no conversation shows a picture")
 
 
 def test_splits_share_no_conversation(open_dataset):
@@ -36,6 +59,7 @@ def test_data_order_follows_the_annotation_file(open_dataset, tmp_path):
         {"turns": [{"q": "x", "a": "y"}]},
         {"turns": [{"q": "x", "a": []}]},
         {"turns": [{"q": "x"}]},
+        {"turns": [{"q": "x", "a": ["y"]}], "system": 3},
         {"turns": [{"q": "x", "a": ["y"]}], "images": ["0"]},
         {"turns": [{"q": "x", "a": ["y"]}], "images": [True]},
         {},

@@ -1,59 +1,64 @@
-"""The skip list, and the limit of unusable images."""
+"""What is printed: how many conversations show pictures, and what was changed in records."""
 
 from __future__ import annotations
 
-from PIL import Image
-
-from tests.helpers.workplace import llava, picture
+from tests.helpers.workplace import llava, picture, talk
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_used(workplace):
-    good = [{"image_id": f"{i}.png", "caption": "好"} for i in range(3)]
-    hostile = ["gone.png", "broken.png", "large.png", "../secret.png", "half\ud800.png"]
-    rejected = [{"image_id": "0.png", "caption": ""}, 17]
-    workplace.source("zh", "ali", [*good, *({"image_id": name, "caption": "x"} for name in hostile), *rejected])
-    for i in range(3):
-        picture(workplace.folder / "zh" / f"{i}.png")
-    picture(workplace.folder / "secret.png")
-    (workplace.folder / "zh" / "broken.png").write_bytes(b"not a picture")
-    Image.new("RGB", (30, 20)).save(workplace.folder / "zh" / "large.png")
-    assert workplace.run("data.max_skipped=1", "data.max_pixels=500") == 0
-    assert list(workplace.read("image_map")) == ["0.png", "1.png", "2.png"]
-    assert workplace.skipped() == [
-        ("gone.png", "missing"),
-        ("secret.png", "escapes its folder"),
-        ("half\ufffd.png", "the name is not valid text"),
-        ("broken.png", "cannot be decoded: not an image in a known format"),
-        ("large.png", "too large: 30 x 20 pixels, limit 500 in all"),
-        ("zh.json", "record 8: the caption is empty"),
-        ("zh.json", "record 9: is not an object but a number"),
+def printed(workplace, capsys, *overrides: str) -> list[str]:
+    assert workplace.run(*overrides) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_conversations_with_and_without_pictures_are_counted(workplace, capsys):
+    workplace.source(
+        "en", "llava", [llava("a.png", "<image>?", "a"), llava("a.png", "q", "a"), llava(None, "1+1?", "2")]
+    )
+    picture(workplace.folder / "en" / "a.png")
+    lines = printed(workplace, capsys)
+    assert "pictures  2 conversations show pictures, 1 show none" in lines
+    assert not any("WARNING" in line for line in lines)
+
+
+def test_a_source_with_a_folder_of_images_that_shows_none_is_named_loudly(workplace, capsys):
+    workplace.source("one", "llava", [llava("a.png", "<image>?", "a")])
+    picture(workplace.folder / "one" / "a.png")
+    workplace.source("two", "llava", [{**llava(None, "What?", "a"), "photo": "a.png"}] * 3)
+    picture(workplace.folder / "two" / "a.png")
+    lines = printed(workplace, capsys)
+    assert "pictures  1 conversations show pictures, 3 show none" in lines
+    (warning,) = (line for line in lines if "WARNING" in line)
+    assert warning.startswith(
+        "WARNING: none of the 3 conversations of source two shows a picture, although it has a folder"
+    )
+
+
+def test_a_source_of_which_nothing_is_used_is_named_loudly(workplace, capsys):
+    workplace.source("one", "llava", [llava("a.png", "<image>?", "a")] * 9)
+    picture(workplace.folder / "one" / "a.png")
+    workplace.source("two", "llava", [llava("a.png", "<image>?", "")], "one")
+    lines = printed(workplace, capsys, "data.max_skipped=0.1")
+    assert "WARNING: none of the 1 records of source two is used" in lines
+
+
+def test_what_was_changed_within_records_is_counted_with_an_example(workplace, capsys):
+    leading = {"image": "a.png", "conversations": [{"from": "gpt", "value": "Hello."}, *talk("<image>?", "a <image>")]}
+    records = [llava("a.png", "<image>?", "a"), llava("a.png", "<image>?", "a", "Thanks.")]
+    workplace.source("en", "llava", [*records, leading, llava("a.png", "<image>?", "a", "Bye.")])
+    workplace.source("zh", "llava", [llava("a.png", "<image>?", "a", "Why?", "", "So?")], "en")
+    picture(workplace.folder / "en" / "a.png")
+    lines = printed(workplace, capsys)
+    at = lines.index("changed in records that are used:")
+    assert lines[at + 1 : at + 5] == [
+        "  3 x question without an answer at the end dropped (first in record 1 of en.json)",
+        "  1 x answer before the first question dropped (first in record 2 of en.json)",
+        "  1 x answer with a placeholder of an image, which was removed (first in record 2 of en.json)",
+        "  1 x turn with an empty answer dropped (first in record 0 of zh.json)",
     ]
+    assert lines[0].split()[-1] == "skipped" and lines[1].split() == ["en", "4", "1", "4", "4", "0"]
 
 
-def test_too_many_unusable_images_stop_the_run_and_nothing_is_written(workplace, capsys):
-    records = [llava(f"{i}.png", "q", "a") for i in range(4)]
-    workplace.source("en", "coco", records)
-    picture(workplace.folder / "en" / "0.png")
-    picture(workplace.folder / "en" / "1.png")
-    (workplace.folder / "en" / "2.png").write_bytes(b"GIF89a")
-    assert workplace.run("data.max_skipped=0.49") == 2
-    assert workplace.bytes() == {}
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and message.startswith("error: 2 of 4 images (50.0%) cannot be used")
-    assert "1 missing" in message and "1 cannot be decoded" in message and "data.max_skipped" in message
-    assert workplace.run("data.max_skipped=0.5") == 0
-    assert list(workplace.read("image_map")) == ["0.png", "1.png"]
-
-
-def test_records_of_several_files_are_counted_in_their_own_file(workplace):
-    workplace.source("one", "coco", [llava("a.png", "q", "1"), "bad"], "photos")
-    workplace.source("two", "coco", [5, llava("a.png", "q", "2")], "photos")
-    second = workplace.sources.pop()
-    workplace.sources[0]["annotations"] = [workplace.sources[0]["annotations"], second["annotations"]]
-    picture(workplace.folder / "photos" / "a.png")
-    assert workplace.run() == 0
-    assert [c["turns"][0]["a"] for c in workplace.read("annotations")["0"]] == [["1"], ["2"]]
-    assert [(file, reason.partition(":")[0]) for file, reason in workplace.skipped()] == [
-        ("one.json", "record 1"),
-        ("two.json", "record 0"),
-    ]
+def test_records_that_are_used_as_they_are_are_not_mentioned(workplace, capsys):
+    workplace.source("en", "llava", [llava("a.png", "<image>?", "a")])
+    picture(workplace.folder / "en" / "a.png")
+    assert not any("changed" in line for line in printed(workplace, capsys))

@@ -58,7 +58,7 @@ def real_source(name: str, form: str, file: Path, images: Path) -> dict:
     return {"name": name, "format": form, "annotations": str(file), "images": str(images)}
 
 
-def test_real_annotations_whose_photos_are_absent_end_in_the_skip_list(workplace, shared_data, capsys):
+def test_real_annotations_whose_photos_are_absent_are_refused(workplace, shared_data, capsys):
     folder = shared_data / "annotations"
     workplace.sources = [
         real_source("llava", "coco", folder / "llava_instruct_100.json", shared_data / "photos"),
@@ -66,11 +66,10 @@ def test_real_annotations_whose_photos_are_absent_end_in_the_skip_list(workplace
     ]
     assert workplace.run() == 2
     assert "102 of 102 images (100.0%) cannot be used" in capsys.readouterr().err and workplace.bytes() == {}
-    assert workplace.run("data.max_skipped=1") == 0
-    assert workplace.read("image_map") == {} and workplace.read("annotations") == {}
-    skipped = workplace.read("skipped")
-    assert len(skipped) == 102 and {entry["reason"] for entry in skipped} == {"missing"}
-    assert skipped[0]["file"] == "000000379143.jpg"
+    assert workplace.run("data.max_skipped=1") == 2
+    message = capsys.readouterr().err
+    assert "102 of 102 records (100.0%) cannot be used, nothing is left to write: 102 x an image of the" in message
+    assert workplace.bytes() == {}
 
 
 def test_real_photos_with_questions_in_english_and_captions_in_chinese(workplace, shared_data):
