@@ -32,11 +32,12 @@ def options_in(question: str) -> tuple[str, list[str]]:
     """
     if not _FIRST_MARK.search(question):
         return question, []
-    marks = [(found, (found[1] or found[2]).upper()) for found in _MARK.finditer(question)]
-    first = next((i for i, (_, label) in enumerate(marks) if label == "A"), len(marks))
     chosen: list[re.Match[str]] = []
-    for found, label in marks[first:]:
-        if len(chosen) < len(LABELS) and label == LABELS[len(chosen)]:
+    for found in _MARK.finditer(question):
+        label = (found[1] or found[2]).upper()
+        if label == "A" and len(chosen) <= 1:  # "Is vitamin A. good? A. yes B. no" has an A before its options
+            chosen = [found]
+        elif chosen and len(chosen) < len(LABELS) and label == LABELS[len(chosen)]:
             chosen.append(found)
     if len(chosen) < 2:
         return question, []

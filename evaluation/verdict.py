@@ -240,4 +240,4 @@ def _types_words(by_type: Mapping[str, Sequence[Question]], found: Mapping[str, 
 def _form_words(forms: Sequence[Form]) -> str:
     listed = ", ".join(f'"{form["form"]}" ({form["mean"] or 0:.3f}, n = {form["n"]})' for form in forms[:3])
     more = f" and {len(forms) - 3} more" if len(forms) > 3 else ""
-    return f"Where the usual answer is wrong, it follows the usual answer in {listed}{more}."
+    return f"It does not look in these forms of question (score where the usual answer is wrong): {listed}{more}."

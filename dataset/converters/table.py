@@ -4,6 +4,8 @@
     a.jpg;How many dogs?;two
 
 Columns: image, question, answer (or answer_1 to answer_10, all of them references), and, if there, type, id and split.
+Options of multiple choice are in columns A, B, C, ..., or in JSON in a list, options; they are added to the question, a
+line each, and the answer may be a letter or an option's text.
 With caption in the place of question and answer it is a table of captions. ``columns:`` of the source gives our name of
 a column and its name in the file. A row without an image is a question about no picture.
 """
@@ -11,6 +13,7 @@ a column and its name in the file. A row without an image is a question about no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from common.errors import UserError
@@ -32,7 +35,8 @@ from dataset.preparing.json_reader import read_records
 from dataset.records import RecordError
 
 ANSWERS = tuple(f"answer_{number}" for number in range(1, 11))
-COLUMNS = ("image", "question", "answer", *ANSWERS, "caption", "type", "id", "split")
+LETTERS = "ABCDEFGHIJ"
+COLUMNS = ("image", "question", "answer", *ANSWERS, "options", *LETTERS, "caption", "type", "id", "split")
 
 
 def known_by(look: Look) -> str | None:
@@ -97,13 +101,24 @@ def _example(row: dict[str, Any]) -> Example:
         raise RecordError("the answer is empty")
     kind = row.get("type")
     return question_and_answers(
-        text_of(row, "question"),
+        "\n".join([text_of(row, "question"), *options_of(row)]),
         texts(given, "the answer"),
         images,
         id=None if row.get("id") in (None, "") else str(row["id"]),
         type=kind if isinstance(kind, str) and kind else None,
         split=split,
     )
+
+
+def options_of(row: dict[str, Any]) -> list[str]:
+    """Lines that list a row's options, "A. red", "B. blue", up to the first that is empty; none with fewer than two."""
+    given = row.get("options")
+    columns = [str(row[letter]) for letter in takewhile(lambda letter: row.get(letter) not in (None, ""), LETTERS)]
+    options = columns if given in (None, "", []) else texts(given, "options")
+    if len(options) > len(LETTERS):
+        raise RecordError(f"has {len(options)} options, at most {len(LETTERS)} have a letter")
+    lines = [f"{letter}. {' '.join(option.split())}" for letter, option in zip(LETTERS, options, strict=False)]
+    return lines if len(lines) > 1 else []
 
 
 def split_of(value: object) -> str | None:

@@ -14,6 +14,7 @@ from evaluation.questions import conversation_questions, number_ids
         ("Which color? A. red B. dark blue", "Which color?", ["red", "dark blue"]),
         ("Which?\n(A) red\n(B) blue\nAnswer with the option's letter.", "Which?", ["red", "blue"]),
         ("Which?\nA: red\nB: blue, or so\nC: none", "Which?", ["red", "blue, or so", "none"]),
+        ("Is vitamin A. good? A. yes B. no", "Is vitamin A. good?", ["yes", "no"]),
         ("Pick one: (a) yes (b) no", "Pick one:", ["yes", "no"]),
         ("哪种颜色？A.红色 B.蓝色 C、绿色", "哪种颜色？", ["红色", "蓝色", "绿色"]),
         ("哪种颜色？\n（A）红色\n（B）蓝色", "哪种颜色？", ["红色", "蓝色"]),

@@ -113,7 +113,7 @@ def test_a_form_of_question_that_follows_the_usual_answer_is_named_within_a_type
     assert all(row["clearly_above"] for row in by_type["yes/no"]["comparisons"].values())
     overall, _ = judge([*seen, *blind, *colors(100)])
     assert overall["looks_at_the_picture"] is False
-    assert 'it follows the usual answer in "is there a [color] shape" (0.020, n = 50)' in overall["verdict"]
+    assert overall["verdict"].endswith('usual answer is wrong): "is there a [color] shape" (0.020, n = 50).')
     assert judge([*seen, *colors(100)])[0]["looks_at_the_picture"] is True
 
 

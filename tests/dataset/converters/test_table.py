@@ -54,6 +54,16 @@ def test_json_rows_with_lists(files):
     assert (example.id, example.split) == ("7", "validation")
 
 
+def test_options_are_added_to_the_question_a_line_each(files):
+    path = files.write("a.tsv", "image\tquestion\tA\tB\tC\tD\tanswer\na.jpg\tWhich?\tred\tdark  blue\t\tx\tB\n")
+    expected = question("Which?\nA. red\nB. dark blue", "B")
+    assert files.read("table", path) == [expected]
+    rows = [{"image": "a.jpg", "question": "Which?", "options": ["red", "dark blue"], "answer": "B"}]
+    assert files.read("table", files.write("a.jsonl", rows)) == [expected]
+    alone = files.write("b.csv", "image,question,answer,A,D\na.jpg,Which?,red,one,two\n")
+    assert files.read("table", alone) == [question("Which?", "red")]
+
+
 def test_ten_answers_are_ten_references(files):
     names = ",".join(f"answer_{n}" for n in range(1, 11))
     path = files.write("a.csv", f"image,question,answer,{names}\na.jpg,What?,net,net,net,,mesh,,,,,,net\n")
