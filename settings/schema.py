@@ -71,7 +71,7 @@ class Source(Section):
     )
     images: FilePaths = Field(description="the path of a folder, or a list of them")
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
-    metric: Text = Field("exact_match", description="exact_match, vqa_accuracy, relaxed_accuracy or anls")
+    metric: Text = Field("exact_match", description="the name of a metric, such as exact_match")
 
 
 class Data(Section):

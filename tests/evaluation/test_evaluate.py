@@ -35,6 +35,8 @@ def test_where_nothing_can_be_asked_it_is_an_error(data, stub, capsys):
     [
         (["train.run=x"], "only generate.KEY=VALUE can be changed here"),
         (["generate.batchsize=4"], "nearest valid key: generate.batch_size"),
+        (["--metric", "bleu"], "--metric = 'bleu': no such metric; choose one of exact_match, vqa_accuracy"),
+        (["--metric", "cats=anls"], "--metric cats=anls: no question is of the source 'cats', only of bilder, shapes"),
         (["--image-map", "no.json", "--annotations", "no.json"], "cannot be read as what process_image.py writes"),
     ],
 )

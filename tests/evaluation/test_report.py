@@ -10,6 +10,7 @@ from dataset.normalise import NORMALISATION
 from dataset.prompt import IMAGE_TOKEN
 from evaluation.questions import Question
 from evaluation.report import score_groups
+from evaluation.scores import METRICS, Metric
 from tests.helpers.evaluating import edit, looks, run
 
 
@@ -137,3 +138,17 @@ def test_whole_sentences_as_references_are_pointed_out(data, stub, capsys):
     stub(looks)
     assert run(data, "--no-probes")["long_references"] == 1
     assert "1 of 30 questions have whole sentences as references" in capsys.readouterr().out
+
+
+def test_a_new_metric_is_one_function_and_one_entry(data, stub, monkeypatch, capsys):
+    def first_letter(answer, references, language):
+        return 0.5 * (answer[:1] == references[0][:1]) + 0.5 * (answer == references[0])
+
+    monkeypatch.setitem(METRICS, "first_letter", Metric("letter", first_letter))
+    stub(lambda question, seen: looks(question, seen)[:1] if "What" in question else looks(question, seen))
+    result = run(data, "--metric", "shapes=first_letter")
+    assert result["metrics"] == {"bilder": "exact_match", "shapes": "first_letter"}
+    assert result["scores"]["by_source"]["shapes"]["score"] == pytest.approx((12 * 0.5 + 12) / 24)
+    assert result["scores"]["by_source"]["shapes"]["metrics"]["exact_match"]["mean"] == 0.5
+    assert result["comparisons"]["no_picture"]["model"] == pytest.approx((12 * 0.5 + 12 + 6) / 30)
+    assert capsys.readouterr().out.split("\n")[0].split()[:5] == ["n", "score", "+-", "exact", "letter"]
