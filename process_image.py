@@ -2,9 +2,9 @@
 
     python process_image.py --config config.yaml
 
-Records come in two formats, AI Challenger captions (:func:`process_ali`) and LLaVA conversations
-(:func:`process_coco`). Every image is decoded once, so that a damaged file is found now and not after hours of
-training. What cannot be used is listed with its reason; above ``data.max_skipped`` nothing is written.
+Records come in any format of dataset/converters, among them AI Challenger captions (:func:`process_ali`) and LLaVA
+conversations (:func:`process_coco`). Every image is decoded once, so that a damaged file is found now and not after
+hours of training. What cannot be used is listed with its reason; above ``data.max_skipped`` nothing is written.
 
 Every random choice depends on the seed, the source's name and the record's number alone: the same input gives the
 same bytes, on any number of processes, and other skipped records change nothing. The work is done in dataset/preparing.
@@ -31,12 +31,13 @@ __all__ = ["main", "process_ali", "process_coco", "read_json"]
 
 
 _EXAMPLE = """\
-example of a config's data section, with one source of each format:
+example of a config's data section, with sources of some formats (docs/data.md has all ten):
 
   data:
     sources:
       - {name: captions, format: ali, annotations: captions.json, images: photos}
-      - {name: chats, format: coco, annotations: [a.json, b.json], images: [train2017, val2017]}
+      - {name: chats, format: llava, annotations: [a.json, b.json], images: [train2017, val2017]}
+      - {name: table, annotations: table.csv, images: photos}   # format: auto finds out what a file is
     image_map: data/image_map.json
     annotations: data/annotations.json
     skipped: data/skipped.json
@@ -49,6 +50,10 @@ a record of a.json (LLaVA); <image> may be anywhere in a question, a record with
 
   {"image": "000000458752.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is he doing?"},
                                                   {"from": "gpt", "value": "Pitching."}]}
+
+what a file would be read as:
+
+  python -m dataset.describe table.csv --images photos
 
 then:
 

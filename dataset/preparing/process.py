@@ -13,6 +13,7 @@ from dataset.preparing.turns import Talk, Turns, talk_of
 from dataset.records import SURROGATE, RecordError
 
 TEXT_ONLY = "text"  # the key of conversations without an image
+SPLITS = ("test", "validation", "train")  # an image that records put into several belongs to the first
 
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
 Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
@@ -56,6 +57,7 @@ def process_records(
     known: dict[str, int] | None = None,
     rejected: list[tuple[int, str]] | None = None,
     changes: Changes | None = None,
+    given_splits: dict[int, str] | None = None,
     first: int = 0,
 ) -> tuple[ImageMap, Annotations]:
     """Conversations of records in one format.
@@ -72,6 +74,8 @@ def process_records(
         known: resolved path -> id of the images of earlier sources, which keep their ids; extended in place.
         rejected: a list that gets (index, reason) of each record that cannot be used.
         changes: gets what was joined, dropped or removed within records that are kept; extended in place.
+        given_splits: gets the split of each image whose record tells one, the first of test, validation and train;
+            extended in place.
         first: the index of the first record, where they are given in several calls.
 
     Returns:
@@ -82,6 +86,7 @@ def process_records(
     """
     known = {} if known is None else known
     changes = {} if changes is None else changes
+    given_splits = {} if given_splits is None else given_splits
     image_map: ImageMap = {}
     annotations: Annotations = {}
     for index, record in enumerate(records, start=first):
@@ -110,6 +115,8 @@ def process_records(
         ids = [known[real_path(paths[name])] for name in names]
         if len(ids) > 1:
             conversation["images"] = ids
+        if split := example.split:
+            given_splits |= {image: min(given_splits.get(image, split), split, key=SPLITS.index) for image in ids}
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
     return image_map, annotations
 
@@ -117,6 +124,8 @@ def process_records(
 def _conversation(example: Example, talk: Talk, source: str, language: str) -> dict[str, Any]:
     spoken = language if language != "auto" else "zh" if _in_chinese(talk.turns) else "en"
     conversation: dict[str, Any] = {"source": source, "language": spoken, "split": "train", "turns": talk.turns}
+    if example.split and not talk.images:  # the split of the others follows from their images
+        conversation["split"] = example.split
     if talk.system:
         conversation["system"] = talk.system
     for key, value in (("id", example.id), ("type", example.type)):

@@ -35,7 +35,7 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     check_images_share(parts, data.max_skipped)
     image_map, conversations = merge(parts, data)
     check_records_share(parts, data.max_skipped)
-    splits, unmatched = choose_splits(data, parts, image_map, conversations.links)
+    splits, unmatched = choose_splits(data, parts, image_map, conversations)
     sizes: SizesBy = {}
     annotations = counted(conversations, splits, sizes)
     write_results(

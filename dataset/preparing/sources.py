@@ -121,6 +121,7 @@ class Conversations:
     def __init__(self) -> None:
         self.packed: dict[str, list[tuple[int, bytes]]] = {}
         self.links: list[list[int]] = []  # ids of the images that one conversation shows
+        self.given_splits: dict[int, str] = {}  # of the images whose records tell one, by id
 
     def add(self, part: int, annotations: Annotations) -> None:
         for key, conversations in annotations.items():
@@ -159,6 +160,7 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
             known=known,
             rejected=part.rejected,
             changes=part.changes,
+            given_splits=conversations.given_splits,
         )
         records, first = iter(part.records), 0
         while some := list(islice(records, RECORDS_AT_ONCE)):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.preparing.find import real_path
-from dataset.preparing.process import ImageMap
-from dataset.preparing.sources import Part
+from dataset.preparing.process import SPLITS, ImageMap
+from dataset.preparing.sources import Conversations, Part
 from settings import Data
 
 HELD_BACK = ("test", "validation")  # the splits that are not trained on; an image of both is test
@@ -22,9 +22,12 @@ Choice = Callable[[list[str]], bool]  # whether a group of images, given by thei
 
 
 def choose_splits(
-    data: Data, parts: list[Part], image_map: ImageMap, links: Iterable[Sequence[int]]
+    data: Data, parts: list[Part], image_map: ImageMap, conversations: Conversations
 ) -> tuple[dict[int, str], list[str]]:
     """The split of each image that is not trained on, by id: "validation" or "test"; and lines to print.
+
+    A list of names decides for its split. Otherwise an image has the split that its records tell, and a share is taken
+    of the images of which they tell none.
 
     Raises:
         UserError: a list of names cannot be read, does not fit the images, or shares an image with the other list.
@@ -40,11 +43,17 @@ def choose_splits(
         raise UserError(f"data.test and data.validation: images that both lists name: {len(both):,}, e.g. {min(both)}")
     # Each share has an end of the range of hashes to itself: a change of one moves no image of the other.
     ends = {"test": lambda share: (0.0, share), "validation": lambda share: (1 - share, 1.0)}
+    by_id = conversations.given_splits
+    told = {name: by_id[entry["ID"]] for name, entry in image_map.items() if entry["ID"] in by_id}
+    if told:
+        lines.append(f"splits: {len(told):,} images have the split that their records tell")
     choices = {
-        split: by_list(listed[split]) if split in listed else by_share(*ends[split](share), data.seed)
+        split: by_list(listed[split])
+        if split in listed
+        else by_records(split, told, by_share(*ends[split](share), data.seed))
         for split, share in given.items()
     }
-    return split_groups(image_map, links, choices), lines
+    return split_groups(image_map, conversations.links, choices), lines
 
 
 def split_groups(image_map: ImageMap, links: Iterable[Sequence[int]], choices: Mapping[str, Choice]) -> dict[int, str]:
@@ -89,6 +98,16 @@ def by_share(first: float, last: float, seed: int) -> Choice:
     def takes(names: list[str]) -> bool:
         digest = hashlib.sha256(f"{seed}:{names[0]}".encode()).digest()
         return first * 2**64 <= int.from_bytes(digest[:8], "big") < last * 2**64
+
+    return takes
+
+
+def by_records(split: str, told: Mapping[str, str], otherwise: Choice) -> Choice:
+    """The groups whose images are of ``split`` by what their records tell; where they tell nothing, ``otherwise``."""
+
+    def takes(names: list[str]) -> bool:
+        own = {told[name] for name in names if name in told}
+        return min(own, key=SPLITS.index) == split if own else otherwise(names)
 
     return takes
 

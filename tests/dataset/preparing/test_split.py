@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset.preparing.sources import Conversations
 from dataset.preparing.split import by_share, choose_splits, image_groups, split_groups
 from settings import Data
 from tests.helpers.workplace import llava, picture
@@ -19,7 +20,7 @@ def images(count: int) -> dict:
 def shares(validation: float, test: float, count: int = 1000) -> dict[str, set[int]]:
     files = {name: Path(f"{name}.json") for name in ("image_map", "annotations", "skipped")}
     data = Data(sources=[], **files, validation=validation, test=test)
-    chosen, _ = choose_splits(data, [], images(count), [])
+    chosen, _ = choose_splits(data, [], images(count), Conversations())
     return {split: {image for image, its in chosen.items() if its == split} for split in ("validation", "test")}
 
 
@@ -183,3 +184,33 @@ def test_a_listed_image_that_cannot_be_used_is_no_mistake_in_the_list(photos, ca
 def test_an_image_in_both_lists_is_refused(photos, capsys):
     assert photos(test=["000.jpg", "001"], validation=["001.jpg"]) == {}
     assert "data.test and data.validation: images that both lists name: 1, e.g. 001.jpg" in capsys.readouterr().err
+
+
+def test_images_have_the_split_that_their_records_tell_and_the_share_is_of_the_others(workplace, capsys):
+    rows = [{"image": f"{n}.png", "question": "?", "answer": "yes", "split": s} for n, s in enumerate(["val", "test"])]
+    rows += [{"image": "2.png", "question": "?", "answer": "yes", "split": s} for s in ("train", "test", "val")]
+    rows += [{"image": f"{n}.png", "question": "?", "answer": "yes", "split": "train"} for n in range(3, 10)]
+    rows += [
+        {"question": "1+1?", "answer": "2", "split": "test"},
+        {"image": "10.png", "question": "?", "answer": "yes"},
+    ]
+    workplace.source("table", "table", rows)
+    for n in range(11):
+        picture(workplace.folder / "table" / f"{n}.png")
+    workplace.data |= {"test": 0.99, "validation": 0.0}
+    assert workplace.run() == 0
+    assert "splits: 10 images have the split that their records tell" in capsys.readouterr().out
+    found = {key: {c["split"] for c in group} for key, group in workplace.read("annotations").items()}
+    assert found == {
+        "0": {"validation"},
+        "1": {"test"},
+        "2": {"test"},
+        **{str(n): {"train"} for n in range(3, 10)},
+        "10": {"test"},
+        "text": {"test"},
+    }
+    names = workplace.folder / "names.txt"
+    names.write_text("5.png\n")
+    assert workplace.run(f"data.test={names}") == 0  # a list decides for its split
+    found = {key: {c["split"] for c in group} for key, group in workplace.read("annotations").items()}
+    assert [key for key, splits in found.items() if splits == {"test"}] == ["5", "text"]
