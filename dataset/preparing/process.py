@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from dataset.records import SURROGATE, RecordError
 
 TEXT_ONLY = "text"  # the key of conversations without an image
 SPLITS = ("test", "validation", "train")  # an image that records put into several belongs to the first
+
+_PICTURE_KEY = re.compile(
+    "(image|img|picture|pic|photo|frame|video|audio)s?(_?(id|path|file|file_?name|name|url|uri|list|bytes)s?)?", re.I
+)
+_PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4)$", re.I)
 
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
 Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
@@ -93,6 +99,8 @@ def process_records(
         try:
             example = form.example(record)
             names = example.images
+            if not names:
+                _refuse_unread_pictures(record)
             if len(names) > images_per_conversation:
                 limit = f"data.images_per_conversation allows {images_per_conversation}"
                 raise RecordError(f"has {len(names)} images, {limit}")
@@ -119,6 +127,20 @@ def process_records(
             given_splits |= {image: min(given_splits.get(image, split), split, key=SPLITS.index) for image in ids}
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
     return image_map, annotations
+
+
+def _refuse_unread_pictures(record: object) -> None:
+    """Refuse a record that was read without a picture although it names one.
+
+    Raises:
+        RecordError: a key is called as pictures are, or holds the name of a picture's file.
+    """
+    for key, value in record.items() if isinstance(record, dict) else ():
+        first = value[0] if isinstance(value, list) and value else value
+        names_one = isinstance(first, str) and key != "id" and _PICTURE_FILE.search(first)
+        if value not in (None, "", [], {}, False) and (names_one or _PICTURE_KEY.fullmatch(key)):
+            shown = " ".join(SURROGATE.sub("\ufffd", key).split())[:40]
+            raise RecordError(f"names a picture under {shown}, which this format does not read")
 
 
 def _conversation(example: Example, talk: Talk, source: str, language: str) -> dict[str, Any]:

@@ -140,6 +140,31 @@ def test_text_only_conversations_have_a_key_of_their_own():
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_path", "a.jpg"),
+        ("image_id", 139),
+        ("img", "a"),
+        ("Images_URL", ["http://host/a"]),
+        ("picture", {"bytes": "..."}),
+        ("photos", [{"path": "a.jpg"}]),
+        ("video_path", "a"),
+        ("file_name", "val2017/a.JPG"),
+        ("anything", ["a.png", 5]),
+    ],
+)
+def test_a_key_that_names_a_picture_is_read_or_the_record_is_rejected(key, value):
+    record = {**llava(None, "What is shown?", "A cat."), key: value}
+    assert f"names a picture under {key}, which this format does not read" == reason(process_coco, record)
+    assert one_conversation({**record, "image": "a.jpg"})["turns"][0]["q"].startswith("<|extra_0|>")
+
+
+@pytest.mark.parametrize("more", [{"image": None}, {"images": []}, {"img": ""}, {"imagery": "a"}, {"source": "a.com"}])
+def test_a_key_that_names_no_picture_changes_nothing(more):
+    assert "images" not in one_conversation({**llava(None, "1+1?", "2"), "id": "a.jpg", **more})
+
+
 def test_several_images_are_listed_in_order_under_the_first():
     paths = {name: Path(name) for name in ("a.jpg", "b.jpg", "c.jpg")}
     records = [llava("a.jpg", "q", "a"), llava(["c.jpg", "a.jpg", "c.jpg"], "<image><image> or <image>", "x")]

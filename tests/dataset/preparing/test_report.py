@@ -23,7 +23,7 @@ def test_conversations_with_and_without_pictures_are_counted(workplace, capsys):
 def test_a_source_with_a_folder_of_images_that_shows_none_is_named_loudly(workplace, capsys):
     workplace.source("one", "llava", [llava("a.png", "<image>?", "a")])
     picture(workplace.folder / "one" / "a.png")
-    workplace.source("two", "llava", [{**llava(None, "What?", "a"), "photo": "a.png"}] * 3)
+    workplace.source("two", "llava", [{**llava(None, "What?", "a"), "see": "page 7"}] * 3)
     picture(workplace.folder / "two" / "a.png")
     lines = printed(workplace, capsys)
     assert "pictures  1 conversations show pictures, 3 show none" in lines

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.workplace import llava, picture
 
 
@@ -96,3 +98,48 @@ def test_real_photos_with_questions_in_english_and_captions_in_chinese(workplace
     assert len(annotations["0"][1]["turns"][0]["a"]) == 5
     assert [c["turns"][0]["a"] for c in annotations["2"]] == [["net"], ["pitcher"], ["orange"]]
     assert annotations["2"][1]["turns"][0]["q"] == "What position is this man playing?\n<|extra_0|>"
+
+
+SHOWN = ("<|extra_0|>\nWhat is shown?", "A shape.")
+# Inputs of public bug reports: the first conversations that must come of them, and the system text; or why none does.
+CASES = {
+    "02_images_key": ([("<|extra_0|>What is shown?", "A shape.")], 8, ""),
+    "03_messages_role_content": ([("<|extra_0|>What is shown?", "A shape.")], 8, ""),
+    "04_system_turn": ([SHOWN], 8, "Answer briefly."),
+    "07_image_token_no_image": (
+        "8 of 8 records (100.0%) cannot be used, data.max_skipped allows 5.0%: "
+        "8 x a question has <image>, and the record names no image (record 0 of raw.json)"
+    ),
+    "22_consecutive_roles": (
+        [("<|extra_0|>\nI will ask about the left object first.\nWhat color is it?", "red\nIt is a red circle.")],
+        2,
+        "",
+    ),
+    "23_image_in_answer": (
+        [("<|extra_0|>\nParse the page as Markdown.", "Figure 3:\n![fig]()\nSee for more.")],
+        1,
+        "",
+    ),
+    "52_content_parts": ([SHOWN], 4, ""),
+    "53_half_records_rejected": ([SHOWN], 8, ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inputs_of_public_bug_reports_end_right(workplace, shared_data, capsys, case):
+    folder = shared_data.parent / "cases" / case
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    workplace.sources = [real_source("mine", "coco", folder / "raw.json", folder / "images")]
+    expected = CASES[case]
+    if isinstance(expected, str):
+        assert workplace.run() == 2
+        assert expected in capsys.readouterr().err and workplace.bytes() == {}
+        return
+    turns, number, system = expected
+    assert workplace.run() == 0
+    assert f"pictures  {number} conversations show pictures, 0 show none" in capsys.readouterr().out.splitlines()
+    conversations = [c for group in workplace.read("annotations").values() for c in group]
+    assert len(conversations) == number
+    assert [(turn["q"], *turn["a"]) for turn in conversations[0]["turns"]] == turns
+    assert conversations[0].get("system", "") == system and workplace.read("skipped") == []
