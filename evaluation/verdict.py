@@ -229,7 +229,7 @@ def _types_words(by_type: Mapping[str, Sequence[Question]], found: Mapping[str, 
     """Which types look, which do not and which cannot be told, each with its share of the questions."""
     total = sum(map(len, by_type.values()))
     sentences = []
-    for beginning, looks in {"Looks": True, "Does NOT look": False, "Cannot be told": None}.items():
+    for beginning, looks in {"Looks": True, "NOT clearly": False, "Cannot be told": None}.items():
         names = sorted(name for name in found if found[name] is looks)
         if names:
             share = sum(len(by_type[name]) for name in names) / total

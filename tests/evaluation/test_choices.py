@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from evaluation.choices import bare_options, chosen_label, options_in
+from evaluation.choices import LABELS, bare_options, chosen_label, options_in
 from evaluation.questions import conversation_questions, number_ids
+from evaluation.scores import METRICS
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,17 @@ def test_type_options_and_id_of_a_conversation_are_those_of_its_turns():
     assert [(q.type, q.id, q.options[1]) for q in found] == [("hue", "s/42", "blue"), ("hue", "s/42", "green")]
     number_ids(found)
     assert [q.id for q in found] == ["s/42", "s/42/2"]
+
+
+def test_any_text_can_be_a_question_an_option_and_an_answer():
+    rng = random.Random(0)
+    letters = "AaBb(（)）.．:：、 \n?？,，一三两十百万零redRED。'\"\u3000\ud800%-−½²"
+    for _ in range(500):
+        question, answer, *given = ("".join(rng.choices(letters, k=rng.randint(0, 12))) for _ in range(5))
+        _, options = options_in(question)
+        for language in ("en", "zh"):
+            for choices in (options, bare_options(given)):
+                label = chosen_label(answer, choices, language)
+                assert label is None or LABELS.index(label) < len(choices)
+            for metric in METRICS.values():
+                assert 0.0 <= metric.score(answer, given, language) <= 1.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataset.prompt import IMAGE_TOKEN
-from evaluation.questions import conversation_questions
+from evaluation.questions import Question, conversation_questions, name_beginnings
 from tests.helpers.evaluating import answer_of, conversation, edit, looks, run
 
 
@@ -76,3 +76,14 @@ def test_baselines_are_fitted_on_the_training_split(data, stub):
     answers = {line["question"]: answer_of(line, "question_only") for line in result["predictions"]}
     assert answers["What color is it?"] == "green"
     assert answers["Is it red?"] == "no"
+
+
+def test_questions_of_no_type_get_their_first_words_in_both_splits_alike():
+    def question(text: str, type: str = "other") -> Question:
+        return Question("", text, ["x"], ["a"], "a", "s", "en", type)
+
+    asked = [*(question(f"Who is {i}?") for i in range(20)), question("Who was it?"), question("Is it?", "yes/no")]
+    train = [question("Who is this?"), question("Who was this?"), question("Is it?", "yes/no")]
+    name_beginnings(asked, train)
+    assert [q.type for q in asked] == ["who is ..."] * 20 + ["other", "yes/no"]
+    assert [q.type for q in train] == ["who is ...", "other", "yes/no"]

@@ -37,7 +37,7 @@ def test_a_model_that_answers_from_the_question_is_not_said_to_look(data, stub, 
     assert rows["no_picture"]["difference"] == 0
     assert result["verdict"].startswith("This model is NOT clearly better than")
     assert "itself with another picture (0.33 against 0.33, difference +0.00" in result["verdict"]
-    assert "its answers may not come from the picture. Does NOT look: color, yes/no (100%" in result["verdict"]
+    assert "its answers may not come from the picture. NOT clearly: color, yes/no (100%" in result["verdict"]
     assert result["types_that_do_not_look"] == ["color", "yes/no"]
     assert "NOT clearly better" in capsys.readouterr().out
 
@@ -79,7 +79,7 @@ def test_types_that_do_not_look_are_named_though_one_type_carries_the_mean():
     assert overall["looks_at_the_picture"] is False
     assert overall["verdict"].startswith(
         "The model looks at the picture in part only. Looks: color (30% of the questions). "
-        "Does NOT look: yes/no (70% of the questions)."
+        "NOT clearly: yes/no (70% of the questions)."
     )
     assert by_type["yes/no"]["floor_wrong"]["mean"] == 0.0 and by_type["yes/no"]["floor_wrong"]["n"] == 234
     assert by_type["yes/no"]["floor_right"] == {"n": 466, "mean": 1.0, "standard_error": 0.0}
