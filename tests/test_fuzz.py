@@ -1,7 +1,7 @@
 """Any content of any file: an answer or one line, never a traceback, a hang, or all of the memory.
 
-29,000 cases a run: 13,000 that are the same each time (the seeds are the numbers 0, 1, ... and what hypothesis derives
-from the test's name), and 16,000 that atheris makes if it is installed. ``VLM_FUZZ_MINUTES=30 pytest
+37,000 cases a run: 16,000 that are the same each time (the seeds are the numbers 0, 1, ... and what hypothesis derives
+from the test's name), and 21,000 that atheris makes if it is installed. ``VLM_FUZZ_MINUTES=30 pytest
 tests/test_fuzz.py`` continues with other seeds; a failure names its seed.
 """
 
@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from dataset.conversations import read_conversations
+from dataset.converters import parquet
 from dataset.preparing.process import process_coco
 from dataset.prompt import Turn, build_prompt, neutralise
 from model.manifest import write_manifest
@@ -138,6 +139,43 @@ def test_annotations_of_both_formats(tmp_path):
     assert sum(kept) > 200  # not everything is refused
 
 
+def test_files_of_every_format(tmp_path):
+    files, kept = readers.format_files(), []
+    for file in files:
+        assert readers.formats(tmp_path, file)
+
+    def case(rng: random.Random) -> None:
+        kept.append(readers.formats(tmp_path, mutate(rng, rng.choice(files))))
+
+    fuzz(1500, case, 0.15)
+    assert sum(map(bool, kept)) > 300
+
+
+def test_rows_of_parquet_files(tmp_path, monkeypatch):
+    values = [*VALUES, b"", b"\xff\xd8\xff", {"bytes": b"\x89PNG", "path": None}, [{"bytes": None, "path": "a.jpg"}]]
+    values += [[{"user": "?", "assistant": "yes"}], [{"from": "human", "value": "?"}, {"from": "gpt", "value": "yes"}]]
+    kept = []
+
+    def case(rng: random.Random) -> None:
+        columns = rng.sample(parquet.COLUMNS, rng.randrange(1, 6))
+        rows = [{column: rng.choice(values) for column in columns} for _ in range(3)]
+        monkeypatch.setattr(parquet, "read_rows", lambda path, columns: iter(rows))
+        kept.append(readers.parquet_file(tmp_path, b""))
+
+    fuzz(1000, case, 0.05)
+    assert sum(kept) > 20
+
+
+def test_parquet_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    files = pytest.importorskip("pyarrow.parquet")
+    row = {"image": {"bytes": b"\xff\xd8\xff", "path": None}, "question": "?", "answers": ["yes", "no"]}
+    files.write_table(pyarrow.Table.from_pylist([row] * 5), tmp_path / "good.parquet")
+    good = (tmp_path / "good.parquet").read_bytes()
+    assert readers.parquet_file(tmp_path, good) == 5
+    fuzz(300, lambda rng: readers.parquet_file(tmp_path, mutate(rng, good)), 0.05)
+
+
 # ---------------------------------------------------------------------------------------------- our own files
 
 
@@ -227,7 +265,7 @@ def test_tar_shards(tmp_path):
 # ---------------------------------------------------------------------------------------------- guided by coverage
 
 
-@pytest.mark.parametrize("reader", ["annotations", "config", "manifest", "image", "shard"])
+@pytest.mark.parametrize("reader", ["annotations", "formats", "config", "manifest", "image", "shard"])
 def test_bytes_that_reach_new_code(reader, tmp_path):
     pytest.importorskip("atheris", reason="atheris, the coverage-guided fuzzer, is not installed")
     runs = 500 if reader in ("config", "manifest") else 5000  # those two import transformers or torch, and are slower

@@ -2,9 +2,9 @@
 
     python -m tests.helpers.guided annotations -max_total_time=600
 
-Other readers: config, manifest, image, shard. The options are libFuzzer's. It ends with an error, and with the bytes in
-``crash-...``, if an error other than the reader's own comes out, if a case takes more than 5 seconds, or if the process
-grows above 2 GB.
+Other readers: formats, config, manifest, image, shard. The options are libFuzzer's. It ends with an error, and with the
+bytes in ``crash-...``, if an error other than the reader's own comes out, if a case takes more than 5 seconds, or if the
+process grows above 2 GB.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SEEDS = {
         json.dumps([{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]}]).encode(),
         b'{"image": "a.jpg", "caption": "a"}\n{"image": "a.jpg", "caption": "b"}\n',
     ],
+    "formats": readers.format_files(),
     "config": [(ROOT / name).read_bytes() for name in ("config.yaml", "demo.yaml")],
     "manifest": [json.dumps({"files": {}, "base_models": {}, "sha256": "0" * 64}).encode()],
     "image": readers.image_files(),

@@ -14,9 +14,13 @@ from pathlib import Path
 from PIL import Image
 
 from common.errors import UserError
+from dataset.converters import FORMATS
+from dataset.converters.base import File, Format
+from dataset.converters.look import look_at
 from dataset.image import ImageError, load_image
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.process import process_ali, process_coco
+from dataset.preparing.turns import talk_of
 from dataset.records import RecordError
 from dataset.shards import contents, parts_of, read_shard
 from qwen.tokenizer import IMAGE_TOKEN
@@ -53,6 +57,75 @@ def annotations(folder: Path, content: bytes) -> list[dict]:
             texts = [*others, *answers, conversation.get("system", "")]
             assert not any(token in text for text in texts for token in CONTROL)
     return kept
+
+
+def formats(folder: Path, content: bytes) -> int:
+    """A file, read in every format and in the one that it looks like: how many of its records can be used."""
+    path, kept = folder / "a.data", 0
+    path.write_bytes(content)
+    try:
+        look = look_at(path)
+        assert all("\n" not in (form.known_by(look) or "") for form in FORMATS.values())
+    except UserError as error:
+        assert "\n" not in str(error)
+    for name, form in FORMATS.items():
+        if name != "parquet":  # its bytes are pyarrow's: see parquet_file
+            kept += _records(form, File(path, questions=path))
+    return kept
+
+
+def parquet_file(folder: Path, content: bytes) -> int:
+    """A Parquet file with pictures inside: how many of its records can be used."""
+    path = folder / "a.parquet"
+    path.write_bytes(content)
+    return _records(FORMATS["parquet"], File(path, pictures=folder / "pictures"))
+
+
+def _records(form: Format, file: File) -> int:
+    kept = 0
+    try:
+        for record in form.read(file):
+            try:
+                example = form.example(record)
+                talk = talk_of(example, len(example.images), "0", keep_all_captions=True)
+                assert talk.turns and all(isinstance(name, str) and name for name in example.images)
+                assert example.split in (None, "train", "validation", "test")
+                kept += 1
+            except RecordError as error:
+                assert len(str(error)) < 600
+    except UserError as error:
+        assert "\n" not in str(error)
+    return kept
+
+
+def format_files() -> list[bytes]:
+    """A small file in each format that is text."""
+    question = {"question_id": 1, "image_id": 9, "question": "What?", "set_name": "train"}
+    answers = [{"answer": "net", "answer_id": 1}, {"answer": "mesh", "answer_id": 2}]
+    said = [{"question_id": 1, "image_id": 9, "question_type": "one", "answers": answers}]
+    captions = [{"image_id": 9, "caption": "A dog."}, {"image_id": 9, "caption": "一只狗"}]
+    sentences = [{"filename": "a.jpg", "split": "restval", "sentences": [{"raw": "A dog."}]}]
+    parts = [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"text": "?"}, {"ref": "x", "box": [1, 2, 3, 4]}]
+    talk = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A dog."}]
+    asked = [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\n?"}, {"from": "gpt", "value": ["yes", "no"]}]
+    objects: list[object] = [
+        {"data_subtype": "train2014", "questions": [question], "annotations": said, "question_types": {"one": "Sport"}},
+        {"data": [{**question, "answers": ["net", "mesh"]}]},
+        {"07": {"question": "?", "imageId": "9", "answer": "yes", "types": {"structural": "verify"}}},
+        {"images": [{"id": 9, "file_name": "a.jpg"}], "licenses": [{"id": 1}], "annotations": captions},
+        {"images": sentences, "dataset": "flickr30k"},
+        [{"images": ["a.jpg"], "messages": talk}, {"image": "a.jpg", "conversations": asked}],
+        [{"query": "<img>a.jpg</img>?", "response": "yes", "history": [["a", "b"]], "system": "s"}],
+        [{"image": "a.jpg", "question": "?", "answer": ["yes", "no"], "split": "val", "options": ["a", "b"]}],
+    ]
+    tables = [
+        'image;question;answer;type;split\r\na.jpg;"Is it ""red""?";yes;is;val\r\n;1+1?;2;;\r\n',
+        "sep=,\nimage,question,answer_1,answer_2,A,B\na.jpg,?,yes,no,x,y\n",
+        "image_name| comment_number| comment\na.jpg| 0| A dog .\n",
+        "a.jpg#0\tA dog .\na.jpg#1\tA cat .\nCOCO_train2014_1#0\t一只狗\n",
+    ]
+    texts = [json.dumps(value, ensure_ascii=False) for value in objects] + tables
+    return [text.encode() for text in texts] + [tables[0].encode("utf-16")]
 
 
 def config(folder: Path, content: bytes) -> bool:
