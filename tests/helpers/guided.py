@@ -3,8 +3,8 @@
     python -m tests.helpers.guided annotations -max_total_time=600
 
 Other readers: formats, config, manifest, image, shard. The options are libFuzzer's. It ends with an error, and with
-the bytes in ``crash-...``, if an error other than the reader's own comes out, if a case takes more than 5 seconds, or if the
-process grows above 2 GB.
+the bytes in ``crash-...``, if an error other than the reader's own comes out, if a case takes more than 5 seconds, or
+if the process grows above 2 GB.
 """
 
 from __future__ import annotations
