@@ -1,6 +1,8 @@
 """Ask a trained model about a picture.
 
     python ask.py --checkpoint checkpoints/demo --image photo.jpg "What color is the circle?"
+    python ask.py --checkpoint checkpoints/demo --image photo.jpg --json "What color?" generate.num_beams=4
+    python ask.py --checkpoint checkpoints/demo --questions questions.jsonl > answers.txt
 
 prints the answer and nothing else on stdout. Without a question it becomes a conversation about the picture.
 """
@@ -8,32 +10,39 @@ prints the answer and nothing else on stdout. Without a question it becomes a co
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from answering.checkpoints import add_checkpoint_arguments, base_overrides, is_override, open_config
 from common.errors import UserError
+from common.text import can_print, from_command_line, prepare_console
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from answering.assistant import Assistant
     from answering.conversation import Conversation
+    from answering.question_file import Asked
     from dataset.prompt import Request
+    from settings import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_console()
     args = parse_arguments(argv)
     try:
-        ask(args)
+        return ask(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:  # the reader of stdout has enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails to flush at its end
+        return 1
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,66 +58,73 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a checkpoint, or a run's folder (its best checkpoint)",
     )
     parser.add_argument(
-        "--image", required=True, action="append", metavar="FILE", help="a picture; may be given several times"
+        "--image", action="append", default=[], metavar="FILE", help="a picture; may be given several times"
     )
+    parser.add_argument(
+        "--questions", type=Path, metavar="FILE", help="ask each line: text, or .jsonl with question and image"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the run's config)")
-    parser.add_argument("question", nargs="?", help="the question; without it, a conversation on the terminal")
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="QUESTION | KEY=VALUE",
+        help="the question; without it, a conversation on the terminal. KEY=VALUE: a generate. key or data.max_pixels",
+    )
+    args = parser.parse_intermixed_args(argv)
+    questions = [from_command_line(word) for word in args.words if not is_override(word)]
+    args.question = questions[0] if questions else None
+    args.overrides = [word for word in args.words if is_override(word)]
+    if args.max_new_tokens is not None:
+        args.overrides.append(f"generate.max_new_tokens={args.max_new_tokens}")
+    if len(questions) > 1:
+        parser.error(f"one question, in quotes; {questions[1]!r} is a second, and no generate.KEY=VALUE")
+    if args.questions is not None and questions:
+        parser.error("--questions FILE and a question exclude each other")
+    if args.questions is None and not args.image:
+        parser.error("the following arguments are required: --image")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
     return args
 
 
-def ask(args: argparse.Namespace) -> None:
-    """Check the checkpoint and the pictures, then load the model, which takes seconds, and ask it."""
-    from answering.checkpoints import open_config
-    from answering.conversation import Conversation
+def ask(args: argparse.Namespace) -> int:
+    """Check the checkpoint and the pictures, load the model, which takes seconds, and ask it. Returns the status."""
+    from answering.conversation import Conversation, read_image
     from answering.devices import check_device
+    from answering.question_file import read_question_file
 
     check_device(args.device)
-    open_config(args.checkpoint)
-    conversation = Conversation([read_image(path) for path in args.image], args.image)
+    overrides = [*args.overrides, *base_overrides(args)]
+    config = open_config(args.checkpoint, overrides)
+    asked: list[Asked] = []
+    if args.questions is not None:
+        asked, replaced = read_question_file(args.questions, args.image)
+        say_replaced(replaced)
+    else:
+        images = [read_image(path, config.data.max_pixels) for path in args.image]
 
     from answering.assistant import Assistant
     from model.model import quiet_libraries
 
     quiet_libraries()
-    assistant = Assistant.load(args.checkpoint, args.device, verify=args.verify)
-    options = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    assistant = Assistant.load(args.checkpoint, args.device, verify=args.verify, overrides=overrides)
+    if asked:
+        return ask_many(assistant, config, asked, args.json)
+    conversation = Conversation(images, args.image)
     if args.question is not None:
-        print_answer(assistant, conversation.ask(args.question), options)
+        answer_one(assistant, conversation, args.question, args.json)
     else:
-        converse(assistant, conversation, options)
+        converse(assistant, conversation, args.json)
+    return 0
 
 
-def read_image(path: str) -> Image.Image:
-    """Raises UserError if the picture cannot be read."""
-    from dataset.image import ImageError, load_image
-
-    try:
-        return load_image(path)
-    except ImageError as error:
-        raise UserError(f"{path}: {error}") from error
+# ---------------------------------------------------------------------------------------------- one conversation
 
 
-def print_answer(assistant: Assistant, request: Request, options: dict[str, Any]) -> str:
-    """Print the answer: piece by piece on a terminal, whole elsewhere. Returns it."""
-    if not sys.stdout.isatty():
-        text = "".join(assistant.stream(request, **options)).strip()
-        print(text)
-        return text
-    text = ""
-    for piece in assistant.stream(request, **options):
-        piece = piece if text else piece.lstrip()
-        print(piece, end="", flush=True)
-        text += piece
-    print()
-    return text.strip()
-
-
-def converse(assistant: Assistant, conversation: Conversation, options: dict[str, Any]) -> None:
+def converse(assistant: Assistant, conversation: Conversation, as_json: bool) -> None:
     """Answer questions from the terminal until the end of input. The model sees the conversation so far."""
     print("Ask about the picture; an empty line or Ctrl-D ends.", file=sys.stderr)
     while True:
@@ -116,7 +132,115 @@ def converse(assistant: Assistant, conversation: Conversation, options: dict[str
         line = sys.stdin.readline().strip()
         if not line:
             return
-        conversation.answer(print_answer(assistant, conversation.ask(line), options))
+        answer_one(assistant, conversation, line, as_json)
+
+
+def answer_one(assistant: Assistant, conversation: Conversation, question: str, as_json: bool) -> None:
+    """Print the answer to a question and keep it in the conversation."""
+    request = conversation.ask(question)
+    say_replaced(conversation.replaced)
+    if as_json:
+        conversation.answer("".join(assistant.stream(request)).strip())
+        asked, answer = conversation.answered()[-1]
+        print_json({"question": asked, "images": conversation.paths, "answer": answer})
+    else:
+        conversation.answer(print_answer(assistant, request))
+
+
+def print_answer(assistant: Assistant, request: Request) -> str:
+    """Print the answer: piece by piece on a terminal, whole elsewhere. Returns it."""
+    text = ""
+    if sys.stdout.isatty():
+        for piece in assistant.stream(request):
+            piece = piece if text else piece.lstrip()
+            print(piece, end="", flush=True)
+            text += piece
+        print()
+    else:
+        text = "".join(assistant.stream(request))
+        print(text.strip(), flush=True)
+    say_unprintable(text)
+    return text.strip()
+
+
+# ---------------------------------------------------------------------------------------------- a file of questions
+
+
+def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: bool) -> int:
+    """Ask each question alone, in batches, and print one line for each, in order. Returns 1 if one had no answer.
+
+    A line is flushed as soon as it is known, so that Ctrl-C loses nothing that was answered.
+    """
+    from tqdm import tqdm
+
+    from dataset.prompt import Request, Turn, question_with_images
+    from evaluation.asking import Pictures, answers_to
+
+    pictures = Pictures(config.data.max_pixels)
+
+    def request(one: Asked) -> Request:
+        question = question_with_images(one.question, len(one.images))
+        return Request([Turn(question)], [pictures(path) for path in one.images])
+
+    quiet = not config.data.progress or not sys.stderr.isatty() or sys.stdout.isatty()
+    results = answers_to(assistant, asked, request, config.generate)
+    results = tqdm(results, total=len(asked), desc="asking", unit="question", disable=quiet)
+    failed, printable = 0, True
+    for one, answer, problem in in_order(asked, results):
+        if as_json:
+            error = {"error": problem} if problem else {}
+            print_json({**one.fields, "images": one.images, "answer": answer, **error})
+        else:
+            line = " ".join((answer or "").splitlines())
+            print(line, flush=True)
+            printable = printable and can_print(line)
+            if problem:
+                print(f"line {one.line}: {problem}", file=sys.stderr)
+        failed += problem is not None
+    if not printable:
+        say_unprintable()
+    if failed:
+        print(f"{failed} of {len(asked)} questions could not be asked", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def in_order(
+    asked: list[Asked], results: Iterator[tuple[Asked, str | None, str | None]]
+) -> Iterator[tuple[Asked, str | None, str | None]]:
+    """The results in the order of ``asked``, each as soon as those before it are there."""
+    known: dict[int, tuple[Asked, str | None, str | None]] = {}
+    following = iter(asked)
+    expected = next(following, None)
+    for result in results:
+        known[id(result[0])] = result
+        while expected is not None and id(expected) in known:
+            yield known.pop(id(expected))
+            expected = next(following, None)
+
+
+# ---------------------------------------------------------------------------------------------- printing
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One line. Characters that the console cannot print are escaped, which JSON reads back as they were."""
+    text = json.dumps(record, ensure_ascii=False)
+    print(text if can_print(text) else json.dumps(record), flush=True)
+
+
+def say_replaced(characters: int) -> None:
+    if characters:
+        print(f"note: {characters} characters were not UTF-8 text and were replaced by U+FFFD", file=sys.stderr)
+
+
+def say_unprintable(text: str | None = None) -> None:
+    """Say that ``text`` (None: something) was printed with ``?`` for some of its characters."""
+    if text is None or not can_print(text):
+        encoding = sys.stdout.encoding
+        print(
+            f"note: a console in {encoding} cannot print every character, and shows ? instead; "
+            "set PYTHONIOENCODING=utf-8, or use --json",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from answering.checkpoints import add_checkpoint_arguments
 from common.command import typed_command
 from common.errors import UserError
 from dataset.conversations import SPLITS
@@ -58,9 +59,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-probes", action="store_true", help="do not ask again with another picture and with none")
     parser.add_argument("--resume", action="store_true", help="ask only what an interrupted evaluation did not")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("result.json"), metavar="FILE", help="default: %(default)s")
-    parser.add_argument("overrides", nargs="*", metavar="generate.KEY=VALUE", help="change how answers are decoded")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a generate. key or data.max_pixels")
     args = parser.parse_intermixed_args(argv)
     if (args.image_map is None) != (args.annotations is None):
         parser.error("--image-map and --annotations go together")
@@ -72,17 +73,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> int:
     """Check everything that can be checked without a model, then ask, score, write and print. Returns the status."""
     begin = time.monotonic()
-    from answering.checkpoints import open_config
+    from answering.checkpoints import base_overrides, check_overrides, open_config
     from answering.devices import check_device
     from evaluation.questions import choose_metrics, read_questions, sample
     from evaluation.report import check_output, check_packages
     from evaluation.resuming import find_unfinished, questions_hash
 
-    for text in args.overrides:
-        if not text.startswith("generate."):
-            raise UserError(
-                f"command line: {text}: only generate.KEY=VALUE can be changed here, such as generate.batch_size=32"
-            )
+    check_overrides(args.overrides)
+    args.overrides = [*args.overrides, *base_overrides(args)]
     check_device(args.device)
     config = open_config(args.checkpoint, args.overrides)
     files = (args.image_map, args.annotations) if args.image_map else None
@@ -174,7 +172,7 @@ def load_assistant(
     if device is None and distributed.world_size() > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify)
+        assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify, overrides=args.overrides)
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: the model does not fit") from error
     torch.manual_seed(facts["seed"])  # used by sampled decoding only

@@ -1,6 +1,6 @@
 """A window to ask about a picture. (This is the window, not a test.)
 
-    python test_gui.py [--checkpoint checkpoints/demo] [picture]
+    python test_gui.py [--checkpoint checkpoints/demo] [picture] [generate.num_beams=4]
 
 The window is in window/; the conversation and the thread that answers are in answering/, which does not use Tk.
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from answering.checkpoints import add_checkpoint_arguments, base_overrides, is_override
 from common.errors import UserError
 
 NO_WINDOW = (
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from window.controller import Window  # once the window is there: this import takes half a second
 
     can_drop = takes_files(root)
-    window = Window(root, args.checkpoint, args.device, args.picture, can_drop=can_drop, verify=args.verify)
+    options = {"can_drop": can_drop, "verify": args.verify, "overrides": args.overrides}
+    window = Window(root, args.checkpoint, args.device, args.picture, **options)
     root.mainloop()
     if not window.worker.close(timeout=3):
         sys.stdout.flush()
@@ -57,16 +59,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint", type=Path, metavar="DIR", help="a checkpoint or a run's folder (default: the newest there is)"
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: as in the window's settings)")
-    parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
-    parser.add_argument("picture", nargs="?", help="a picture to open at once")
-    return parser.parse_args(argv)
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="PICTURE | KEY=VALUE",
+        help="a picture to open at once. KEY=VALUE: a generate. key or data.max_pixels",
+    )
+    args = parser.parse_intermixed_args(argv)
+    pictures = [word for word in args.words if not is_override(word)]
+    if len(pictures) > 1:
+        parser.error(f"one picture; {pictures[1]!r} is a second, and no generate.KEY=VALUE")
+    args.picture = pictures[0] if pictures else None
+    args.overrides = [word for word in args.words if is_override(word)]
+    return args
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError for a device that is not known. The window itself says what is wrong with a checkpoint."""
+    """Raises UserError for an unknown device or a wrong folder. The window says what is wrong with a checkpoint."""
     from answering.devices import check_device
 
     check_device(args.device)
+    args.overrides += base_overrides(args)
 
 
 def takes_files(root: object) -> bool:

@@ -16,6 +16,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from answering.checkpoints import add_base_arguments, base_overrides
 from common.command import resume_command
 from common.errors import UserError
 from evaluation.scores import check_metrics
@@ -31,7 +32,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     only_first_speaks()
     try:
-        config = load_config(args.config, args.overrides)
+        config = load_config(args.config, [*args.overrides, *base_overrides(args)])
         check_metrics(config.data.sources)
         if rank():
             config.data.progress = False  # one bar is enough
@@ -62,8 +63,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint of the run")
     parser.add_argument("--overwrite", action="store_true", help="delete the run's earlier checkpoints and start over")
     parser.add_argument("--dry-run", action="store_true", help="memory and time of the run, measured; trains nothing")
+    add_base_arguments(parser)
     add_config_arguments(parser)
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    if not args.resume and (args.base_language or args.base_vision):
+        parser.error("--base-language and --base-vision go with --resume; a new run has language.path and vision.path")
+    return args
 
 
 def train(config: Config, folder: RunFolder, changes: list[str]) -> None:

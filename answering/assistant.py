@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from answering.attention_map import AttentionMap, answer_attention, on_grid, token_spans
+from answering.decoding import StopAt, cut_at_stop, generate_arguments, pieces_to_stop
 from answering.devices import choose_device
 from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
 from common.errors import UserError
@@ -29,7 +30,7 @@ from dataset.prompt import (
 )
 from model.checkpoint import load_undamaged
 from model.model import MMultiModal
-from settings import Config
+from settings import Config, Generate, change_generate
 
 
 class Assistant:
@@ -44,9 +45,16 @@ class Assistant:
 
     @classmethod
     def load(
-        cls, checkpoint: Path, device: str | None = None, on_stage: Callable[[str], object] = str, verify: bool = False
+        cls,
+        checkpoint: Path,
+        device: str | None = None,
+        on_stage: Callable[[str], object] = str,
+        verify: bool = False,
+        overrides: Sequence[str] = (),
     ) -> Assistant:
         """Read a checkpoint, or the best one of a run's folder. ``on_stage`` is called with "weights", then "device".
+
+        ``overrides`` are KEY=VALUE for keys of its config.
 
         ``verify`` reads all files to check their hashes; by default, large ones that are unchanged since they were
         last read are not read again.
@@ -56,7 +64,9 @@ class Assistant:
         """
         target, dtype = choose_device(device)
         on_stage("weights")
-        folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dtype, target, verify=verify)
+        folder, (model, tokenizer, image_processor, config) = load_undamaged(
+            checkpoint, dtype, target, verify=verify, overrides=overrides
+        )
         model.merge_adapters()
         on_stage("device")
         return cls(model.to(target), tokenizer, image_processor, config, folder)
@@ -78,9 +88,11 @@ class Assistant:
         """
         if not requests:
             return []
+        generate = self._generate_section(overrides)
         prompts = [self._prompt(request, overrides) for request in requests]
         indices: dict[tuple[int, ...], int] = {}  # a request's images, by identity -> their index in pixels
         owners = [indices.setdefault(tuple(map(id, request.images)), len(indices)) for request in requests]
+        self._seed(generate)
         ids = generate_on_prefixes(
             self.model,
             prompts,
@@ -88,30 +100,40 @@ class Assistant:
             owners,
             [self._pixels(requests[owners.index(index)].images) for index in range(len(indices))],
             self.tokenizer.pad_token_id,
-            **self.generation(overrides),
+            **generate_arguments(generate),
+            stopping_criteria=self._stops(generate),
         )  # [B, new]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         if self.config.language.thinking:
             texts = [without_thoughts(text) for text in texts]
-        return [text.strip() for text in texts]
+        return [cut_at_stop(text, generate.stop_strings).strip() for text in texts]
 
     def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
         """The answer in pieces, as it is generated; no pieces while the model thinks. Setting ``stop`` ends it within
-        a token.
+        a token. With beams there is one piece, since it is not known before the end which beam is the best.
 
         The model runs in its own thread; leaving the loop early stops it too. The prefix cache is kept, so the next
         question about the same images does not compute what both have in common.
         """
         stop = stop or threading.Event()
+        generate = self._generate_section(overrides)
         prompt = self._prompt(request, overrides)
         pieces = _Pieces(self.tokenizer)
-        options = {**self.generation(overrides), "streamer": pieces, "stopping_criteria": [_StopWhen(stop)]}
-        worker = threading.Thread(
-            target=pieces.run, args=(self._generate, request.images, prompt, options), daemon=True
-        )
+        options = generate_arguments(generate)
+        options["stopping_criteria"] = [_StopWhen(stop), *self._stops(generate)]
+
+        def work() -> None:
+            self._seed(generate)
+            if generate.num_beams == 1:
+                self._generate(request.images, prompt, {**options, "streamer": pieces})
+            else:
+                pieces.put_answer(self._generate(request.images, prompt, options)[0])
+
+        worker = threading.Thread(target=pieces.run, args=(work,), daemon=True)
         worker.start()
         try:
-            yield from skip_thoughts(pieces) if self.config.language.thinking else pieces
+            answer = skip_thoughts(pieces) if self.config.language.thinking else pieces
+            yield from pieces_to_stop(answer, generate.stop_strings)
         finally:
             stop.set()
             worker.join()
@@ -160,13 +182,14 @@ class Assistant:
             return prefix
         return PrefixCache([], prefix.cache) if self.compiles else None  # a compiled step needs the same memory
 
-    def _generate(self, images: list[Image.Image], prompt: list[int], options: dict[str, Any]) -> None:
-        """``generate`` on the prefix cache of the last call, and keep the new one."""
+    def _generate(self, images: list[Image.Image], prompt: list[int], options: dict[str, Any]) -> torch.Tensor:
+        """Ids [1, new] of the answer, on the prefix cache of the last call; the new one is kept."""
         prefix = self._take_prefix(images)
         end = self._end_of_images(prompt)
         pixels = lambda: self._pixels(images)  # noqa: E731
-        _, result = generate_cached(self.model, prompt, end, pixels, prefix, static=self.compiles, **options)
+        ids, result = generate_cached(self.model, prompt, end, pixels, prefix, static=self.compiles, **options)
         self._last = (images, result)  # the images too: while they live, no other image gets their id()
+        return ids
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         """[n, 3, H, W] float32 on the model's device; n may be 0."""
@@ -181,8 +204,8 @@ class Assistant:
 
     def _prompt(self, request: Request, overrides: dict[str, Any] | None = None) -> list[int]:
         """Ids of a request's prompt, short enough for the answer to fit after it."""
-        settings = {"system": self.config.language.system, **self.config.generate.model_dump(), **(overrides or {})}
-        max_length = self.config.language.max_length - settings["max_new_tokens"]
+        overrides = overrides or {}
+        system = overrides.get("system", self.config.language.system)
         wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
         if wanted != len(request.images):
             raise UserError(f"the conversation shows {wanted} images, but {len(request.images)} were given")
@@ -193,8 +216,9 @@ class Assistant:
             ids, _ = fit_prompt(
                 self.tokenizer,
                 turns,
-                max_length=max_length,
-                system=settings["system"] if request.system is None else request.system,
+                max_length=self.config.language.max_length,
+                max_new_tokens=self._generate_section(overrides).max_new_tokens,
+                system=system if request.system is None else request.system,
                 image_context_length=self.config.vision.image_context_length,
                 thinking=self.config.language.thinking,
             )
@@ -202,13 +226,23 @@ class Assistant:
             raise UserError(f"the question cannot be asked: {error}") from error
         return ids
 
-    def generation(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of ``generate`` from the config's section and a call's overrides; greedy by default."""
-        settings = {**self.config.generate.model_dump(), **overrides}
-        arguments = {"max_new_tokens": settings["max_new_tokens"], "do_sample": settings["do_sample"]}
-        if settings["do_sample"]:
-            arguments |= {"temperature": settings["temperature"], "top_p": settings["top_p"], "top_k": 0}
-        return arguments
+    def _generate_section(self, overrides: dict[str, Any]) -> Generate:
+        """The config's ``generate`` section with a call's overrides.
+
+        Raises:
+            UserError: a value is wrong, or two do not go together.
+        """
+        return change_generate(self.config.generate, {key: overrides[key] for key in overrides if key != "system"})
+
+    def _stops(self, generate: Generate) -> list[StopAt]:
+        if not generate.stop_strings:
+            return []
+        return [StopAt(self.tokenizer, generate.stop_strings, self.config.language.thinking)]
+
+    def _seed(self, generate: Generate) -> None:
+        """The same seed gives the same sampled answer, whatever was asked before."""
+        if generate.seed is not None:
+            torch.manual_seed(generate.seed)
 
 
 class _Pieces(TextIteratorStreamer):
@@ -218,9 +252,13 @@ class _Pieces(TextIteratorStreamer):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.error: BaseException | None = None
 
-    def run(self, generate: Callable[..., None], *arguments: Any) -> None:
+    def put_answer(self, ids: torch.Tensor) -> None:
+        """The whole answer [new], as one piece."""
+        self.on_finalized_text(self.tokenizer.decode(ids, skip_special_tokens=True), stream_end=True)
+
+    def run(self, generate: Callable[[], None]) -> None:
         try:
-            generate(*arguments)
+            generate()
         except BaseException as error:  # raised again in the thread that reads
             self.error = error
             self.text_queue.put(self.stop_signal)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
+from common.errors import UserError
+from common.hub import base_option
 from model.manifest import MANIFEST, Damaged, check_files, read_manifest
 from model.run_checkpoints import choices_of
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from settings import Config
 
 CONFIG = "config.yaml"
+BASES = ("language.path", "vision.path")  # the keys that name a checkpoint's base models
+CHANGEABLE = ("generate.", "data.max_pixels=")  # what the command line may change of a checkpoint's config
 
 
 def open_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -37,6 +44,18 @@ def open_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         return load_config(folder / CONFIG, overrides, check_models=False)
     _check_config(last)
     return load_config(last / CONFIG, overrides, check_models=False)
+
+
+def max_pixels_of(checkpoint: Path | None, overrides: Sequence[str] = ()) -> int:
+    """``data.max_pixels`` of a checkpoint's run; the default where there is no checkpoint, or none that can be read."""
+    from settings import Data
+
+    try:
+        if checkpoint is not None:
+            return open_config(checkpoint, overrides).data.max_pixels
+    except UserError:
+        pass  # loading it says what is wrong with it
+    return Data.model_fields["max_pixels"].default
 
 
 def _check_config(folder: Path) -> None:
@@ -65,3 +84,52 @@ def first_choice(folder: Path) -> Path | None:
     """What to load by default: the newest checkpoint, a demo's only if there is no other."""
     found = checkpoints_under(folder)
     return next((checkpoint for checkpoint in found if not is_demo(checkpoint)), found[0] if found else None)
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def add_checkpoint_arguments(parser: ArgumentParser) -> None:
+    """Add the options of every command with ``--checkpoint``: where its base models are, and whether to verify."""
+    parser.add_argument("--verify", action="store_true", help="read the base models' files again to check their hashes")
+    add_base_arguments(parser)
+
+
+def add_base_arguments(parser: ArgumentParser) -> None:
+    """Add an option for each base model of a checkpoint, which names the folder that it is in now."""
+    for key in BASES:
+        name = key.partition(".")[0]
+        parser.add_argument(base_option(key), metavar="DIR", help=f"the folder of the {name} model, if it has moved")
+
+
+def base_overrides(args: Namespace) -> list[str]:
+    """The options of :func:`add_base_arguments` as overrides KEY=VALUE of a checkpoint's config.
+
+    Raises:
+        UserError: there is no model in a folder.
+    """
+    overrides = []
+    for key in BASES:
+        option = base_option(key)
+        folder = getattr(args, option.removeprefix("--").replace("-", "_"))
+        if folder is None:
+            continue
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            raise UserError(f"{option} = {folder}: no config.json in it; name the folder that holds the model")
+        overrides.append(f"{key}={json.dumps(os.path.abspath(folder))}")
+    return overrides
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is KEY=VALUE for a key that may be changed, and not a question."""
+    return word.startswith(CHANGEABLE) and "=" in word
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Raises UserError for the first word that :func:`is_override` does not take."""
+    for word in words:
+        if not is_override(word):
+            raise UserError(
+                f"command line: {word}: only generate.KEY=VALUE and data.max_pixels=N can be changed here, "
+                "such as generate.batch_size=32"
+            )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import write_text
+from common.text import whole
 from dataset.image import ImageError, load_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
 
@@ -31,9 +32,11 @@ class Conversation:
     paths: list[str] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    replaced: int = 0  # characters of the last question that were halves of characters, and became U+FFFD
 
     def ask(self, question: str) -> Request:
         """Add a question and return the request for its answer. A question without an answer is removed first."""
+        question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
         self.turns.append(Turn(question_with_images(question, 0 if self.turns else len(self.images))))
         return self.up_to(len(self.turns) - 1)
@@ -63,8 +66,10 @@ class Conversation:
             raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
 
     @classmethod
-    def open(cls, file: Path) -> Conversation:
+    def open(cls, file: Path, max_pixels: int) -> Conversation:
         """Read a conversation that was saved as JSON. The pictures are read again from their paths.
+
+        ``max_pixels`` is the largest width times height of a picture.
 
         Raises:
             UserError: the file or a picture of it cannot be read.
@@ -80,7 +85,7 @@ class Conversation:
         images = []
         for path in paths:
             try:
-                images.append(load_image(path))
+                images.append(load_image(path, max_pixels))
             except ImageError as error:
                 raise UserError(f"{path}: {error}; the conversation is about this picture") from error
         conversation = cls(images, paths, about=about)
@@ -91,7 +96,10 @@ class Conversation:
 
     def _json(self) -> str:
         turns = [{"question": question, "answer": answer} for question, answer in self.answered()]
-        return json.dumps({"images": self.paths, "about": self.about, "turns": turns}, ensure_ascii=False, indent=2)
+        content = {"images": self.paths, "about": self.about, "turns": turns}
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        # A file's name that is not UTF-8 holds lone surrogates. Escaped, they are read back as they were.
+        return re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
     def _markdown(self) -> str:
         pictures = [
@@ -101,7 +109,7 @@ class Conversation:
         blocks = ["\n".join(pictures), "\n".join(about)]
         for question, answer in self.answered():
             blocks += ["> " + _as_typed(question).replace("\n", "\n> "), _as_markdown(answer)]
-        return "\n\n".join(block for block in blocks if block) + "\n"
+        return whole("\n\n".join(block for block in blocks if block))[0] + "\n"
 
 
 def typed(question: str) -> str:
@@ -109,9 +117,20 @@ def typed(question: str) -> str:
     return question.replace(IMAGE_TOKEN, "").lstrip("\n")
 
 
+def read_image(path: str, max_pixels: int) -> Image.Image:
+    """Raises UserError, which names the file, if the picture cannot be read."""
+    try:
+        return load_image(path, max_pixels)
+    except ImageError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _address(path: str) -> str:
     """A file's path for Markdown's ``<...>``, which allows spaces and brackets but no markup, entity or fragment."""
-    return re.sub(r"[%<>#?&\\\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", Path(path).as_posix())
+    # Python has the byte 0xE4 of a name that is not UTF-8 as U+DCE4.
+    return re.sub(
+        r"[%<>#?&\\\x00-\x1f\udc80-\udcff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", Path(path).as_posix()
+    )
 
 
 def _as_typed(text: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Cache, DynamicCache, StaticCache
 
+from answering.decoding import count_no_padding
 from model.model import MMultiModal
 
 STATIC_STEP = 256  # a static cache holds a multiple of this many tokens: a step is compiled for one length of cache
@@ -51,14 +52,16 @@ def generate_on_prefixes(
     first = [rows.index(row) for row in range(len(prefix_rows))]  # for each prefix, the first prompt with it
     prefixes, prefix_mask = _pad_left([prompts[i][: ends[i]] for i in first], pad_token_id, model.device)  # [P, T]
     cache = prefill(model, prefixes, prefix_mask, [pixels[owners[i]] for i in first])
-    cache.batch_select_indices(torch.tensor(rows, device=model.device))
+    # Beams need a row each, and generate repeats every input but the cache.
+    cache.batch_select_indices(torch.tensor(rows, device=model.device).repeat_interleave(options.get("num_beams", 1)))
     endings = [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
     rest, rest_mask = _pad_left(endings, pad_token_id, model.device)  # [B, S]
+    mask = torch.cat([prefix_mask[rows], rest_mask], 1)  # [B, T + S]
     return model.generate(
         input_ids=torch.cat([prefixes[rows], rest], 1),  # [B, T + S], both parts padded on the left
-        attention_mask=torch.cat([prefix_mask[rows], rest_mask], 1),
+        attention_mask=mask,
         past_key_values=cache,
-        **options,
+        **(options if mask.all() else count_no_padding(options, mask)),
     )
 
 
@@ -78,13 +81,19 @@ def generate_cached(
     everything is computed; only then is ``pixels`` called for the images, [n, 3, H, W].
 
     ``static`` decodes into a cache of fixed length, for which transformers compiles the step on CUDA. The memory of
-    ``prefix`` is used for it if it is large enough, since a compiled step is bound to its addresses.
+    ``prefix`` is used for it if it is large enough, since a compiled step is bound to its addresses. It has one row, so
+    that ``num_beams`` must be 1.
     """
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], without padding
     cache = prefix_of(model, prompt, end, pixels, prefix)
     if static:
         cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], prefix.cache if prefix else None)
+    if (beams := options.get("num_beams", 1)) > 1:  # generate repeats every input but the cache
+        cache.batch_repeat_interleave(beams)
     new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options)
+    if beams > 1:  # the rows are those of the last step; only the prompt is the same in all
+        crop(cache, len(prompt))
+        cache.batch_select_indices(torch.zeros(1, dtype=torch.long, device=model.device))
     return new, PrefixCache((prompt + new[0].tolist())[: int(cache.get_seq_length())], cache)
 
 

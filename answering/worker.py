@@ -9,7 +9,7 @@ import gc
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,9 +59,11 @@ class Worker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def load(self, checkpoint: Path, device: str | None = None, verify: bool = False) -> int:
-        """Queue the loading of a checkpoint, ending the answer in progress."""
-        return self._put(self._load, checkpoint, device, verify)
+    def load(
+        self, checkpoint: Path, device: str | None = None, verify: bool = False, overrides: Sequence[str] = ()
+    ) -> int:
+        """Queue the loading of a checkpoint, ending the answer in progress. ``overrides``: KEY=VALUE of its config."""
+        return self._put(self._load, checkpoint, device, verify, overrides)
 
     def ask(self, request: Request, **overrides) -> int:
         """Queue a question, ending the answer in progress."""
@@ -106,13 +108,21 @@ class Worker:
         except Exception as error:  # if the thread died, the window would wait forever
             self.events.put((job, "problem", describe_error(error)))
 
-    def _load(self, job: int, stop: threading.Event, checkpoint: Path, device: str | None, verify: bool) -> None:
+    def _load(
+        self,
+        job: int,
+        stop: threading.Event,
+        checkpoint: Path,
+        device: str | None,
+        verify: bool,
+        overrides: Sequence[str],
+    ) -> None:
         def report(stage: str) -> None:
             self.events.put((job, "stage", stage))
 
         self.assistant = None  # first: there may be no memory for two
         report("libraries")
-        self.assistant = import_assistant().load(checkpoint, device, report, verify)
+        self.assistant = import_assistant().load(checkpoint, device, report, verify, overrides)
         self.events.put((job, "ready", self.assistant))
 
     def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:

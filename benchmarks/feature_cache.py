@@ -23,7 +23,7 @@ import torch
 from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
 from benchmarks.common import PRESETS, configs, device_and_dtype, finish, parser, synchronise
-from benchmarks.loader import write_jpeg
+from benchmarks.loader import LARGEST, write_jpeg
 from dataset.image import load_image, prepare_image
 from model.feature_cache import FeatureCache
 from model.model import quiet_libraries
@@ -64,7 +64,7 @@ def main() -> None:
             with open(path, "ab") as file:
                 file.write(bytes([number % 256, number // 256]))  # after the picture: a file of its own for the cache
         pixels: list[torch.Tensor] = []
-        prepare = milliseconds(lambda path: pixels.append(prepare_image(load_image(path), processor)), paths)
+        prepare = milliseconds(lambda path: pixels.append(prepare_image(load_image(path, LARGEST), processor)), paths)
         with torch.inference_mode():
             encode = milliseconds(lambda image: tower(image[None].to(device, dtype)), pixels)
         cache = FeatureCache(folder / "cache", tower, str(folder / "tower"), processor, 10**8)

@@ -60,7 +60,7 @@ def model_folder(path: str, key: str, checkpoint: Path | None = None) -> str:
     except HFValidationError:
         what = "neither a folder nor a hub name such as Qwen/Qwen2.5-0.5B-Instruct"
         if checkpoint:
-            what = f"no such folder, and {checkpoint} was trained from it; put it back there, or a link to it"
+            what = f"no such folder, and {checkpoint} was trained from it; name its folder with {base_option(key)} DIR"
         raise UserError(f"{key} = {path}: {what}") from None
     advice = how_to_download(path, None if checkpoint else key)
     if not hub_answers():
@@ -70,6 +70,11 @@ def model_folder(path: str, key: str, checkpoint: Path | None = None) -> str:
         return snapshot_download(path, allow_patterns=WANTED)
     except Exception as error:  # the hub's own errors, the network's and the disk's have no common class
         raise UserError(f"{key} = {path}: {lack}, {_first_line(error)}; {advice}") from error
+
+
+def base_option(key: str) -> str:
+    """The option that names the folder of a base model that has moved, by the config key that names the model."""
+    return f"--base-{key.partition('.')[0]}"
 
 
 def how_to_download(path: str, key: str | None) -> str:

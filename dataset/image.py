@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
@@ -44,9 +47,10 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is the reason, in one line, without the file's name."""
 
 
-def load_image(
-    path: str | os.PathLike[str] | bytes, max_pixels: int = 50_000_000, at_least: int | None = None
-) -> Image.Image:
+_PILLOW_LIMIT = threading.Lock()  # held while Pillow's own limit is another
+
+
+def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int, at_least: int | None = None) -> Image.Image:
     """Read an image file upright, in mode ``RGB``, transparency on white, the first frame of an animation.
 
     A JPEG is decoded at its full size: JPEG's smaller scales are faster from 768 px on, but change ``pixel_values`` by
@@ -54,7 +58,7 @@ def load_image(
 
     Args:
         path: of the file, or its content.
-        max_pixels: the largest width times height; Pillow's ``MAX_IMAGE_PIXELS`` holds if it is lower.
+        max_pixels: the largest width times height, ``data.max_pixels`` of the run. Pillow's own limit follows it.
         at_least: for thumbnails: a JPEG may be decoded at a smaller scale of at least so many pixels on each side.
 
     Raises:
@@ -67,8 +71,9 @@ def load_image(
         formats = _formats_of(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one about damaged metadata for each such photo
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=formats) as image:
+            with _pillow_limit(max_pixels):
+                opened = Image.open(file, formats=formats)
+            with opened as image:
                 _check_size(image.size, max_pixels)
                 if at_least is not None:
                     image.draft("RGB", (at_least, at_least))
@@ -78,8 +83,8 @@ def load_image(
         raise
     except Image.UnidentifiedImageError:  # its message holds the path
         raise ImageError("cannot be decoded: not an image in a known format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"too large: {_one_line(error)}") from None
+    except Image.DecompressionBombError:  # Pillow raises it from twice its limit on
+        raise ImageError(f"too large: more than {2 * max_pixels:,} pixels, limit {max_pixels:,} in all") from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, from SyntaxError to MemoryError
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from None
 
@@ -146,6 +151,21 @@ def _formats_of(path: str | os.PathLike[str] | bytes) -> tuple[str, ...]:
         raise ImageError(f"HEIC, which is read with pillow-heif; pip install {PILLOW_HEIF}") from None
     register_heif_opener()
     return ("HEIF",)
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow check sizes against ``max_pixels`` while it opens a file: its own limit is 89,478,485 pixels.
+
+    The limit is a global variable of Pillow's, so that one thread at a time may change it. It is read while a file is
+    opened and not while it is decoded.
+    """
+    with _PILLOW_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -118,8 +118,12 @@ def build_prompt(
     return input_ids, labels
 
 
-def fit_prompt(tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, **options) -> tuple[list[int], list[int]]:
+def fit_prompt(
+    tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, max_new_tokens: int = 0, **options
+) -> tuple[list[int], list[int]]:
     """:func:`build_prompt` within ``max_length`` tokens: the oldest turns are dropped whole, but their images are kept.
+
+    ``max_new_tokens`` of ``max_length`` are left free for the answer.
 
     Raises:
         PromptError: the last turn alone is too long. Nothing is cut in the middle.
@@ -130,11 +134,17 @@ def fit_prompt(tokenizer: Tokenizer, turns: list[Turn], *, max_length: int, **op
         if images:
             kept[0] = Turn(IMAGE_TOKEN * images + "\n" + kept[0].question, kept[0].answer)
         input_ids, labels = build_prompt(tokenizer, kept, **options)
-        if len(input_ids) <= max_length:
+        if len(input_ids) <= max_length - max_new_tokens:
             return input_ids, labels
     if not turns:
         raise PromptError("a conversation needs at least one turn")
-    raise PromptError(f"too long: {len(input_ids)} tokens with one turn, language.max_length allows {max_length}")
+    tokens = f"too long: {len(input_ids)} tokens with one turn"
+    if not max_new_tokens:
+        raise PromptError(f"{tokens}, language.max_length allows {max_length}")
+    raise PromptError(
+        f"{tokens}, language.max_length ({max_length}) less max_new_tokens ({max_new_tokens}) allows "
+        f"{max_length - max_new_tokens}; ask for a shorter answer or a shorter question"
+    )
 
 
 def images_first(turns: list[Turn]) -> list[Turn]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from settings import Generate
 from training import distributed
 
 ROUND = 8  # batches of a process between two times that the processes wait for each other
+Item = TypeVar("Item")  # what is asked: a Question here, a line of a file in ask.py
 MODEL = "model"  # whose answer it is: the model's own, or the name of a baseline
 
 
@@ -135,13 +137,13 @@ def _record(question: Question, asker: str, answer: str | None, problem: str | N
 
 def answers_to(
     assistant: Assistant,
-    questions: Sequence[Question],
-    request: Callable[[Question], Request],
+    questions: Sequence[Item],
+    request: Callable[[Item], Request],
     generate: Generate,
-) -> Iterator[tuple[Question, str | None, str | None]]:
+) -> Iterator[tuple[Item, str | None, str | None]]:
     """Ask in batches. For each question: its answer, or None and why it could not be asked."""
     options = generate.model_dump(exclude={"batch_size"})
-    batch: list[tuple[Question, Request]] = []
+    batch: list[tuple[Item, Request]] = []
     for number, question in enumerate(questions, start=1):
         try:
             batch.append((question, request(question)))
@@ -153,8 +155,8 @@ def answers_to(
 
 
 def _answer_batch(
-    assistant: Assistant, batch: list[tuple[Question, Request]], options: dict
-) -> Iterator[tuple[Question, str | None, str | None]]:
+    assistant: Assistant, batch: list[tuple[Item, Request]], options: dict
+) -> Iterator[tuple[Item, str | None, str | None]]:
     """As :func:`answers_to`. A batch that is refused is asked one by one: only the question at fault is lost."""
     try:
         answers = assistant.answer([request for _, request in batch], **options)

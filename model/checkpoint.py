@@ -19,6 +19,7 @@ file, so a damaged one is found, and the one before it is used (model/manifest.p
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -241,6 +242,7 @@ def load_checkpoint(
     *,
     verify: bool = True,
     dequantize: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Loaded:
     """A checkpoint's model on the CPU, in eval mode, and what goes with it.
 
@@ -252,6 +254,7 @@ def load_checkpoint(
         verify: read every file to check its hash. Otherwise a large file that is unchanged since it was last read is
             not read again (common/hash_cache.py).
         dequantize: give 4-bit weights ``dtype`` (:func:`model.model.build_model`).
+        overrides: KEY=VALUE for keys of its config, such as the folder that a base model has moved to.
 
     Raises:
         Damaged: a file is missing, or is not what was saved.
@@ -261,7 +264,7 @@ def load_checkpoint(
 
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=verify)
-    config = load_config(folder / "config.yaml", check_models=False)
+    config = load_config(folder / "config.yaml", overrides, check_models=False)
     paths = base_models(config)
     hashes = {key: hash_model(path, key, folder, verify=verify) for key, path in paths.items()}
     check_bases(folder, manifest, {key: (path, hashes[key]) for key, path in paths.items()})
@@ -284,7 +287,7 @@ def check_bases(folder: Path, manifest: dict, found: dict[str, tuple[str, str]])
 
 
 def load_undamaged(
-    path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options: bool
+    path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options: Any
 ) -> tuple[Path, Loaded]:
     """The folder and the content of a checkpoint, or of a run's best undamaged one; see :func:`load_checkpoint`."""
     *choices, last = choices_of(path)

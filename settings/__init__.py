@@ -2,7 +2,7 @@
 May import common and visual.geometry; never torch, transformers or peft."""
 
 from settings.arguments import add_config_arguments
-from settings.checks import require_paths
+from settings.checks import change_generate, require_paths
 from settings.schema import SHARDS, Config, Data, Generate, Language, Lora, Projector, Source, Train, Vision
 from settings.yaml_file import load_config, save_config
 
@@ -18,6 +18,7 @@ __all__ = [
     "Train",
     "Vision",
     "add_config_arguments",
+    "change_generate",
     "load_config",
     "require_paths",
     "save_config",

@@ -21,7 +21,19 @@ from pydantic import ValidationError
 from common.errors import UserError
 from common.hub import local_model_folder
 from settings.renamed import REFUSED, RENAMED, SECRET
-from settings.schema import CURVES, SCHEDULE_OPTIONS, SOURCES, Config, Data, Lora, Section, Source, Train, Vision
+from settings.schema import (
+    CURVES,
+    SCHEDULE_OPTIONS,
+    SOURCES,
+    Config,
+    Data,
+    Generate,
+    Lora,
+    Section,
+    Source,
+    Train,
+    Vision,
+)
 from visual.geometry import tower_sizes, visual_token_count
 
 _MISSING = object()
@@ -57,6 +69,23 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
     if check_models:  # not a checkpoint's: nothing trains by it, and keys may have been removed
         _check_train(config.train)
     return config
+
+
+def change_generate(generate: Generate, changes: dict[str, Any]) -> Generate:
+    """The ``generate`` section with other values for some of its keys.
+
+    Raises:
+        UserError: an unknown key, a wrong value, or values that do not go together.
+    """
+    raw = {**generate.model_dump(mode="json"), **changes}
+    try:
+        changed = Generate.model_validate_json(json.dumps(raw), strict=True)
+        _check_generate(changed)
+    except ValidationError as error:
+        raise UserError(str(_explain(error, ("generate",)))) from None
+    except Invalid as problem:
+        raise UserError(str(problem)) from None
+    return changed
 
 
 def update_old_keys(raw: dict[str, Any]) -> None:
@@ -108,10 +137,13 @@ def _check_values(value: Any, key: str) -> None:
 # ---------------------------------------------------------------------------------------------- pydantic's errors
 
 
-def _explain(error: ValidationError) -> Invalid:
-    """pydantic's errors as one of ours; unknown keys first, as a misspelt key is also a missing one."""
+def _explain(error: ValidationError, section: tuple[str, ...] = ()) -> Invalid:
+    """pydantic's errors as one of ours; unknown keys first, as a misspelt key is also a missing one.
+
+    ``section`` is the section that was validated, if it was not the whole config.
+    """
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    key, expected, annotation = _locate(first["loc"])
+    key, expected, annotation = _locate((*section, *first["loc"]))
     if first["type"] == "extra_forbidden":
         if key in REFUSED:
             return Invalid(key, REFUSED[key], _MISSING if key in SECRET else first["input"])
@@ -183,6 +215,16 @@ def _check_together(config: Config) -> None:
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
     _check_lora(config.lora)
+    _check_generate(config.generate)
+
+
+def _check_generate(generate: Generate) -> None:
+    if generate.min_new_tokens > generate.max_new_tokens:
+        problem = f"expected at most generate.max_new_tokens ({generate.max_new_tokens})"
+        raise Invalid("generate.min_new_tokens", problem, generate.min_new_tokens)
+    if generate.num_beams > 1 and generate.compile:
+        problem = "expected 1 where generate.compile is true: a compiled step is for one row"
+        raise Invalid("generate.num_beams", problem, generate.num_beams)
 
 
 def _check_splits(data: Data) -> None:

@@ -297,12 +297,23 @@ class Train(Section):
 
 
 class Generate(Section):
-    """How answers are decoded."""
+    """How answers are decoded. The keys before ``seed`` have transformers' names and meanings."""
 
     max_new_tokens: Count = Field(256, description="a whole number of tokens, 1 or more")
+    min_new_tokens: NotNegative = Field(0, description="a whole number of tokens, 0 or more")
     do_sample: bool = Field(False, description=FLAG)
     temperature: float = Field(1.0, gt=0, description="a number above 0")
     top_p: float = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
+    top_k: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null for all")
+    num_beams: Count = Field(1, description=COUNT)
+    repetition_penalty: Rate = Field(1.0, description="a number above 0; 1.0 for none")
+    no_repeat_ngram_size: NotNegative = Field(0, description="a whole number of tokens, 0 or more")
+    stop_strings: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)] = Field(
+        [], description="a list of texts that are not empty, or [] for none"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        None, description="a whole number from 0 to 2**32 - 1, or null for another answer each time"
+    )
     batch_size: Count = Field(8, description=COUNT)
     compile: bool = Field(False, description=FLAG)
 

@@ -72,7 +72,7 @@ def test_a_mistake_is_found_before_torch_is_imported(checkpoint, tmp_path, argum
 def test_verify_reads_all_files_again(checkpoint, tmp_path, monkeypatch, capsys):
     picture("red").save(tmp_path / "red.png")
     asked, load = [], assistant_module.load_undamaged
-    keep = lambda *arguments, verify: asked.append(verify) or load(*arguments, verify=verify)  # noqa: E731
+    keep = lambda *arguments, **options: asked.append(options["verify"]) or load(*arguments, **options)  # noqa: E731
     monkeypatch.setattr(assistant_module, "load_undamaged", keep)
     for options in ([], ["--verify"]):
         command = ["--checkpoint", str(checkpoint), "--image", str(tmp_path / "red.png"), "--device", "cpu", *options]

@@ -35,9 +35,10 @@ def test_the_command_line_reaches_the_window(monkeypatch):
     keep = lambda *arguments, **options: made.append((arguments, options)) or SimpleNamespace(worker=worker)  # noqa: E731
     monkeypatch.setattr(window.controller, "Window", keep)
     monkeypatch.setitem(sys.modules, "tkinterdnd2", None)
-    monkeypatch.setattr(sys, "argv", "test_gui.py --checkpoint a/run --device cuda:1 b.png".split())
+    monkeypatch.setattr(sys, "argv", "test_gui.py --checkpoint a/run --device cuda:1 b.png generate.top_k=5".split())
     assert test_gui.main() == 0
-    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), {"can_drop": False, "verify": False}), "mainloop"]
+    options = {"can_drop": False, "verify": False, "overrides": ["generate.top_k=5"]}
+    assert made == [((root, Path("a/run"), "cuda:1", "b.png"), options), "mainloop"]
 
 
 def test_without_tk_one_line_says_how_to_get_it():
@@ -65,7 +66,14 @@ def test_files_can_be_dropped_where_tkinterdnd2_is_installed_for_this_tcl(monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--help"], ""), (["--device", "moon"], "error: device 'moon'"), (["--no"], "usage:")]
+    ("arguments", "message"),
+    [
+        (["--help"], ""),
+        (["--device", "moon"], "error: device 'moon'"),
+        (["--no"], "usage:"),
+        (["a.png", "b.png"], "usage:"),
+        (["--base-language", "nowhere"], "error: --base-language = nowhere: no config.json"),
+    ],
 )
 def test_a_mistake_is_found_before_torch_and_tk_are_imported(arguments, message):
     done = start("test_gui.py", arguments, (*HEAVY, "tkinter"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import tkinter
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from tkinter import filedialog
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from answering.checkpoints import checkpoints_under, first_choice, is_demo
+from answering.checkpoints import checkpoints_under, first_choice, is_demo, max_pixels_of
 from answering.conversation import Conversation, typed
 from answering.worker import Problem, Worker, describe_error
 from common.errors import UserError
@@ -55,7 +56,10 @@ class Read(NamedTuple):
 
 
 class Window:
-    """One window with its worker. ``preferences`` (default: the saved ones) are saved at every change."""
+    """One window with its worker. ``preferences`` (default: the saved ones) are saved at every change.
+
+    ``overrides`` are KEY=VALUE of the command line, for every checkpoint; they come before the preferences.
+    """
 
     def __init__(
         self,
@@ -66,8 +70,9 @@ class Window:
         preferences: Preferences | None = None,
         can_drop: bool = False,
         verify: bool = False,
+        overrides: Sequence[str] = (),
     ) -> None:
-        self.root, self.can_drop, self.verify = root, can_drop, verify
+        self.root, self.can_drop, self.verify, self.overrides = root, can_drop, verify, overrides
         self.preferences = preferences or Preferences.load()
         self.device = device  # from the command line: for this run only
         self.worker = Worker()
@@ -199,12 +204,16 @@ class Window:
         if path := filedialog.askopenfilename(parent=self.root, title=self.t("open_picture"), filetypes=kinds):
             self.open_picture(path)
 
+    def _max_pixels(self) -> int:
+        """The largest picture that the chosen checkpoint's run allows. Reads a file: not for Tk's thread."""
+        return max_pixels_of(self.checkpoint, self.overrides)
+
     def open_picture(self, path: str) -> None:
         """Read a picture in another thread. The conversation continues until it is there."""
 
         def read() -> Read:
             try:
-                image = load_image(path)
+                image = load_image(path, self._max_pixels())
             except ImageError as error:
                 raise UserError(self.t("cannot_open", name=Path(path).name, reason=error)) from error
             return Read(Conversation([image], [str(Path(path).resolve())]), preview_of(image))
@@ -227,7 +236,7 @@ class Window:
             return
 
         def read() -> Read:
-            name, image = clipboard_picture(self.t)
+            name, image = clipboard_picture(self.t, self._max_pixels())
             return Read(Conversation([image], [name]), preview_of(image))
 
         self.reading = self.worker.read(read)
@@ -278,11 +287,13 @@ class Window:
         if self.asking is not None:
             self._end_answer()
         request = self.conversation.ask(question)
+        if self.conversation.replaced:
+            self.say("note", self.t("replaced", count=self.conversation.replaced))
         self.partial, self.looking, self.selected = "", None, None
         self.show_map()
         self.view.transcript.question(typed(self.conversation.turns[-1].question))
         self.view.transcript.begin_answer(len(self.conversation.turns) - 1)
-        self.asking = self.worker.ask(request, **self.preferences.overrides())
+        self.asking = self.worker.ask(request, **self._answer_settings())
         self.show_state("stage_waiting" if self.loading is not None else "stage_answer")
 
     def _end_answer(self) -> None:
@@ -325,9 +336,9 @@ class Window:
             self.save(Path(path))
 
     def save(self, file: Path) -> None:
-        about = {"checkpoint": str(self.checkpoint) if self.checkpoint else None, **self.preferences.overrides()}
+        about = {"checkpoint": str(self.checkpoint) if self.checkpoint else None, **self._answer_settings()}
         if self.worker.assistant is not None:
-            about |= {"device": self.worker.assistant.device, **self._defaults(), **self.preferences.overrides()}
+            about |= {"device": self.worker.assistant.device, **self._defaults(), **self._answer_settings()}
         self.conversation.about = about
         try:
             self.conversation.save(file)
@@ -345,7 +356,7 @@ class Window:
         """Read a saved conversation in another thread."""
 
         def read() -> Read:
-            conversation = Conversation.open(file)
+            conversation = Conversation.open(file, self._max_pixels())
             return Read(conversation, preview_of(conversation.images[0]) if conversation.images else None)
 
         self.reading = self.worker.read(read)
@@ -365,13 +376,18 @@ class Window:
         self.is_demo = is_demo(self.checkpoint)  # only here: reading its config takes as long as a person notices
         self.maps.clear()  # they are another model's
         device = self.device or self.preferences.device or None
-        self.loading = self.worker.load(self.checkpoint, device, verify=self.verify)
+        self.loading = self.worker.load(self.checkpoint, device, verify=self.verify, overrides=self.overrides)
         self.show_map()
         self.show_state("stage_libraries")
 
     def choose_checkpoint(self) -> None:
         if path := filedialog.askdirectory(parent=self.root, title=self.t("choose_checkpoint"), mustexist=True):
             self.load(Path(path))
+
+    def _answer_settings(self) -> dict[str, Any]:
+        """The preferences for an answer, without those that the command line has set."""
+        set_there = {text.partition("=")[0].removeprefix("generate.") for text in self.overrides}
+        return {name: value for name, value in self.preferences.overrides().items() if name not in set_there}
 
     def _defaults(self) -> dict[str, Any]:
         """The checkpoint's own settings, which the preferences may override."""
@@ -434,7 +450,7 @@ class Window:
         idle = self.asking is None and self.looking is None and self.loading is None
         if self.preferences.look and found is None and turn is not None and idle and self.worker.assistant is not None:
             self.looking_at = turn
-            self.looking = self.worker.look(self.conversation.up_to(turn), **self.preferences.overrides())
+            self.looking = self.worker.look(self.conversation.up_to(turn), **self._answer_settings())
 
     def _about_map(self, found: AttentionMap | None, grid: np.ndarray | None, span: tuple[int, int] | None) -> str:
         if found is None or grid is None:

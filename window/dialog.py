@@ -9,6 +9,7 @@ from dataclasses import replace
 from tkinter import ttk
 from typing import Any, TypeVar
 
+from common.text import whole
 from window.look import Look
 from window.preferences import LANGUAGES, SIZES, Preferences, system_language
 
@@ -171,7 +172,7 @@ class SettingsDialog(tkinter.Toplevel):
         except ValueError as error:
             self.message.configure(text=str(error))
             return
-        system = self.system.get("1.0", "end-1c").strip()
+        system, _ = whole(self.system.get("1.0", "end-1c").strip())
         language = _key(LANGUAGES, self.language.get())
         changed = replace(
             self.preferences,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_text
+from common.text import whole
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 SIZES = (0, 100, 125, 150, 200)  # percent; 0: the scale of the screen
@@ -66,7 +67,7 @@ def _usable(name: str, value: Any) -> bool:
         "size": lambda: type(value) is int and value in SIZES,
         "temperature": lambda: type(value) in (int, float) and 0 < value <= 5,
         "max_new_tokens": lambda: type(value) is int and value >= 1,
-        "system": lambda: isinstance(value, str),
+        "system": lambda: isinstance(value, str) and not whole(value)[1],
         "device": lambda: isinstance(value, str),
     }
     return checks[name]() if name in checks else isinstance(value, bool)

@@ -40,7 +40,7 @@ def test_a_conversation_can_be_saved_and_opened_again(tmp_path):
         talk.answer(answer)
     talk.ask("not yet answered")
     talk.save(tmp_path / "talk.json")
-    again = Conversation.open(tmp_path / "talk.json")
+    again = Conversation.open(tmp_path / "talk.json", 10_000)
     assert again.turns == talk.turns[:2] and again.about == talk.about and again.paths == talk.paths
     assert again.images[0].tobytes() == picture("red").tobytes()
     talk.save(tmp_path / "talk.md")
@@ -120,12 +120,12 @@ def test_a_saved_page_shows_an_answer_whole_and_it_ends_where_the_answer_ends(tm
 def test_a_file_that_is_not_a_conversation_is_one_line(tmp_path, content):
     (tmp_path / "talk.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="not a conversation that was saved here as JSON"):
-        Conversation.open(tmp_path / "talk.json")
+        Conversation.open(tmp_path / "talk.json", 10_000)
 
 
 def test_a_conversation_whose_picture_is_gone_names_it(tmp_path):
     Conversation([picture("red")], [str(tmp_path / "gone.png")]).save(tmp_path / "talk.json")
     with pytest.raises(UserError, match="gone.png: missing"):
-        Conversation.open(tmp_path / "talk.json")
+        Conversation.open(tmp_path / "talk.json", 10_000)
     with pytest.raises(UserError, match="cannot be written"):
         Conversation().save(tmp_path / "talk.json" / "a file is no folder.json")

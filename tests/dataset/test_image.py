@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,12 @@ truncated_jpeg.jpg zero_width.gif""".split()
 
 
 def pixels(path) -> np.ndarray:
-    return np.asarray(load_image(path))
+    return np.asarray(load_image(path, 50_000_000))
 
 
-def reason(path, **options) -> str:
+def reason(path, max_pixels: int = 50_000_000) -> str:
     with pytest.raises(ImageError) as caught:
-        load_image(path, **options)
+        load_image(path, max_pixels)
     text = str(caught.value)
     assert text and "\n" not in text and (str(path) or "\n") not in text
     return text
@@ -56,7 +57,7 @@ resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30,) * 2)  # a decompressed bomb 
 seen = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        image = load_image(path)
+        image = load_image(path, 50_000_000)
         seen[path.name] = [image.mode, *image.size, ""]
     except ImageError as error:
         seen[path.name] = ["", 0, 0, str(error)]
@@ -90,7 +91,7 @@ def test_a_truncated_file_is_an_error_and_not_half_grey(tmp_path, kind, share):
     (tmp_path / "cut").write_bytes(content[: int(len(content) * share)])
     assert reason(tmp_path / "cut").startswith("cannot be decoded")
     (tmp_path / "whole").write_bytes(content)
-    assert load_image(tmp_path / "whole").size == (80, 60)
+    assert load_image(tmp_path / "whole", 50_000_000).size == (80, 60)
 
 
 def png_of_size(path: Path, width: int, height: int) -> Path:
@@ -115,15 +116,27 @@ def test_the_size_is_checked_before_decoding(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (30_000, 30_000)])  # Pillow warns about one and refuses the other
-def test_what_pillow_calls_a_bomb_is_too_large_under_any_limit(tmp_path, size):
-    assert reason(png_of_size(tmp_path / "bomb.png", *size), max_pixels=10**12).startswith("too large: ")
+def test_pillows_own_limit_follows_ours(tmp_path, size):
+    bomb = png_of_size(tmp_path / "bomb.png", *size)
+    assert reason(bomb, max_pixels=size[0] * size[1]).startswith("cannot be decoded")  # allowed: one row is there
+    assert reason(bomb, max_pixels=size[0] * size[1] - 1).startswith("too large: ")
+    small = png_of_size(tmp_path / "small.png", 30, 20)
+    assert reason(small, max_pixels=250) == "too large: more than 500 pixels, limit 250 in all"
+
+
+def test_threads_with_other_limits_do_not_disturb_each_other(tmp_path):
+    paths = [png_of_size(tmp_path / f"{side}.png", side, side) for side in (100, 20_000)]
+    with ThreadPoolExecutor(8) as pool:
+        reasons = list(pool.map(lambda n: reason(paths[n % 2], (paths[n % 2].stem == "100") + 10**8 * 4), range(200)))
+    assert {text.partition(":")[0] for text in reasons} == {"cannot be decoded"}
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 
 def test_pillow_is_left_as_it_was(tmp_path):
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
     reason(png_of_size(tmp_path / "bomb.png", 10_000, 10_000))
     Image.new("RGB", (2, 2)).save(tmp_path / "good.png")
-    load_image(tmp_path / "good.png")
+    load_image(tmp_path / "good.png", 50_000_000)
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
 
 
@@ -174,18 +187,18 @@ def test_heic_is_read_with_pillow_heif_and_named_without_it(tmp_path, monkeypatc
     assert reason(start) == f"HEIC, which is read with pillow-heif; pip install {PILLOW_HEIF}"
     avif = io.BytesIO()
     Image.new("RGB", (8, 6), "red").save(avif, "AVIF")
-    assert load_image(avif.getvalue()).size == (8, 6)  # the same container; Pillow reads it itself
+    assert load_image(avif.getvalue(), 50_000_000).size == (8, 6)  # the same container; Pillow reads it itself
     registered = []
     plugin = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
     monkeypatch.setattr(Image, "open", lambda file, formats: registered.append(formats) or Image.new("RGB", (8, 6)))
-    assert load_image(start).size == (8, 6) and registered == [True, ("HEIF",)]
+    assert load_image(start, 50_000_000).size == (8, 6) and registered == [True, ("HEIF",)]
 
 
 def test_heic_of_a_phone(tmp_path):
     heif = pytest.importorskip("pillow_heif", reason="pillow-heif, which reads HEIC, is not installed")
     heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / "a.heic")
-    assert load_image(tmp_path / "a.heic").size == (64, 48)
+    assert load_image(tmp_path / "a.heic", 50_000_000).size == (64, 48)
 
 
 def test_every_format_we_name_is_one_pillow_knows():
@@ -222,7 +235,7 @@ def test_a_photo_is_turned_as_its_exif_says_and_only_once(tmp_path, orientation,
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0\xff\xff\xff\x7f", b"II*\0\x08\0\0\0\x01\0"])
 def test_damaged_exif_costs_neither_the_photo_nor_a_warning(tmp_path, recwarn, exif, kind):
     Image.new("RGB", (6, 4), "red").save(tmp_path / "a", format=kind, exif=b"Exif\0\0" + exif)
-    assert load_image(tmp_path / "a").size == (6, 4)
+    assert load_image(tmp_path / "a", 50_000_000).size == (6, 4)
     assert not recwarn.list
 
 

@@ -126,6 +126,16 @@ def test_too_long_drops_whole_oldest_turns_but_keeps_the_image(tokenizer):
     assert supervised_spans(tokenizer, ids, labels) == ["左上角<|im_end|>", "没有, no<|im_end|>"]
 
 
+def test_a_question_that_leaves_no_room_for_the_answer_is_refused_with_all_the_numbers(tokenizer):
+    question = [Turn("word " * 100)]
+    length = len(build_prompt(tokenizer, question)[0])
+    assert fit_prompt(tokenizer, question, max_length=length + 50, max_new_tokens=50)
+    with pytest.raises(PromptError) as caught:
+        fit_prompt(tokenizer, question, max_length=length + 49, max_new_tokens=50)
+    numbers = f"language.max_length ({length + 49}) less max_new_tokens (50) allows {length - 1}; "
+    assert str(caught.value).startswith(f"too long: {length} tokens with one turn, {numbers}")
+
+
 def test_one_turn_too_long_is_refused_and_never_cut(tokenizer):
     with pytest.raises(PromptError, match="too long: .* allows 20"):
         fit_prompt(tokenizer, THREE_TURNS[:1], max_length=20, image_context_length=30)

@@ -8,6 +8,7 @@ import evaluate
 from answering.assistant import Assistant
 from benchmarks.start import start
 from evaluation import report
+from settings import Generate
 from tests.helpers.evaluating import edit, looks, run
 
 
@@ -15,7 +16,8 @@ def test_decoding_and_batch_size_come_from_the_config_and_the_command_line(data,
     model = stub(looks)
     run(data, "--no-probes", "generate.batch_size=7", "generate.max_new_tokens=3")
     assert [size for size, _ in model.batches] == [7, 7, 7, 7, 7, 1]
-    decoding = {"max_new_tokens": 3, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "compile": False}
+    decoding = Generate(max_new_tokens=3).model_dump()
+    del decoding["batch_size"]
     assert model.batches[0][1] == decoding
 
 
@@ -33,7 +35,7 @@ def test_where_nothing_can_be_asked_it_is_an_error(data, stub, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.run=x"], "only generate.KEY=VALUE can be changed here"),
+        (["train.run=x"], "only generate.KEY=VALUE and data.max_pixels=N can be changed here"),
         (["generate.batchsize=4"], "nearest valid key: generate.batch_size"),
         (["--metric", "bleu"], "--metric = 'bleu': no such metric; choose one of exact_match, vqa_accuracy"),
         (["--metric", "cats=anls"], "--metric cats=anls: no question is of the source 'cats', only of bilder, shapes"),
@@ -93,7 +95,7 @@ def test_a_mistake_is_found_before_torch_is_imported(checkpoint, arguments, mess
 
 def test_verify_reads_all_files_again(data, stub, monkeypatch):
     model, asked = stub(looks), []
-    monkeypatch.setattr(Assistant, "load", lambda *arguments, verify: asked.append(verify) or model)
+    monkeypatch.setattr(Assistant, "load", lambda *arguments, **options: asked.append(options["verify"]) or model)
     run(data, "--no-probes")
     run(data, "--no-probes", "--verify")
     assert asked == [False, True]

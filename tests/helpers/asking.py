@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from answering.assistant import Assistant
+from answering.decoding import generate_arguments
 from dataset.image import prepare_image
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.tiny import picture
@@ -31,7 +32,7 @@ def reference_answers(assistant: Assistant, requests: list[Request], **overrides
             attention_mask=torch.ones_like(prompt),
             pixel_values=torch.stack(pixels) if pixels else None,
             images_per_row=torch.tensor([len(pixels)]),
-            **assistant.generation(overrides),
+            **generate_arguments(assistant._generate_section(overrides)),
         )
         answers.append(assistant.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
     return answers

@@ -51,7 +51,7 @@ def test_features_are_the_towers_and_are_made_once(open_cache, config, monkeypat
     again, paths, seen = open_cache()
     assert again.fill(paths, progress=False) == 0 and seen == []
     for path in paths:
-        pixels = prepare_image(load_image(path), processor)[None]
+        pixels = prepare_image(load_image(path, 50_000_000), processor)[None]
         assert again(path).shape == (9, 16)
         assert torch.allclose(again(path), open_cache.model.vision(pixels)[0], atol=1e-6)
 

@@ -337,7 +337,8 @@ def test_the_menu_lists_the_checkpoints_and_loads_the_one_chosen(open_window, tm
 
 def test_checkpoint_and_device_of_the_command_line_come_first(open_window, tmp_path, monkeypatch):
     loads = []
-    monkeypatch.setattr(Worker, "load", lambda worker, checkpoint, device, verify: loads.append((checkpoint, device)))
+    keep = lambda worker, checkpoint, device, **options: loads.append((checkpoint, device))  # noqa: E731
+    monkeypatch.setattr(Worker, "load", keep)
     other = another_checkpoint(tmp_path)
     open_window(checkpoint=other, device="cuda:1", preferences=Preferences(device="cpu"))
     open_window(preferences=Preferences(device="cpu"))
