@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ask as ask_command
 from answering import assistant as assistant_module
+from answering.assistant import Assistant
 from benchmarks.start import start
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.asking import requests
@@ -60,11 +66,27 @@ def test_ask_says_in_one_line_what_is_wrong(checkpoint, tmp_path, arguments, mes
         (["--checkpoint", "{checkpoint}", "--image", "nowhere.png", "x"], "error: nowhere.png: missing"),
         (["--checkpoint", "{checkpoint}", "--image", "{picture}", "--device", "moon", "x"], "error: device 'moon'"),
         (["--checkpoint", "{checkpoint}", "--image", "{picture}", "--max-new-tokens", "0"], "usage: ask.py"),
+        (["--checkpoint", "{checkpoint}", "x"], "usage: ask.py"),
+        (["--checkpoint", "{checkpoint}", "--image", "{picture}", "two", "questions"], "usage: ask.py"),
+        (
+            ["--checkpoint", "{checkpoint}", "--image", "{picture}", "--questions", "no.txt"],
+            "error: --questions no.txt",
+        ),
+        (["--checkpoint", "{checkpoint}", "--image", "{picture}", "x", "generate.beams=2"], "error: command line: "),
+        (
+            ["--checkpoint", "{checkpoint}", "--image", "{picture}", "x", "data.max_pixels=9"],
+            "error: {picture}: too large",
+        ),
+        (
+            ["--checkpoint", "{checkpoint}", "--image", "{picture}", "--base-vision", "no", "x"],
+            "error: --base-vision = no",
+        ),
     ],
 )
 def test_a_mistake_is_found_before_torch_is_imported(checkpoint, tmp_path, arguments, message):
     picture("red").save(tmp_path / "red.png")
     done = start("ask.py", [a.format(checkpoint=checkpoint, picture=tmp_path / "red.png") for a in arguments])
+    message = message.format(picture=tmp_path / "red.png")
     assert done.stderr.startswith(message) and done.status == (2 if message else 0)
     assert done.imported == []
 
@@ -78,3 +100,140 @@ def test_verify_reads_all_files_again(checkpoint, tmp_path, monkeypatch, capsys)
         command = ["--checkpoint", str(checkpoint), "--image", str(tmp_path / "red.png"), "--device", "cpu", *options]
         assert ask_command.main([*command, "What color?"]) == 0
     assert asked == [False, True]
+
+
+# ---------------------------------------------------------------------------------------------- in this process
+
+
+class Console:
+    """Runs the command in this process, on streams of bytes in an encoding."""
+
+    def __init__(self, assistant: Assistant, checkpoint: Path, folder: Path, monkeypatch) -> None:
+        picture("red").save(folder / "red.png")
+        self.command = ["--checkpoint", str(checkpoint), "--image", str(folder / "red.png")]
+        self.assistant, self.patch = assistant, monkeypatch
+        load = lambda *arguments, **options: assistant  # noqa: E731
+        monkeypatch.setattr(Assistant, "load", load)
+
+    def run(self, *arguments: str, stdin: bytes = b"", encoding: str = "utf-8") -> SimpleNamespace:
+        out, err = io.BytesIO(), io.BytesIO()
+        with self.patch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding=encoding))
+            patch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+            patch.setattr(sys, "stderr", io.TextIOWrapper(err, encoding=encoding, errors="backslashreplace"))
+            status = ask_command.main([*self.command, *arguments])
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue().decode(encoding))
+
+
+@pytest.fixture
+def console(assistant, checkpoint, tmp_path, monkeypatch):
+    return Console(assistant, checkpoint, tmp_path, monkeypatch)
+
+
+def test_bytes_that_are_not_utf8_are_replaced_in_one_line_and_the_conversation_continues(console):
+    asked, ask = [], console.assistant.stream
+    console.patch.setattr(console.assistant, "stream", lambda request: asked.append(request) or ask(request))
+    half, gbk = "什么颜色".encode()[:-1], "红色".encode("gbk")
+    done = console.run(stdin=half + b"\n" + gbk + b"\nand now?\n", encoding="latin-1")
+    assert done.status == 0 and len(asked) == 3 and done.out.count(b"\n") == 3
+    assert [request.turns[-1].question.split("\n")[-1] for request in asked] == [
+        "什么颜\ufffd\ufffd",
+        "\ufffd\ufffd\u026b",
+        "and now?",
+    ]
+    notes = [line.removeprefix("> ") for line in done.err.splitlines() if "note: " in line]
+    assert [note.split(" were")[0] for note in notes] == ["note: 2 characters", "note: 2 characters"]
+
+
+@pytest.mark.parametrize("arguments", [["What color?"], ["--json", "What color?"]])
+def test_a_console_that_cannot_print_an_answer_shows_what_it_can(console, arguments):
+    console.patch.setattr(console.assistant, "stream", lambda request: iter(["a red ", "圆"]))
+    done = console.run(*arguments, encoding="ascii")
+    assert done.status == 0
+    if "--json" in arguments:  # escaped, so that nothing is lost
+        assert json.loads(done.out)["answer"] == "a red 圆" and done.err == ""
+    else:
+        assert done.out == b"a red ?\n" and done.err.startswith("note: a console in ascii cannot print every character")
+        assert done.err.count("\n") == 1
+    assert console.run(*arguments).out.decode().count("圆") == 1
+
+
+def test_json_has_the_question_the_pictures_and_the_answer(console):
+    done = console.run("--json", "什么颜色？", "--max-new-tokens", "5")
+    (wanted,) = console.assistant.answer([Request([Turn(question_with_images("什么颜色？", 1))], [picture("red")])])
+    assert json.loads(done.out) == {"question": "什么颜色？", "images": [console.command[-1]], "answer": wanted}
+    assert done.out.count(b"\n") == 1
+
+
+QUESTIONS = ["What color?", "How many?", "哪里?", "What is it?", "Why?"]
+
+
+@pytest.fixture
+def question_file(tmp_path):
+    """Five questions; the third names a picture that is there and damaged."""
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    lines = [{"id": number, "question": text} for number, text in enumerate(QUESTIONS)]
+    lines[2]["image"] = str(tmp_path / "bad.png")
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return str(tmp_path / "questions.jsonl")
+
+
+def test_a_file_of_questions_gives_one_line_for_each_in_its_order(console, question_file):
+    asked = [Request([Turn(question_with_images(text, 1))], [picture("red")]) for text in QUESTIONS]
+    wanted = console.assistant.answer(asked)
+    done = console.run("--questions", question_file, "--json", "generate.batch_size=2")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert [record["id"] for record in records] == [0, 1, 2, 3, 4] and done.status == 1
+    assert [r["answer"] for r in records] == [*wanted[:2], None, *wanted[3:]]
+    assert "cannot be decoded" in records[2]["error"] and "error" not in records[0]
+    assert done.err == "1 of 5 questions could not be asked\n"
+    done = console.run("--questions", question_file)
+    answers = [" ".join(text.splitlines()) for text in wanted]
+    assert done.out.decode().split("\n") == [*answers[:2], "", *answers[3:], ""]
+    assert done.err.startswith("line 3: ") and done.err.count("\n") == 2
+
+
+def test_ctrl_c_loses_no_answer_that_was_printed(console, tmp_path):
+    (tmp_path / "q.txt").write_text("a\nb\nc\nd\n", encoding="utf-8")
+    batches = []
+
+    def answer(requests, **options):
+        batches.append(len(requests))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return ["yes"] * len(requests)
+
+    console.patch.setattr(console.assistant, "answer", answer)
+    file = console.run("--questions", str(tmp_path / "q.txt"), "generate.batch_size=3")
+    assert (file.status, file.out, batches) == (130, b"yes\nyes\nyes\n", [3, 1])
+
+
+def test_options_of_the_command_line_reach_the_model(checkpoint, tmp_path, monkeypatch):
+    picture("red").save(tmp_path / "red.png")
+    seen, load = [], Assistant.load
+
+    def keep(*arguments, **options):
+        seen.append(load(*arguments, **options))
+        return seen[0]
+
+    monkeypatch.setattr(Assistant, "load", keep)
+    command = ["--checkpoint", str(checkpoint), "--image", str(tmp_path / "red.png"), "--device", "cpu"]
+    assert (
+        ask_command.main([*command, "generate.num_beams=2", "What?", "--max-new-tokens", "3", "data.max_pixels=2000"])
+        == 0
+    )
+    config = seen[0].config
+    assert (config.generate.num_beams, config.generate.max_new_tokens, config.data.max_pixels) == (2, 3, 2000)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell with pipes of POSIX")
+def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path):
+    picture("red").save(tmp_path / "red.png")
+    (tmp_path / "q.txt").write_text("a\n" * 3, encoding="utf-8")
+    command = [sys.executable, "ask.py", "--checkpoint", str(checkpoint), "--image", str(tmp_path / "red.png")]
+    command += ["--questions", str(tmp_path / "q.txt"), "generate.batch_size=1"]
+    asking = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    asking.stdout.close()
+    assert (asking.stderr.read(), asking.wait()) == ("", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from html import unescape
@@ -47,6 +48,19 @@ def test_a_conversation_can_be_saved_and_opened_again(tmp_path):
     lines = (tmp_path / "talk.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == f"![picture](<{tmp_path / '红.png'}>)" and "- checkpoint: checkpoints/x" in lines
     assert "> 什么颜色？" in lines and "红色" in lines and lines[-4:] == ["> two  ", "> lines", "", "yes"]
+
+
+def test_halves_of_characters_are_replaced_and_a_name_that_is_not_utf8_is_kept(tmp_path):
+    path = str(tmp_path / "caf\udce9.png")  # caf\xe9.png in Latin-1
+    talk = Conversation([picture("red")], [path], about={"system": "\ud800"})
+    assert talk.ask("\ud83d\udfe3 and \ud83d?").turns[-1].question == IMAGE_TOKEN + "\n🟣 and \ufffd?"
+    assert talk.replaced == 1
+    talk.answer("red")
+    talk.save(tmp_path / "talk.json")
+    assert json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["images"] == [path]
+    talk.save(tmp_path / "talk.md")
+    assert "🟣 and \ufffd?" in (tmp_path / "talk.md").read_text(encoding="utf-8")
+    assert talk.ask("sure?") and talk.replaced == 0
 
 
 def rendered(conversation: Conversation, folder: Path) -> str:
