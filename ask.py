@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,9 +184,9 @@ def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: 
 
     quiet = not config.data.progress or not sys.stderr.isatty() or sys.stdout.isatty()
     results = answers_to(assistant, asked, request, config.generate)
-    results = tqdm(results, total=len(asked), desc="asking", unit="question", disable=quiet)
+    progress = tqdm(results, total=len(asked), desc="asking", unit="question", disable=quiet)
     failed, printable = 0, True
-    for one, answer, problem in in_order(asked, results):
+    for one, answer, problem in in_order(asked, progress):
         if as_json:
             error = {"error": problem} if problem else {}
             print_json({**one.fields, "images": one.images, "answer": answer, **error})
@@ -205,7 +205,7 @@ def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: 
 
 
 def in_order(
-    asked: list[Asked], results: Iterator[tuple[Asked, str | None, str | None]]
+    asked: list[Asked], results: Iterable[tuple[Asked, str | None, str | None]]
 ) -> Iterator[tuple[Asked, str | None, str | None]]:
     """The results in the order of ``asked``, each as soon as those before it are there."""
     known: dict[int, tuple[Asked, str | None, str | None]] = {}

@@ -124,7 +124,7 @@ class Console:
             status = ask_command.main([*self.command, *arguments])
             sys.stdout.flush()
             sys.stderr.flush()
-        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue().decode(encoding))
+            return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue().decode(encoding))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_bytes_that_are_not_utf8_are_replaced_in_one_line_and_the_conversation_c
         "\ufffd\ufffd\u026b",
         "and now?",
     ]
-    notes = [line.removeprefix("> ") for line in done.err.splitlines() if "note: " in line]
+    notes = [line.removeprefix("> ") for line in done.err.splitlines() if "UTF-8 text" in line]
     assert [note.split(" were")[0] for note in notes] == ["note: 2 characters", "note: 2 characters"]
 
 
