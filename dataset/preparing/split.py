@@ -26,8 +26,8 @@ def choose_splits(
 ) -> tuple[dict[int, str], list[str]]:
     """The split of each image that is not trained on, by id: "validation" or "test"; and lines to print.
 
-    A list of names decides for its split. Otherwise an image has the split that its records tell, and a share is taken
-    of the images of which they tell none.
+    A list of names decides for its split. Otherwise an image has the split that its records tell. A share is taken of
+    the images of which they tell none; for a split that no record tells, of those that they tell to be train too.
 
     Raises:
         UserError: a list of names cannot be read, does not fit the images, or shares an image with the other list.
@@ -103,11 +103,17 @@ def by_share(first: float, last: float, seed: int) -> Choice:
 
 
 def by_records(split: str, told: Mapping[str, str], otherwise: Choice) -> Choice:
-    """The groups whose images are of ``split`` by what their records tell; where they tell nothing, ``otherwise``."""
+    """The groups whose images are of ``split`` by what their records tell; where they tell nothing, ``otherwise``.
+
+    Many data sets tell train and test only. Their validation images are taken from train.
+    """
+    from_train = split not in told.values()
 
     def takes(names: list[str]) -> bool:
         own = {told[name] for name in names if name in told}
-        return min(own, key=SPLITS.index) == split if own else otherwise(names)
+        if not own or (from_train and own == {"train"}):
+            return otherwise(names)
+        return min(own, key=SPLITS.index) == split
 
     return takes
 

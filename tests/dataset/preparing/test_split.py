@@ -214,3 +214,17 @@ def test_images_have_the_split_that_their_records_tell_and_the_share_is_of_the_o
     assert workplace.run(f"data.test={names}") == 0  # a list decides for its split
     found = {key: {c["split"] for c in group} for key, group in workplace.read("annotations").items()}
     assert [key for key, splits in found.items() if splits == {"test"}] == ["5", "text"]
+
+
+@pytest.mark.parametrize("told", [("train", "test"), ("train",)])
+def test_the_share_of_a_split_that_no_record_tells_is_taken_of_train(workplace, told):
+    rows = [{"image": f"{n}.png", "question": "?", "answer": "yes", "split": told[n % len(told)]} for n in range(40)]
+    workplace.source("table", "table", rows)
+    for n in range(40):
+        picture(workplace.folder / "table" / f"{n}.png")
+    assert workplace.run("data.validation=0.5", "data.test=0.1") == 0
+    found = [group[0]["split"] for group in workplace.read("annotations").values()]
+    if "test" in told:  # and none of the images that are for the test by their records
+        assert found[1::2] == ["test"] * 20 and 4 <= found.count("validation") <= 16
+    else:
+        assert 1 <= found.count("test") <= 9 and 11 <= found.count("validation") <= 29
