@@ -165,7 +165,12 @@ def _judge_all(
     looks, words = verdict(comparisons)
     found = {name: own["looks_at_the_picture"] for name, own in verdicts.items()}
     if False in found.values():
-        words = words if looks is False else "The model looks at the picture in part only."
+        if looks is not False and True in found.values():
+            words = "The model looks at the picture in part only."
+        elif looks is not False:
+            words = (
+                "All questions together are answered clearly better than by every baseline, but those of no type are."
+            )
         looks, words = False, f"{words} {_types_words(by_type, found)}"
     elif looks and {True, None} <= set(found.values()):
         words = f"{words} {_types_words(by_type, found)}"

@@ -140,6 +140,19 @@ def test_ten_types_that_do_not_look_are_not_said_to_look_by_chance():
     assert {own["looks_at_the_picture"] for own in ten.values()} == {False}
 
 
+def test_a_mean_that_looks_without_any_type_that_does_is_not_in_part():
+    def type_of(name: str, right: int) -> list[Question]:
+        texts = [(f"{name} {i}?", "x" if i < right else "y", i) for i in range(60)]
+        return [asked(t, "x", said, i, name, question_only="z", other_picture="y") for t, said, i in texts]
+
+    verdict = judge([question for name in "abcde" for question in type_of(name, 5)])[0]
+    assert all(row["clearly_above"] for row in verdict["comparisons"].values())
+    assert verdict["looks_at_the_picture"] is False
+    assert verdict["verdict"].startswith(
+        "All questions together are answered clearly better than by every baseline, but"
+    )
+
+
 def test_a_type_that_no_answers_could_tell_apart_is_unknown_not_blind():
     same = [
         asked(f"Is {i} here?", "yes", "yes", i, "yes/no", question_only="yes", other_picture="yes") for i in range(50)
