@@ -38,7 +38,7 @@ def find_chromium() -> str | None:
 class Browser:
     """One page of a running Chromium. Use it in a ``with`` statement."""
 
-    def __init__(self, program: str, seconds: float = 30) -> None:
+    def __init__(self, program: str, seconds: float = 120) -> None:
         self.program, self.seconds = program, seconds
         self.number, self.session = 0, ""
         self.buffer = b""

@@ -1,2 +1,2 @@
 """The documentation, and the script that takes its screenshots.
-May import every room and benchmarks.virtual_screen."""
+May import every room and benchmarks' virtual_screen and browser."""

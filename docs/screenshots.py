@@ -1,6 +1,6 @@
-"""Takes the pictures of the window for the README, on a virtual screen (Xvfb).
+"""Takes the pictures of the window, on a virtual screen (Xvfb), and of the report, in a headless Chromium.
 
-    python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw
+    python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw --report result.html
 
 The questions are the first about each picture in the demo's annotations; the answers are the model's.
 """
@@ -8,6 +8,7 @@ The questions are the first about each picture in the demo's annotations; the an
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image, ImageGrab
 
+from benchmarks.browser import NAMES, Browser, find_chromium
 from benchmarks.virtual_screen import virtual_screen
 from dataset.prompt import neutralise
 from model.run_checkpoints import choices_of
@@ -32,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="checkpoints/demo", type=Path, metavar="DIR")
     parser.add_argument("--data", default="data/demo/raw", type=Path, metavar="DIR", help="what demo.scenes wrote")
+    parser.add_argument("--report", default="result.html", type=Path, metavar="FILE", help="what evaluate.py wrote")
     parser.add_argument("--output", default=DOCS, type=Path, metavar="DIR", help="where to write (default: docs)")
     args = parser.parse_args()
     checkpoint = choices_of(args.checkpoint)[0]
@@ -43,6 +46,25 @@ def main() -> None:
             shoot(screen, args.output / "window-look.png", Preferences(language="en", look=True), checkpoint, *first)
             dark = Preferences(language="zh", dark=True, look=True, size=200)
             shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
+    shoot_report(args.report, args.output)
+
+
+def shoot_report(report: Path, folder: Path) -> None:
+    """The report's scores in English, and its questions in Chinese on a dark ground."""
+    program = find_chromium()
+    if program is None:
+        raise SystemExit(f"no Chromium: none of {', '.join(NAMES)} is installed")
+    with Browser(program) as browser:
+        browser.size(1240, 960)
+        for name, state, top in (
+            ("report", "language=en&theme=light", "body"),
+            ("report-zh-dark", "language=zh&theme=dark&show=wrong", "#questions"),
+        ):
+            browser.open(report, state)
+            browser.run(f"document.querySelector({top!r}).scrollIntoView({{behavior: 'instant'}})")
+            with Image.open(io.BytesIO(browser.screenshot())) as image:
+                image.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+            print(folder / f"{name}.png")
 
 
 def test_pictures(data: Path) -> list[tuple[Path, list[str]]]:

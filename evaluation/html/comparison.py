@@ -34,14 +34,18 @@ def comparison_content(a: Mapping, b: Mapping, pairs: Pairs, differences: Differ
     return {
         "kind": "comparison",
         "texts": TEXTS,
-        "title": " / ".join(dict.fromkeys(runs)),
+        "title": " → ".join(dict.fromkeys(runs)),
         "subtitle": b["data"],
         "runs": runs,
         "difference": differences["overall"],
         "baselines": [],
         "answers": ["a", "b"],
         "rows": list(rows(differences)),
-        "captions": [],
+        "captions": [
+            {"source": name, "language": language, **scores}
+            for name, result in (("A", a), ("B", b))
+            for language, scores in result["scores"]["overall"]["captions"].items()
+        ],
         "counts": {
             "complete": a["complete"] and b["complete"],
             "questions": min(a["questions"], b["questions"]),

@@ -94,6 +94,7 @@ def rows(result: Mapping) -> Iterator[dict]:
     for kind, name, group in groups(result["scores"]):
         if group["score"] is None:
             continue
+        ceiling = group["ceiling"]
         by_type = result["verdict_by_type"].get(name) if kind == "type" else None
         yield {
             "kind": kind,
@@ -104,7 +105,7 @@ def rows(result: Mapping) -> Iterator[dict]:
             "metrics": {metric: [mean] for metric, mean in group["metrics"].items()},
             "baselines": {key: mean["mean"] for key, mean in group["baselines"].items()},
             "chance": group["chance"],
-            "ceiling": group["ceiling"],
+            "ceiling": ceiling if ceiling is not None and ceiling < 1 else None,
             "looks": by_type["looks_at_the_picture"] if by_type else None,
         }
 

@@ -118,6 +118,7 @@ function renderScores() {
   }
   const ends = ["0", "0.25", "0.5", "0.75", "1"].map((text) => el("span", {}, text));
   lines.push(el("div", { class: "axis", "aria-hidden": "true" }, el("span"), el("div", {}, ...ends), el("span")));
+  byId("scores").className = COMPARES ? "compares" : "";
   byId("scores").replaceChildren(...lines);
   renderNumbers();
 }
@@ -222,7 +223,7 @@ function comparisonCards() {
     ? []
     : all.series.map(({ score, error }, i) =>
         card(t(`run_${"ab"[i]}`), [number(score), small(` ± ${number(error)}`)], t("score_of", { n: count(all.n), images: count(all.images) }), {
-          class: "card main",
+          class: `card main run-${"ab"[i]}`,
         }),
       );
   const { listed, gained, lost } = CONTENT.counts;

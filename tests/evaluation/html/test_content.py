@@ -33,6 +33,13 @@ def test_every_group_with_a_score_has_a_row_with_its_baselines_and_its_verdict()
     }
 
 
+@pytest.mark.parametrize(("ceiling", "shown"), [(None, None), (1.0, None), (0.9, 0.9)])
+def test_a_ceiling_is_shown_where_it_is_below_one(ceiling, shown):
+    scores = result([line(0)])["scores"]
+    scores["overall"]["ceiling"] = ceiling
+    assert content([line(0)], scores=scores)["rows"][0]["ceiling"] == shown
+
+
 def test_a_question_names_its_pictures_and_what_was_said_with_another_and_with_none(tmp_path):
     first, second = draw(tmp_path, 2)
     answers = line(0)["baselines"] | {"other_picture": {"answer": "blue", "score": 0.0, "images": [second]}}
