@@ -34,6 +34,7 @@ from common.errors import UserError
 from common.hashing import hash_model
 from dataset.image import load_image_processor
 from model.adapters import base_of
+from model.connectors import Connector
 from model.manifest import Damaged, check_files, read_manifest
 from model.model import MMultiModal, build_model
 from model.plain_peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -144,7 +145,7 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
         Damaged: a file is missing or unreadable.
         UserError: the tensors in a file are not those of the model; names the first.
     """
-    _fill(model.projector, folder / "projector.safetensors")
+    _fill_projector(model.projector, config, folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
         part = getattr(model, name)
         if how == "lora":
@@ -159,6 +160,14 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
         with torch.no_grad():
             for name, rows in grown.items():
                 rows.copy_(state[name])
+
+
+def _fill_projector(projector: Connector, config: Config, file: Path) -> None:
+    """A checkpoint without statistics is of a run that took features as they are, whatever the config's default is."""
+    if config.projector.standardize and "feature_mean" not in read_tensors(file):
+        config.projector.standardize = False
+        projector.set_statistics(None, None)
+    _fill(projector, file)
 
 
 def _fill(module: nn.Module, file: Path, wanted: dict[str, torch.Tensor] | None = None) -> None:

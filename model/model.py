@@ -92,9 +92,11 @@ class MMultiModal(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """The tower's features [K, 729, Dv] -> visual tokens [K, N, Dl]."""
-        if self.drop_first_token:
-            features = features[:, 1:]  # [K, 728, Dv]
-        return self.projector(features.to(self.projector.dtype))  # [K, N, Dl]
+        return self.projector(self.kept(features))  # [K, N, Dl]
+
+    def kept(self, features: torch.Tensor) -> torch.Tensor:
+        """The features that the projector is given: [K, 729, Dv] -> [K, 728, Dv]."""
+        return features[:, 1:] if self.drop_first_token else features
 
     def images_by_row(
         self,
@@ -270,7 +272,7 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_part(language, config.language.train, config.lora),
-        build_connector(*widths, hidden_size=config.projector.hidden_size),
+        build_connector(*widths, hidden_size=config.projector.hidden_size, standardize=config.projector.standardize),
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",
     )

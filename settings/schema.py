@@ -145,6 +145,7 @@ class Projector(Section):
 
     hidden_size: Count | None = Field(None, description="a whole number, 1 or more, or null for the language model's")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
+    standardize: bool = Field(True, description=FLAG)
 
 
 class Lora(Section):

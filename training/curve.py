@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from common.files import write_text
@@ -14,28 +15,36 @@ Points = list[tuple[float, float]]  # (step, loss)
 
 WIDTH, HEIGHT = 860, 480
 LEFT, RIGHT, TOP, BOTTOM = 72, 24, 48, 56  # margins around the plot
-RAW, SMOOTH, VALIDATION, GRID, TEXT = "#9ec5e8", "#1f5fa8", "#d9641e", "#e3e3e3", "#333333"
+RAW, SMOOTH, VALIDATION, OTHER_PICTURE = "#9ec5e8", "#1f5fa8", "#d9641e", "#8f6ab8"
+GRID, TEXT = "#e3e3e3", "#333333"
 MOST_POINTS = 1000  # of a line: more than there are pixels only make the file larger
 LOG_SCALE_FROM = 10  # the largest loss over the smallest: on a linear scale, the end of such a run is a flat line
 
 
+class Losses(NamedTuple):
+    """(step, loss) of the training batches, of the validation split, and of that split with other pictures."""
+
+    training: Points
+    validation: Points
+    other_picture: Points
+
+
 def draw_curve(metrics: Path, target: Path, title: str) -> None:
     """Write the picture; nothing where no loss has been logged yet. The file appears complete or not at all."""
-    training, validation = read_losses(metrics)
-    if training or validation:
-        write_text(target, svg(training, validation, title))
+    losses = read_losses(metrics)
+    if losses.training or losses.validation:
+        write_text(target, svg(losses, title))
 
 
-def read_losses(metrics: Path) -> tuple[Points, Points]:
-    """(step, loss) of the training batches, and of the validation split."""
-    training: Points = []
-    validation: Points = []
+def read_losses(metrics: Path) -> Losses:
+    losses = Losses([], [], [])
+    keys = ("loss", "eval_loss", "eval_loss_other_picture")
     for line in metrics.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        for key, points in (("loss", training), ("eval_loss", validation)):
+        for key, points in zip(keys, losses, strict=True):
             if entry.get(key) is not None:
                 points.append((entry["step"], entry[key]))
-    return training, validation
+    return losses
 
 
 def smooth(points: Points, span: int) -> Points:
@@ -55,8 +64,9 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
     return points[::-1][::stride][::-1]
 
 
-def svg(training: Points, validation: Points, title: str) -> str:
-    axes = Axes(training + validation)
+def svg(losses: Losses, title: str) -> str:
+    training, validation, other_picture = losses
+    axes = Axes(training + validation + other_picture)
     span = max(2, round(len(training) / 25))
     body = [*axes.frame()]
     legend = []
@@ -66,10 +76,14 @@ def svg(training: Points, validation: Points, title: str) -> str:
             body += [axes.dot(point, SMOOTH) for point in training]
         body.append(axes.line(thin(smooth(training, span)), SMOOTH, 2))
         legend += [("training loss", RAW), (f"smoothed over {span} logs", SMOOTH)]
-    if validation:
-        body.append(axes.line(thin(validation), VALIDATION, 1.5))
-        body += [axes.dot(point, VALIDATION) for point in thin(validation, 100)]
-        legend.append(("validation loss", VALIDATION))
+    for points, color, name in (
+        (validation, VALIDATION, "validation loss"),
+        (other_picture, OTHER_PICTURE, "with other pictures"),
+    ):
+        if points:
+            body.append(axes.line(thin(points), color, 1.5))
+            body += [axes.dot(point, color) for point in thin(points, 100)]
+            legend.append((name, color))
     for row, (name, color) in enumerate(legend):
         y = TOP + 18 + 18 * row
         body.append(f'<rect x="{WIDTH - RIGHT - 180}" y="{y - 3}" width="22" height="4" fill="{color}"/>')

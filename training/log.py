@@ -38,6 +38,9 @@ SHOWN, WIDEST = 5, 100  # answers that an evaluation prints, and characters of a
 FORMATS: dict[str, Callable[[float], str]] = {
     "loss": "loss {:7.4f}".format,
     "eval_loss": "eval_loss {:7.4f}".format,
+    "eval_loss_other_picture": "other picture {:7.4f}".format,
+    "eval_gap": "gap {:+.4f}".format,
+    "eval_gap_error": "± {:.4f}".format,
     "eval_perplexity": "eval_perplexity {:8.4g}".format,
     "eval_accuracy": "eval_accuracy {:5.3f}".format,
     "grad_norm": "grad_norm {:8.3g}".format,
@@ -47,7 +50,12 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "waiting_for_data": "waiting {:5.1%}".format,
     "epoch": "epoch {:5.2f}".format,
 }
-HIDDEN = {"text_tokens_per_second"}  # kept in metrics.jsonl: a line has no room for everything
+# Kept in metrics.jsonl: a line has no room for everything.
+HIDDEN = {"text_tokens_per_second", "visual_token_lengths", "visual_token_spread"}
+    "text_tokens_per_second",
+    "visual_token_lengths",
+    "visual_token_spread",
+}  # kept in metrics.jsonl: a line has no room for everything
 
 
 class RunLog:

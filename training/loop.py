@@ -32,9 +32,11 @@ from training.log import RunLog
 from training.optimizer import build_optimizer, build_schedule, parameter_groups, set_learning_rates
 from training.sample_answers import SampleQuestion, accuracy, ask_samples
 from training.saving import read_progress, restore, save_checkpoint
+from training.standardize import standardize
 from training.state import Progress
 from training.stop import StopSignal
 from training.throughput import Throughput
+from training.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,8 @@ class Loop:
             self.model.to(self.accelerator.device)
             if checkpoint:
                 load_weights(self.model, self.config, checkpoint)
+        if self.config.projector.standardize and not checkpoint:
+            standardize(self)
         groups = parameter_groups(self.model, self.config)
         self.names = [name for group in groups for name in group["names"]]  # of the optimiser's parameters, by number
         optimizer = build_optimizer(groups, self.config)
@@ -145,6 +149,7 @@ class Loop:
                 load_weights(self.model, self.config, checkpoint)
         set_learning_rates(self.optimizer, self.schedule(self.progress.step))
         self.loss = torch.tensor(0.0, device=self.accelerator.device)  # since the last log
+        self.images = torch.tensor(self.progress.images, device=self.accelerator.device)  # no wait for it in a step
         self.throughput.reset()
 
     # ------------------------------------------------------------------------------------------ the parts of a step
@@ -155,8 +160,10 @@ class Loop:
         batches = self.feed.step()
         labels = sum(label_count(batch) for batch in batches if batch["info"].real)
         images = sum(image_count(batch) for batch in batches)
-        counts = torch.tensor([labels, images], device=self.accelerator.device)
-        labels, images = self.accelerator.reduce(counts, reduction="sum")
+        learnt = sum(image_count(batch) for batch in batches if batch["info"].real)
+        counts = torch.tensor([labels, images, learnt], device=self.accelerator.device)
+        labels, images, learnt = self.accelerator.reduce(counts, reduction="sum")
+        self.images += learnt
         # DDP waits for ever for a gradient that one process lacks; FSDP only if another process has it.
         self.use_all = self.accelerator.num_processes > 1 and (not self.sharded or bool(images))
         for batch in batches:
@@ -261,33 +268,33 @@ class Loop:
         self.progress.log_history.append({**values, "step": self.progress.step})
         self.log.metrics(self.progress.step, values)
 
-    @torch.no_grad()
     def evaluate(self) -> None:
-        """Mean cross entropy over every supervised token of the validation split, its exponential, and a few answers.
-
-        A signal ends it early: ``stopping`` is then true, and nothing is logged.
-        """
+        """The validation split's losses and a few answers, logged. A signal ends it early: ``stopping`` is then true."""
         begin = time.perf_counter()
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64)  # of the loss and of labels
-        for batch in self.feed.validation():
-            if self.all_stop():
-                return
-            self.warn_of_skipped(batch)
-            labels = label_count(batch) if batch["info"].real else 0
-            loss = self.model(**self.to_device(batch)).loss.double().cpu()
-            sums += torch.stack([loss * labels, torch.tensor(labels, dtype=torch.float64)]) if labels else 0.0
-        if self.accelerator.num_processes > 1:  # one process stays on the CPU: not every device has float64
-            sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum")
-        total, count = sums.tolist()
-        loss = total / count
+        values = validate(self)
+        if values is None:
+            return
         answers = ask_samples(self)
         self.throughput.begin += time.perf_counter() - begin  # not training time
-        self.note(
-            {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 50.0)), **accuracy(answers), **self.counts()}
-        )
+        self.note({**values, **accuracy(answers), **self.counts()})
         self.log.answers(self.progress.step, answers)
-        self.note_best(loss)
+        self.note_best(values["eval_loss"])
+
+    def sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
+        """``sums`` float64 on the CPU, where one process stays: not every device has float64."""
+        if self.accelerator.num_processes == 1:
+            return sums
+        return self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
+
+    def images_seen(self) -> int:
+        """Training pictures so far, in all processes; one that was shown twice counts twice."""
+        return int(self.images)
+
+    def warn(self, lines: list[str]) -> None:
+        if self.accelerator.is_main_process:
+            for line in lines:
+                logger.warning("%s", line)
 
     def all_stop(self) -> bool:
         """Whether a signal came to any process. All ask at the same batch, so all get the same answer."""
@@ -311,6 +318,7 @@ class Loop:
     def save(self, evaluate: bool = False) -> None:
         """Write the checkpoint of this step, if there is none yet. ``evaluate``: its evaluation is still to be made."""
         if self.progress.step != self.saved_step:
+            self.progress.images = self.images_seen()
             folder = save_checkpoint(self, evaluate)
             self.saved_step = self.progress.step
             self.log.saved(self.progress.step, folder)

@@ -37,6 +37,7 @@ class Progress:
 
     step: int = 0  # optimiser steps done
     last_logged: int = 0  # the step of the last log, later by one for each step that was dropped since
+    images: int = 0  # training pictures so far, in all processes
     skipped_samples: int = 0
     nonfinite_steps: int = 0
     nonfinite_in_a_row: int = 0
@@ -52,6 +53,7 @@ class Progress:
         return cls(
             step=state["global_step"],
             last_logged=content["last_logged"],
+            images=content.get("images", 0),
             skipped_samples=content["skipped_samples"],
             nonfinite_steps=content["nonfinite_steps"],
             nonfinite_in_a_row=content["nonfinite_in_a_row"],
@@ -68,6 +70,7 @@ class Progress:
             name: getattr(self, name)
             for name in (
                 "last_logged",
+                "images",
                 "skipped_samples",
                 "nonfinite_steps",
                 "nonfinite_in_a_row",

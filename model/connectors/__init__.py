@@ -12,6 +12,6 @@ CONNECTORS: dict[str, type[Connector]] = {MLPConnector.name: MLPConnector}
 def build_connector(vision_width: int, language_width: int, *, kind: str = "mlp", **options) -> Connector:
     """A fresh connector from features of ``vision_width`` to embeddings of ``language_width``.
 
-    ``options`` are those of its kind: ``hidden_size`` for ``mlp``.
+    ``options`` are those of its kind: ``hidden_size`` and ``standardize`` for ``mlp``.
     """
     return CONNECTORS[kind](vision_width, language_width, **options)

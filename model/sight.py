@@ -1,0 +1,121 @@
+"""Does the model see? Numbers that tell it while it trains, before a single answer is scored.
+
+A model that ignores its pictures has the same loss with another picture. One whose visual tokens are all alike, or many
+times as long as words, cannot tell pictures apart: a real Qwen2.5-0.5B answered 200 questions alike with any picture
+while its training loss fell from 2.4 to 0.5. docs/sight.md has the runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from model.adapters import base_of
+from model.model import MMultiModal
+
+# Where a warning begins. In the blind runs of docs/sight.md visual tokens were 42 to 3,500 times as long as words and
+# differed by a tenth of their length; in the runs that saw, 2 times and by nine tenths.
+LONGEST, LEAST_SPREAD = 10.0, 0.1
+IMAGES_TO_SIGHT = 1000  # runs that saw needed 60 to 400 training pictures for a gap above 0
+
+
+class PictureGap:
+    """How much the loss of a token rises when another picture is shown, summed over batches.
+
+    ``sums`` adds up over processes.
+    """
+
+    def __init__(self) -> None:
+        # batches, labels, own loss, difference, difference^2, difference * labels, labels^2
+        self.sums = torch.zeros(7, dtype=torch.float64)
+
+    def add(self, own: float, other: float, labels: int) -> None:
+        """Mean losses of a batch's ``labels`` supervised tokens, with their own and with other pictures."""
+        difference = (other - own) * labels
+        values = (1.0, labels, own * labels, difference, difference**2, difference * labels, labels**2)
+        self.sums += torch.tensor(values, dtype=torch.float64)
+
+    def result(self) -> tuple[float, float] | None:
+        """The gap and its standard error, in nats a token; None where no batch showed another picture.
+
+        The error is that of a ratio of sums over batches (Cochran, Sampling Techniques, 3rd ed., eq. 6.9), infinite for
+        a single batch.
+        """
+        batches, labels, _, difference, squares, products, labels_squared = self.sums.tolist()
+        if not labels:
+            return None
+        gap = difference / labels
+        if batches < 2:
+            return gap, math.inf
+        residuals = max(0.0, squares - 2 * gap * products + gap**2 * labels_squared)
+        return gap, math.sqrt(residuals * batches / (batches - 1)) / labels
+
+
+class OtherPictures:
+    """Shows each picture of a batch as another one.
+
+    The pictures of a batch form a ring, and each is replaced by the next that belongs to another row. A batch with too
+    few pictures borrows those of the batch before it.
+    """
+
+    def __init__(self) -> None:
+        self.earlier: torch.Tensor | None = None
+
+    def swap(self, pictures: torch.Tensor, images_per_row: torch.Tensor) -> torch.Tensor | None:
+        """``pictures`` [U, ...], pixels or features -> as many others [U, ...]; None if there are no others yet."""
+        step, count = int(images_per_row.max()), len(pictures)
+        earlier, self.earlier = self.earlier, pictures
+        if count >= 2 * step:
+            return pictures.roll(step, dims=0)
+        return None if earlier is None else earlier[torch.arange(count) % len(earlier)]
+
+
+class TokenShape(NamedTuple):
+    """Visual tokens beside the language model's words."""
+
+    length: float  # mean L2 norm of a visual token
+    spread: float  # mean distance of a visual token from the mean of all of them
+    word_length: float  # median L2 norm of a row of the embedding matrix
+
+    @property
+    def lengths(self) -> float:
+        """A visual token's length, in lengths of words."""
+        return self.length / self.word_length
+
+    @property
+    def relative_spread(self) -> float:
+        """The spread as a share of the length: 0 if all tokens are alike."""
+        return self.spread / self.length if self.length else 0.0
+
+
+def token_shape(model: MMultiModal, tokens: torch.Tensor) -> TokenShape:
+    """``tokens`` [..., D] of several pictures, and the words of ``model``."""
+    flat = tokens.detach().float().flatten(0, -2)  # [M, D]
+    embeddings = base_of(model.language).get_input_embeddings().weight  # [V, D]
+    words = embeddings.detach()[:: max(1, len(embeddings) // 4096)].float()  # 4,096 rows are enough for a median
+    spread = (flat - flat.mean(0)).norm(dim=1).mean()
+    return TokenShape(flat.norm(dim=1).mean().item(), spread.item(), words.norm(dim=1).median().item())
+
+
+def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, images: int) -> list[str]:
+    """What is wrong with these numbers after ``images`` training pictures, each with what to try; often empty."""
+    found = []
+    if gap is not None and images >= IMAGES_TO_SIGHT and gap[0] <= 2 * gap[1]:
+        found.append(
+            f"after {images:,} training pictures the loss is the same with another picture ({gap[0]:+.4f} nats, "
+            f"standard error {gap[1]:.4f}): the model does not look at them; try projector.center=true, a "
+            "projector.learning_rate of 3e-4, or captions before questions"
+        )
+    if shape is not None and shape.lengths > LONGEST:
+        found.append(
+            f"visual tokens are {shape.lengths:.0f} times as long as words: the language model sees their common part "
+            "alone; try projector.center=true, or a lower projector.learning_rate"
+        )
+    if shape is not None and shape.relative_spread < LEAST_SPREAD:
+        found.append(
+            f"visual tokens differ by {shape.relative_spread:.0%} of their length: pictures look alike to the language "
+            "model; try projector.center=true, or a lower projector.learning_rate"
+        )
+    return found

@@ -1,0 +1,74 @@
+"""The loss of the validation split, with each sample's own pictures and once more with others."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from model.sight import OtherPictures, PictureGap, TokenShape, token_shape, warnings_of
+from training.feed import Batch, image_count, label_count
+
+if TYPE_CHECKING:
+    from training.loop import Loop
+
+PICTURES = ("pixel_values", "image_features")
+
+
+def validate(loop: Loop) -> dict[str, float] | None:
+    """``eval_loss`` and what it says of the pictures; None if a signal came to any process.
+
+    ``eval_loss`` is the mean cross entropy over every supervised token, ``eval_loss_other_picture`` the same with
+    another picture in each sample. ``eval_gap`` is their difference over the samples that have pictures.
+
+    The loop's warnings are printed by its first process.
+    """
+    total, gap, others = torch.zeros(2, dtype=torch.float64), PictureGap(), OtherPictures()
+    shape: TokenShape | None = None
+    for batch in loop.feed.validation():
+        if loop.all_stop():
+            return None
+        loop.warn_of_skipped(batch)
+        labels = label_count(batch) if batch["info"].real else 0
+        own = batch_loss(loop, batch)
+        total += torch.tensor((own * labels, labels), dtype=torch.float64) if labels else 0.0
+        swapped = with_other_pictures(batch, others)
+        # Under FSDP every process runs every pass, because each gathers weights that the others hold.
+        other = batch_loss(loop, swapped or batch) if swapped or loop.sharded else own
+        if swapped and labels:
+            gap.add(own, other, labels)
+        if shape is None and image_count(batch) and not loop.sharded:
+            shape = shape_of(loop, batch)
+    total, gap.sums = loop.sum_over_processes(total), loop.sum_over_processes(gap.sums)
+    loss, found = (total[0] / total[1]).item(), gap.result()
+    values = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 50.0))}
+    if found is not None:
+        # Samples without pictures keep their loss.
+        values["eval_loss_other_picture"] = loss + (gap.sums[3] / total[1]).item()
+        values |= {"eval_gap": found[0], "eval_gap_error": found[1]}
+    if shape is not None:
+        values |= {"visual_token_lengths": shape.lengths, "visual_token_spread": shape.relative_spread}
+    loop.warn(warnings_of(found, shape, loop.images_seen()))
+    return values
+
+
+def batch_loss(loop: Loop, batch: Batch) -> float:
+    return float(loop.model(**loop.to_device(batch)).loss)
+
+
+def with_other_pictures(batch: Batch, others: OtherPictures) -> Batch | None:
+    """The batch with each picture replaced by another; None if it has none, or there are no others yet."""
+    for name in PICTURES:
+        if name in batch:
+            swapped = others.swap(batch[name], batch["images_per_row"])
+            return None if swapped is None else {**batch, name: swapped}
+    return None
+
+
+def shape_of(loop: Loop, batch: Batch) -> TokenShape:
+    """Of the visual tokens of a batch's pictures."""
+    inputs = loop.to_device(batch)
+    images = loop.model.images_by_row(*(inputs.get(name) for name in ("images_per_row", *PICTURES)))
+    assert images is not None, "the batch has pictures"
+    return token_shape(loop.model, torch.cat(images))
