@@ -51,11 +51,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "epoch": "epoch {:5.2f}".format,
 }
 # Kept in metrics.jsonl: a line has no room for everything.
-HIDDEN = {"text_tokens_per_second", "visual_token_lengths", "visual_token_spread"}
-    "text_tokens_per_second",
-    "visual_token_lengths",
-    "visual_token_spread",
-}  # kept in metrics.jsonl: a line has no room for everything
+HIDDEN = {"text_tokens_per_second", "images", "visual_token_lengths", "visual_token_spread"}
 
 
 class RunLog:

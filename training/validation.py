@@ -49,6 +49,7 @@ def validate(loop: Loop) -> dict[str, float] | None:
         values |= {"eval_gap": found[0], "eval_gap_error": found[1]}
     if shape is not None:
         values |= {"visual_token_lengths": shape.lengths, "visual_token_spread": shape.relative_spread}
+    values["images"] = loop.images_seen()
     loop.warn(warnings_of(found, shape, loop.images_seen()))
     return values
 

@@ -177,7 +177,7 @@ def write_config(folder: Path, case: str) -> Path:
         },
         "vision": {"path": str(folder / "siglip"), "image_context_length": 8},
         "language": {"path": str(folder / "qwen"), "max_length": 256},
-        "projector": {"learning_rate": 1e-3},
+        "projector": {"learning_rate": 1e-3, "standardize": False},  # recorded before there were statistics
         "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0},
         "train": {
             "run": case,
