@@ -105,17 +105,17 @@ def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, image
     if gap is not None and images >= IMAGES_TO_SIGHT and gap[0] <= 2 * gap[1]:
         found.append(
             f"after {images:,} training pictures the loss is the same with another picture ({gap[0]:+.4f} nats, "
-            f"standard error {gap[1]:.4f}): the model does not look at them; try projector.center=true, a "
+            f"standard error {gap[1]:.4f}): the model does not look at them; try projector.standardize=true, a "
             "projector.learning_rate of 3e-4, or captions before questions"
         )
     if shape is not None and shape.lengths > LONGEST:
         found.append(
             f"visual tokens are {shape.lengths:.0f} times as long as words: the language model sees their common part "
-            "alone; try projector.center=true, or a lower projector.learning_rate"
+            "alone; try projector.standardize=true, or a lower projector.learning_rate"
         )
     if shape is not None and shape.relative_spread < LEAST_SPREAD:
         found.append(
             f"visual tokens differ by {shape.relative_spread:.0%} of their length: pictures look alike to the language "
-            "model; try projector.center=true, or a lower projector.learning_rate"
+            "model; try projector.standardize=true, or a lower projector.learning_rate"
         )
     return found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PICTURES = ("pixel_values", "image_features")
 
 
+@torch.no_grad()
 def validate(loop: Loop) -> dict[str, float] | None:
     """``eval_loss`` and what it says of the pictures; None if a signal came to any process.
 

@@ -64,3 +64,50 @@ def test_connectors_are_found_by_the_name_they_say():
 def test_its_dtype_is_that_of_its_parameters():
     assert build_connector(6, 4).dtype == torch.float32
     assert build_connector(6, 4).to(torch.bfloat16).dtype == torch.bfloat16
+
+
+def standardised(width: int = 6) -> tuple[MLPConnector, torch.Tensor, torch.Tensor]:
+    connector = build_connector(width, 4, hidden_size=5, standardize=True)
+    assert isinstance(connector, MLPConnector)
+    mean, std = torch.randn(width) * 20, torch.rand(width) * 3 + 0.1
+    connector.set_statistics(mean, std)
+    with torch.no_grad():
+        for parameter in connector.parameters():
+            parameter.normal_()
+    return connector, mean, std
+
+
+def test_features_are_standardised_before_its_first_layer():
+    connector, mean, std = standardised()
+    features = torch.randn(2, 9, 6) * std + mean
+    plain = build_connector(6, 4, hidden_size=5)
+    plain.load_state_dict({name: value for name, value in connector.state_dict().items() if "feature" not in name})
+    torch.testing.assert_close(connector(features), plain((features - mean) / std), rtol=1e-5, atol=1e-5)
+
+
+def test_folded_it_is_a_plain_mlp_with_the_same_tokens():
+    connector, mean, std = standardised()
+    features = torch.randn(2, 9, 6) * std + mean
+    plain = build_connector(6, 4, hidden_size=5)
+    plain.load_state_dict(connector.folded())
+    torch.testing.assert_close(plain(features), connector(features), rtol=1e-4, atol=1e-3)  # tokens of about 5
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in plain.folded().items())
+
+
+def test_bf16_features_lose_nothing_to_a_large_common_component():
+    """The mean is 40 times as long as the deviation: (x - mean) in bf16 would keep 2 of 8 bits."""
+    connector = build_connector(6, 4, standardize=True)
+    mean, std = torch.full((6,), 40.3), torch.ones(6)
+    connector.set_statistics(mean, std)
+    features = (mean + torch.randn(1, 9, 6)).bfloat16()
+    seen = []
+    connector[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    connector(features)
+    torch.testing.assert_close(seen[0], features.float() - mean, rtol=0, atol=1e-5)
+
+
+def test_statistics_are_saved_and_are_no_parameters():
+    connector, mean, std = standardised()
+    assert torch.equal(connector.state_dict()["feature_mean"], mean)
+    assert torch.equal(connector.state_dict()["feature_std"], std)
+    assert len(list(connector.parameters())) == 4 and not mean.requires_grad
