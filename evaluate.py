@@ -119,6 +119,7 @@ def score_model(
     from evaluation.html.content import write_report
     from evaluation.report import build_result, show, write_result
     from evaluation.resuming import Saver
+    from evaluation.sight import measure_sight
     from training import distributed
 
     assistant = load_assistant(args, facts, questions, unfinished)
@@ -141,6 +142,8 @@ def score_model(
         raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
     if complete:  # after Ctrl-C the other processes may never come here
         distributed.leave_together()
+        if not args.no_probes and not distributed.rank():
+            facts["sight"] = measure_sight(assistant, questions)
         if all(question.prediction is None for question in questions):
             raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
     if distributed.rank():

@@ -17,7 +17,7 @@ from evaluation.bounds import chance, set_ceilings
 from evaluation.captions import CAPTION_TOKENS, caption_packages, caption_scores
 from evaluation.question_types import TYPES, is_sentence
 from evaluation.questions import HISTORY, Question
-from evaluation.result import Group, Prediction, Scores
+from evaluation.result import Group, Prediction, Scores, Sight
 from evaluation.scores import METRICS
 from evaluation.verdict import judge, mean_of
 
@@ -136,6 +136,7 @@ def build_result(questions: Sequence[Question], unreadable_images: Mapping[str, 
         "scores": score_groups(questions),
         **overall,
         "verdict_by_type": by_type,
+        "sight": facts.get("sight"),
         "types_that_do_not_look": [name for name, own in by_type.items() if own["looks_at_the_picture"] is False],
         "predictions": [prediction(q) for q in questions if q.prediction is not None or q.problem is not None],
     }
@@ -200,6 +201,8 @@ def show(result: Mapping) -> str:
     if captions:
         lines += ["", *table(captions, {key: key for key in next(iter(captions.values()))})]
     lines += ["", result["verdict"], f"Majority and question only are fitted on {result['baselines_fitted_on']}."]
+    if sight := result.get("sight"):
+        lines += [sight_line(sight), *sight["warnings"]]
     if result["long_references"]:
         lines.append(
             f"{result['long_references']} of {scores['overall']['n']} questions have whole sentences as references, "
@@ -211,6 +214,16 @@ def show(result: Mapping) -> str:
             f"({len(result['unreadable_images'])} pictures cannot be read). The first: {result['first_problem']}"
         )
     return "\n".join(lines)
+
+
+def sight_line(sight: Sight) -> str:
+    error = "" if sight["standard_error"] is None else f" ± {sight['standard_error']:.3f}"
+    return (
+        f"Loss of the reference answers {sight['loss']:.3f} nats a token, with another picture "
+        f"{sight['loss_other_picture']:.3f}: gap {sight['gap']:+.3f}{error}. Visual tokens are "
+        f"{sight['visual_token_lengths']:.1f} times as long as words and differ by {sight['visual_token_spread']:.0%} "
+        "of their length."
+    )
 
 
 def _columns(metrics: Iterable[str]) -> dict[str, str]:

@@ -101,6 +101,18 @@ class Verdict(TypedDict):
     weak_forms: list[Form]  # forms of question on which it goes with the usual answer
 
 
+class Sight(TypedDict):
+    """Losses in nats a token of the reference answers; lengths of visual tokens, in lengths of words."""
+
+    loss: float
+    loss_other_picture: float
+    gap: float
+    standard_error: float | None  # None: infinite, from a single batch
+    visual_token_lengths: float
+    visual_token_spread: float
+    warnings: list[str]
+
+
 class Result(Verdict):
     """The whole file. The verdict's own fields are those of all questions."""
 
@@ -132,6 +144,7 @@ class Result(Verdict):
     scores: Scores
     verdict_by_type: dict[str, Verdict]
     types_that_do_not_look: list[str]
+    sight: Sight | None  # None: not measured
     predictions: list[Prediction]
 
 

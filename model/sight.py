@@ -99,14 +99,19 @@ def token_shape(model: MMultiModal, tokens: torch.Tensor) -> TokenShape:
     return TokenShape(flat.norm(dim=1).mean().item(), spread.item(), words.norm(dim=1).median().item())
 
 
-def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, images: int) -> list[str]:
-    """What is wrong with these numbers after ``images`` training pictures, each with what to try; often empty."""
+def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, images: int | None = None) -> list[str]:
+    """What is wrong with these numbers, each with what to try; often empty.
+
+    ``images`` is the number of training pictures so far: before IMAGES_TO_SIGHT a gap of 0 is no fault. None: the
+    training is over.
+    """
     found = []
-    if gap is not None and images >= IMAGES_TO_SIGHT and gap[0] <= 2 * gap[1]:
+    if gap is not None and (images is None or images >= IMAGES_TO_SIGHT) and gap[0] <= 2 * gap[1]:
+        after = "" if images is None else f"after {images:,} training pictures "
         found.append(
-            f"after {images:,} training pictures the loss is the same with another picture ({gap[0]:+.4f} nats, "
-            f"standard error {gap[1]:.4f}): the model does not look at them; try projector.standardize=true, a "
-            "projector.learning_rate of 3e-4, or captions before questions"
+            f"{after}the loss is the same with another picture ({gap[0]:+.4f} nats, standard error {gap[1]:.4f}): the "
+            "model does not look at them; try projector.standardize=true, a projector.learning_rate of 3e-4, or "
+            "captions before questions"
         )
     if shape is not None and shape.lengths > LONGEST:
         found.append(

@@ -269,7 +269,7 @@ class Loop:
         self.log.metrics(self.progress.step, values)
 
     def evaluate(self) -> None:
-        """The validation split's losses and a few answers, logged. A signal ends it early: ``stopping`` is then true."""
+        """Log the validation split's losses and a few answers. A signal ends it early: ``stopping`` is then true."""
         begin = time.perf_counter()
         self.model.eval()
         values = validate(self)

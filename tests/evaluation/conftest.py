@@ -46,6 +46,7 @@ def stub(data, monkeypatch):
         save_config(assistant.config, data / "checkpoint-1" / "config.yaml")
         write_manifest(data / "checkpoint-1", {"base_models": {}})
         monkeypatch.setattr(Assistant, "load", lambda checkpoint, device=None, **options: assistant)
+        monkeypatch.setattr("evaluation.sight.measure_sight", lambda *_: None)  # it needs a model
         return assistant
 
     return make
