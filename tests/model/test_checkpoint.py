@@ -36,6 +36,32 @@ def built(make_config):
     return (config, *build_with_batch(config))
 
 
+def test_statistics_of_the_features_are_restored(make_config, tmp_path):
+    config = make_config()
+    model, _, batch = build_with_batch(config)
+    width = model.vision.config.hidden_size
+    model.projector.set_statistics(torch.randn(width), torch.rand(width) + 0.5)
+    restored = load_checkpoint(save(config, model, tmp_path / "checkpoint-1")).model
+    assert torch.equal(restored.projector.feature_mean, model.projector.feature_mean)
+    batch.pop("labels")
+    assert torch.equal(restored(**batch).logits, model.eval()(**batch).logits)
+
+
+def test_a_checkpoint_of_an_earlier_version_opens_with_a_plain_projector(make_config, tmp_path):
+    """Its config has no projector.standardize, whose default is true, and its projector file no statistics."""
+    config = make_config("projector.standardize=false")
+    model, _, batch = build_with_batch(config)
+    folder = save(config, model, tmp_path / "checkpoint-1")
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert "  standardize: false\n" in text
+    (folder / "config.yaml").write_text(text.replace("  standardize: false\n", ""), encoding="utf-8")
+    write_manifest(folder, describe_run(config, model, seed=0))
+    restored, _, _, config_again = load_checkpoint(folder)
+    assert restored.projector.feature_mean is None and config_again.projector.standardize is False
+    batch.pop("labels")
+    assert torch.equal(restored(**batch).logits, model.eval()(**batch).logits)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
