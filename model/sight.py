@@ -102,11 +102,13 @@ def token_shape(model: MMultiModal, tokens: torch.Tensor) -> TokenShape:
 def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, images: int | None = None) -> list[str]:
     """What is wrong with these numbers, each with what to try; often empty.
 
-    ``images`` is the number of training pictures so far: before IMAGES_TO_SIGHT a gap of 0 is no fault. None: the
+    ``images`` is the number of training pictures so far: before IMAGES_TO_SIGHT nothing is a fault yet. None: the
     training is over.
     """
+    if images is not None and images < IMAGES_TO_SIGHT:
+        return []
     found = []
-    if gap is not None and (images is None or images >= IMAGES_TO_SIGHT) and gap[0] <= 2 * gap[1]:
+    if gap is not None and math.isfinite(gap[1]) and gap[0] <= 2 * gap[1]:
         after = "" if images is None else f"after {images:,} training pictures "
         found.append(
             f"{after}the loss is the same with another picture ({gap[0]:+.4f} nats, standard error {gap[1]:.4f}): the "

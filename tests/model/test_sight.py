@@ -92,8 +92,8 @@ SEES = TokenShape(length=1.0, spread=0.9, word_length=0.5)
     [
         ((0.0002, 0.0004), SEES, IMAGES_TO_SIGHT, "the loss is the same with another picture (+0.0002 nats"),
         ((0.05, 0.03), SEES, IMAGES_TO_SIGHT, "does not look at them"),
-        ((0.5, 0.01), TokenShape(6.0, 3.0, 0.5), 10, "visual tokens are 12 times as long as words"),
-        ((0.5, 0.01), TokenShape(1.0, 0.05, 0.5), 10, "visual tokens differ by 5% of their length"),
+        ((0.5, 0.01), TokenShape(6.0, 3.0, 0.5), IMAGES_TO_SIGHT, "visual tokens are 12 times as long as words"),
+        ((0.5, 0.01), TokenShape(1.0, 0.05, 0.5), IMAGES_TO_SIGHT, "visual tokens differ by 5% of their length"),
     ],
 )
 def test_each_sign_of_blindness_is_a_warning_that_says_what_to_try(gap, shape, images, words):
@@ -103,5 +103,6 @@ def test_each_sign_of_blindness_is_a_warning_that_says_what_to_try(gap, shape, i
 
 def test_a_model_that_sees_and_one_that_has_seen_few_pictures_give_no_warning():
     assert warnings_of((0.5, 0.01), SEES, 10**6) == []
-    assert warnings_of((0.0, 0.01), SEES, IMAGES_TO_SIGHT - 1) == []
+    assert warnings_of((0.0, 0.01), TokenShape(9.0, 0.1, 0.5), IMAGES_TO_SIGHT - 1) == []
     assert warnings_of(None, None, 10**6) == []
+    assert warnings_of((0.0, math.inf), SEES) == []  # a single batch tells nothing

@@ -74,6 +74,8 @@ def test_so_do_tied_embeddings_a_trained_tower_recomputed_activations_and_batche
 ):
     qwen = save_qwen3(tmp_path / "qwen3", tie_word_embeddings=True)
     more = [f"language.path={qwen}", "vision.train=full", "train.gradient_checkpointing=true"]
+    # The features of plain pictures hardly differ: made 100 times as large, their rounding moved a bias by 1.03e-4.
+    more += ["projector.standardize=false"]
     start = runs_of(make_config, tmp_path, [*OPTIONS, *more], {"text": TEXT})
     one, alone = start("one", "train.gradient_accumulation_steps=4")
     two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")

@@ -16,9 +16,13 @@ from training.setup import build_loop
 from training.validation import validate
 
 
-def loop_of(make_config, *overrides: str):
+def loop_of(make_config, *overrides: str, validation: int = 2):
     options = ["train.eval_strategy=steps", "train.eval_steps=2", *overrides]
-    config = make_config(*options, pictures=9, conversations=conversations(9))
+    talks = conversations(9)
+    for number in range(9):
+        for talk in talks[str(number)]:
+            talk["split"] = "validation" if number >= 9 - validation else "train"
+    config = make_config(*options, pictures=9, conversations=talks)
     loop = build_loop(config, Path(config.train.output) / "a")
     loop.prepare()
     enlarge_projector(loop.model)
@@ -78,12 +82,12 @@ def test_text_alone_has_a_loss_and_no_gap(make_config):
 
 def test_its_numbers_are_logged_and_a_blind_run_is_warned_of(make_config, caplog, monkeypatch):
     monkeypatch.setattr("model.sight.IMAGES_TO_SIGHT", 2)
-    loop = loop_of(make_config, "train.max_steps=2")
+    loop = loop_of(make_config, "train.max_steps=2", "train.per_device_eval_batch_size=1", validation=4)
     with torch.no_grad():
         loop.model.projector[2].weight.zero_()
     loop.images += 10
     with caplog.at_level(logging.WARNING):
-        loop.log = type("Log", (), {"metrics": lambda *_: None})()
+        loop.log = type("Log", (), {"metrics": lambda *_: None, "answers": lambda *_: None})()
         loop.evaluate()
     assert "after 10 training pictures the loss is the same with another picture" in caplog.text
     entry = loop.progress.log_history[-1]
