@@ -116,7 +116,6 @@ def score_model(
 
     from evaluation.asking import Pictures, ask_all
     from evaluation.baselines import fit_baselines
-    from evaluation.html.content import write_report
     from evaluation.report import build_result, show, write_result
     from evaluation.resuming import Saver
     from evaluation.sight import measure_sight
@@ -150,12 +149,22 @@ def score_model(
         return 0  # the first process scores and writes
     result = write(complete)  # before printing: a terminal that fails must not lose the result
     print(show(result))
-    page = write_report(result, args.output)
-    print(f"Every prediction is in {args.output}; {page} shows them with their pictures, in a browser.")
+    show_page(result, args.output)
     if not complete:
         answered = f"{result['answered']} of {len(questions)} questions answered"
         print(f"interrupted: {answered}; to continue: {typed_command(add=['--resume'])}", file=sys.stderr)
     return 0 if complete else 130
+
+
+def show_page(result: dict, output: Path) -> None:
+    """Write the page with the pictures, which takes 15 ms a picture, and say where all is. Ctrl-C leaves it out."""
+    from evaluation.html.content import write_report
+
+    try:
+        page = f"{write_report(result, output)} shows them with their pictures, in a browser."
+    except KeyboardInterrupt:
+        page = f"The page with their pictures was interrupted: {output.with_suffix('.html')} is not written."
+    print(f"Every prediction is in {output}. {page}")
 
 
 def load_assistant(

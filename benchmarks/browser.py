@@ -7,7 +7,6 @@ zero byte; Chromium reads from file descriptor 3 and writes to 4.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import shutil
@@ -31,7 +30,9 @@ KEY_CODES = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}  # wh
 
 
 def find_chromium() -> str | None:
-    """The path of an installed Chromium or Chrome, or None."""
+    """The path of an installed Chromium or Chrome; None without one, and on Windows, which has no such pipes."""
+    if os.name == "nt":
+        return None
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -165,6 +166,8 @@ class Browser:
 @contextmanager
 def _pipe(reading: bool = False) -> Iterator[tuple[int, int]]:
     """A pipe whose ends are above 9, so that they are not those that Chromium expects; Chromium's end is closed."""
+    import fcntl  # not on Windows
+
     ends = os.pipe()
     high = (fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 10), fcntl.fcntl(ends[1], fcntl.F_DUPFD_CLOEXEC, 10))
     os.close(ends[0])

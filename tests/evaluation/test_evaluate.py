@@ -93,6 +93,18 @@ def test_a_mistake_is_found_before_torch_is_imported(checkpoint, arguments, mess
     assert done.imported == []
 
 
+def test_ctrl_c_while_the_page_is_made_keeps_the_result(data, stub, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    stub(looks)
+    monkeypatch.setattr("evaluation.html.content.write_report", interrupted)
+    output = data / "result.json"
+    assert evaluate.main(["--checkpoint", str(data / "checkpoint-1"), "--output", str(output), "--no-probes"]) == 0
+    assert output.is_file() and not output.with_suffix(".html").exists()
+    assert f"The page with their pictures was interrupted: {data / 'result.html'} is not" in capsys.readouterr().out
+
+
 def test_verify_reads_all_files_again(data, stub, monkeypatch):
     model, asked = stub(looks), []
     monkeypatch.setattr(Assistant, "load", lambda *arguments, **options: asked.append(options["verify"]) or model)

@@ -13,6 +13,6 @@ from benchmarks.browser import NAMES, Browser, find_chromium
 def chromium() -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
-        pytest.skip(f"no Chromium to open the page in: none of {', '.join(NAMES)} is installed")
+        pytest.skip(f"no Chromium to open the page in: none of {', '.join(NAMES)} is installed, or this is Windows")
     with Browser(program) as browser:
         yield browser
