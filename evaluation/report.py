@@ -200,7 +200,8 @@ def show(result: Mapping) -> str:
     }
     if captions:
         lines += ["", *table(captions, {key: key for key in next(iter(captions.values()))})]
-    lines += ["", result["verdict"], f"Majority and question only are fitted on {result['baselines_fitted_on']}."]
+    lines += ["", result["verdict"], f"Questions: {result['data']}."]
+    lines += [f"Majority and question only are fitted on {result['baselines_fitted_on']}."]
     if sight := result.get("sight"):
         lines += [sight_line(sight), *sight["warnings"]]
     if result["long_references"]:

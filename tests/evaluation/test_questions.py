@@ -50,7 +50,7 @@ def test_train_split_and_given_files(data, stub):
 
 
 @pytest.mark.parametrize("name", ["validation", "held_out"])  # as files of earlier versions call it
-def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(data, stub, name):
+def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(data, stub, name, capsys):
     def rename(annotations):
         for talk in (talk for group in annotations.values() for talk in group if talk["split"] == "test"):
             talk["split"] = name
@@ -61,6 +61,7 @@ def test_a_run_without_a_test_split_is_scored_on_validation_and_says_so(data, st
     assert result["questions"] == 36 and result["baselines_fitted_on"] == "the 30 questions of the training split"
     said = "(validation; there is no test split, and the checkpoint was chosen on these questions)"
     assert result["data"] == f"{(data / 'annotations.json').as_posix()} {said}"
+    assert f"Questions: {result['data']}.\n" in capsys.readouterr().out
     assert run(data, "--no-probes", "--split", "validation")["data"].endswith("annotations.json (validation)")
 
 
