@@ -54,7 +54,7 @@ def conversation(given: object, images: list[str]) -> tuple[list[str], list[Mess
 def _message(message: object, number: int, marks: Marks) -> Message:
     given = message if isinstance(message, dict) else {}
     said_by, text = given.get("from", given.get("role")), given.get("value", given.get("content"))
-    role = ROLES.get(said_by, "") if isinstance(said_by, str) else ""
+    role = ROLES.get(said_by.lower(), "") if isinstance(said_by, str) else ""
     if isinstance(text, list) and any(isinstance(part, dict) for part in text):
         text = _joined([_part(part, f"part {n} of message {number}") for n, part in enumerate(text)])
     if role == "gpt" and isinstance(text, list) and all(isinstance(answer, str) for answer in text):

@@ -38,7 +38,7 @@ TRAILING = "question without an answer at the end dropped"
 EMPTY_QUESTION = "turn with an empty question dropped"
 EMPTY_ANSWER = "turn with an empty answer dropped"
 NOT_TEXT = "turn with a message that is not text dropped"
-OTHER_ROLE = "turn with a message of another role dropped"
+OTHER_ROLE = "turn with a message that is not from human, gpt or system dropped"
 REFERENCES = "turn with several answers in a row, one of them a list, dropped"
 SYSTEM_NOT_TEXT = "system message that is not text dropped"
 NOT_SHOWN = "image left out: only a dropped question shows it"
@@ -182,10 +182,10 @@ def _pairs(runs: list[_Run], changes: Counter[str]) -> Iterator[tuple[_Run, _Run
 
 def _fault(asked: _Run, answered: _Run | None, question: str, answers: list[str]) -> str | None:
     """Why a turn is dropped, or None."""
+    if fault := asked.fault or (answered and answered.fault):
+        return fault
     if answered is None:
         return TRAILING
-    if asked.fault or answered.fault:
-        return asked.fault or answered.fault
     if len(answered.texts) > 1 and any(isinstance(text, list) and len(text) > 1 for text in answered.texts):
         return REFERENCES
     return EMPTY_ANSWER if not answers else EMPTY_QUESTION if not question else None

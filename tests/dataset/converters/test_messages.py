@@ -65,6 +65,11 @@ def test_an_answer_names_no_picture():
     assert conversation(messages, []) == ([], [("human", "?"), ("gpt", "<img>a.jpg</img> <image>")])
 
 
+def test_roles_are_known_in_capitals_too():
+    messages = [{"from": "Human", "value": "?"}, {"role": "ASSISTANT", "content": "!"}]
+    assert conversation(messages, []) == ([], [("human", "?"), ("gpt", "!")])
+
+
 def test_a_message_that_makes_no_sense_keeps_no_text_or_no_role():
     messages = ["q", {"from": "tool", "value": "x"}, {"from": "human", "value": 5}, {"from": "gpt", "value": ["a", 5]}]
     assert conversation(messages, []) == ([], [("", None), ("", "x"), ("human", None), ("gpt", None)])

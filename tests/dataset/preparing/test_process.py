@@ -227,7 +227,7 @@ def test_a_record_that_makes_no_sense_is_rejected_with_its_reason(record, expect
         ({"image_id": "a.jpg", "caption": ["a", None]}, "the caption is neither text nor a list of texts"),
         ({"image_id": 7, "caption": "a"}, "image_id is neither a file name nor a list"),
         ({"caption": "a"}, "a caption belongs to one image, this one has 0"),
-        ({"image_id": "a.jpg", "caption": [{"from": "human", "value": "q"}, "a"]}, turns.TRAILING),
+        ({"image_id": "a.jpg", "caption": [{"from": "human", "value": "q"}, "a"]}, turns.OTHER_ROLE),
     ],
 )
 def test_a_caption_that_makes_no_sense_is_rejected_with_its_reason(record, expected):

@@ -134,7 +134,7 @@ def test_the_good_turns_of_a_record_survive_a_bad_one(bad, change, position):
         ([("q", "What?"), ("a", "")], f"has no question with an answer ({turns.EMPTY_ANSWER})"),
         ([("q", "What?"), ("a", "<image>")], f"({turns.IMAGE_IN_ANSWER}; {turns.EMPTY_ANSWER})"),
         ([("q", " "), ("a", "So.")], f"has no question with an answer ({turns.EMPTY_QUESTION})"),
-        ([("?", "What?"), ("?", "So.")], f"has no question with an answer ({turns.TRAILING})"),
+        ([("?", "What?"), ("?", "So.")], f"has no question with an answer ({turns.OTHER_ROLE})"),
     ],
 )
 def test_a_record_without_a_turn_is_rejected_with_the_reasons(messages, reason):
