@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from dataset.prompt import IGNORE_INDEX
+from qwen.tokenizer import TREE_STRIDE
 
 if TYPE_CHECKING:
     from dataset.image_caption_dataset import ImageCaptionDataset
@@ -48,19 +49,23 @@ class BatchInfo:
     position: Position | None = None  # of a stream: where it is after the batch's step
 
 
-def collate(samples: Sequence[dict], pad_token_id: int) -> dict[str, Any]:
-    """Stack samples into a batch, padded on the right by position.
+def collate(samples: Sequence[dict], pad_token_id: int, packed: bool = False) -> dict[str, Any]:
+    """Stack samples into a batch: a row for each, padded on the right by position, or one row of all if ``packed``.
 
     Returns:
         ``info``, a :class:`BatchInfo`, and tensors for B rows of at most T tokens with K images in all:
 
         - ``input_ids``, ``attention_mask``, ``labels``: [B, T] int64
-        - ``segments``, ``position_ids``: [B, T] int64, only where a row has several branches
+        - ``segments``, ``position_ids``: [B, T] int64, only where a row has several branches or trees
         - ``images_per_row``: [B] int64
         - ``pixel_values``: [U, 3, H, W] float32, or ``image_features`` [U, N, D] where samples bring those: each of U
           different images once; absent without images
         - ``image_index``: [K] int64, which of the U images each of the K is; only where U < K
     """
+    ids = [sample["id"] for sample in samples]
+    skipped = [line for sample in samples for line in sample["skipped"]]
+    if packed and len(samples) > 1:
+        samples = [pack(samples)]
     longest = max(len(sample["input_ids"]) for sample in samples)
 
     def padded(key: str, fill: int) -> torch.Tensor:
@@ -77,8 +82,8 @@ def collate(samples: Sequence[dict], pad_token_id: int) -> dict[str, Any]:
         "labels": padded("labels", IGNORE_INDEX),  # [B, T]
         "images_per_row": torch.tensor([len(sample["pixel_values"]) for sample in samples]),  # [B]
         "info": BatchInfo(
-            ids=[sample["id"] for sample in samples],
-            skipped=[line for sample in samples for line in sample["skipped"]],
+            ids=ids,
+            skipped=skipped,
             counts=Counts(tokens, sum(sample["visual_tokens"] for sample in samples), len(samples) * longest - tokens),
         ),
     }
@@ -94,6 +99,19 @@ def collate(samples: Sequence[dict], pad_token_id: int) -> dict[str, Any]:
     return batch
 
 
+def pack(samples: Sequence[dict]) -> dict[str, Any]:
+    """Several samples in one row: their trees one after another, which do not see each other."""
+    row: dict[str, Any] = {
+        key: [value for sample in samples for value in sample[key]]
+        for key in ("input_ids", "labels", "position_ids", "pixel_values", "images")
+    }
+    row["segments"] = [
+        tree * TREE_STRIDE + branch for tree, sample in enumerate(samples) for branch in sample["segments"]
+    ]
+    row["visual_tokens"] = sum(sample["visual_tokens"] for sample in samples)
+    return row
+
+
 def model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a batch, which are the arguments of :meth:`model.model.MMultiModal.forward`."""
     return {key: value for key, value in batch.items() if key != "info"}
@@ -101,4 +119,4 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def samples_of_batch(dataset: ImageCaptionDataset, indices: Sequence[int]) -> dict[str, torch.Tensor]:
     """The model's inputs for chosen samples of a dataset."""
-    return model_inputs(collate([dataset[i] for i in indices], dataset.tokenizer.pad_token_id))
+    return model_inputs(collate([dataset[i] for i in indices], dataset.tokenizer.pad_token_id, dataset.packing))

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
+from dataset.batches import batch_cost
 from dataset.conversations import Conversation, Named, read_conversations
 from dataset.image import ImageError, ImageProcessor, load_image, prepare_image
 from dataset.prompt import PromptError, Turn, encode_text, fit_prompt, images_first
@@ -69,6 +70,7 @@ class ImageCaptionDataset(Dataset[Sample]):
         self.max_length = config.language.max_length  # in tokens, visual ones included
         self.image_context_length = config.vision.image_context_length
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
+        self.packing = bool(config.data.packing)
         self.seed = config.data.seed
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
         self.features: Callable[[str], torch.Tensor] | None = None  # path -> features, which replace pixels if set
@@ -229,7 +231,7 @@ class ImageCaptionDataset(Dataset[Sample]):
 
     def cost(self, batch: Sequence[int]) -> int:
         """Tokens of a batch of samples, padding included."""
-        return len(batch) * max(self.lengths[index] for index in batch)
+        return batch_cost(self.lengths, batch, self.packing)
 
     def check_unusable(self, allowed: float, what: str) -> None:
         """Refuse data of which more than the share ``allowed`` cannot be used, or of which nothing can.

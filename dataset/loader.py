@@ -88,7 +88,9 @@ class _GuardedDataset(Dataset):
 
     def __getitems__(self, keys: list[int]) -> dict | Failure:
         try:
-            return collate([self.dataset[key] for key in keys], self.dataset.tokenizer.pad_token_id)
+            return collate(
+                [self.dataset[key] for key in keys], self.dataset.tokenizer.pad_token_id, self.dataset.packing
+            )
         except Exception as error:
             return _failure(error)
 

@@ -28,7 +28,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from common.command import resume_command
 from common.errors import UserError
-from dataset.batches import plan_batches, share_out
+from dataset.batches import batch_cost, plan_batches, share_out
 from dataset.collate import Position, collate
 from dataset.conversations import NOT_TRAINED_ON
 from dataset.image import ImageProcessor
@@ -68,6 +68,7 @@ class StreamedDataset:
         data, train = self.config.data, self.config.train
         settings = [data.seed, data.stream_window, data.message_trees, data.images_first, data.tokens_per_batch]
         settings += [data.keep_all_captions, data.images_per_conversation, self.config.language.max_length]
+        settings += [True] if data.packing else []  # absent in checkpoints of versions that could not pack
         settings += [train.per_device_train_batch_size, train.seed, train.data_seed]
         shards = [(path.name, path.stat().st_size) for path in self.shards]
         return hashlib.sha256(json.dumps([settings, shards]).encode()).hexdigest()
@@ -223,7 +224,7 @@ class StreamedBatches(IterableDataset):
         window, dataset = planned.window, planned.window.dataset
         first = window.start.epoch * len(dataset)
         samples = [dataset[first + index] for index in window.batches[planned.number]]
-        batch = collate(samples, dataset.tokenizer.pad_token_id)
+        batch = collate(samples, dataset.tokenizer.pad_token_id, dataset.packing)
         batch["info"].real = real
         if planned.number == 0 and real:  # all processes have read the window; one reports
             batch["info"].skipped = window.skipped + batch["info"].skipped
@@ -246,7 +247,7 @@ class StreamedBatches(IterableDataset):
                 lengths = window.dataset.lengths
                 for number in range(position.batches, len(window.batches)):
                     batch = window.batches[number]
-                    cost = len(batch) * max(lengths[i] for i in batch)
+                    cost = batch_cost(lengths, batch, window.dataset.packing)
                     yield _Planned(window, number, cost, window.start._replace(batches=number + 1))
                 position = position._replace(batches=0)
                 found += len(window.batches)
@@ -260,7 +261,8 @@ class StreamedBatches(IterableDataset):
     def _plan(self, window: Window) -> None:
         """Plan a window's batches, and their order, which is a function of the seed and the window's number alone."""
         lengths, seed = window.dataset.lengths, self.dataset.config.data.seed
-        batches = plan_batches(lengths, size=self.size, budget=self.budget, seed=seed)
+        packed = window.dataset.packing
+        batches = plan_batches(lengths, size=self.size, budget=self.budget, seed=seed, packed=packed)
         if self.seed is not None:
             number = self.seed + 1_000_003 * window.start.epoch + 1_000_000_007 * window.start.window
             order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(number))

@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from qwen.tokenizer import TREE_STRIDE
+
 NAME = "tree_attention"
 # The longest lengths only size the kernels' grid. Rounded up, they take few values, and each value that a compiled
 # layer sees is another compilation.
@@ -33,7 +35,7 @@ class TreeLayout:
     """Where the segments of a batch lie in its B * T flattened tokens; on the model's device, int32 but for ``ids``.
 
     Attributes:
-        ids: [B, T] int64, the segment of each token: 0 the root, 1, 2, ... branches, -1 padding.
+        ids: [B, T] int64, the segment of each token (:func:`tree_layout`).
         segments: [S + 1] boundaries of all segments, padding included, from 0 to B * T.
         roots: [R] positions of the root tokens of all trees, tree by tree.
         branches: [Q] positions of the branch tokens of all trees that have a root, tree by tree.
@@ -53,13 +55,25 @@ class TreeLayout:
     def mask_at(self, rows: torch.Tensor) -> torch.Tensor:
         """What the tokens at ``rows`` [B, M] see, [B, 1, M, T] bool."""
         own = self.ids.gather(1, rows)[..., None]  # [B, M, 1]
-        other = self.ids[:, None]  # [B, 1, T]
         earlier = torch.arange(self.ids.shape[1], device=rows.device) <= rows[..., None]  # [B, M, T]
-        return (earlier & ((own == other) | ((other == 0) & (own >= 0))))[:, None]
+        return (earlier & sees(own, self.ids[:, None]))[:, None]
+
+
+def sees(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Whether a token of segment ``own`` may attend to an earlier one of segment ``other``: bool, of broadcast shape.
+
+    It may if both are of one segment, or ``other`` is the root of its tree. Padding, -1, sees padding: a query that
+    sees nothing would become NaN.
+    """
+    root = (other % TREE_STRIDE == 0) & (
+        own.div(TREE_STRIDE, rounding_mode="floor") == other.div(TREE_STRIDE, rounding_mode="floor")
+    )
+    return (own == other) | root
 
 
 def tree_layout(segments: torch.Tensor) -> TreeLayout:
-    """The layout of ``segments`` [B, T]: 0 for the root, 1, 2, ... for branches, -1 for padding.
+    """The layout of ``segments`` [B, T]: n * TREE_STRIDE for the root of a row's tree n = 0, 1, ..., the numbers after it for
+    its branches, -1 for padding.
 
     It is computed on the CPU; segments on a GPU cost one wait for it, once a batch.
     """
@@ -68,9 +82,14 @@ def tree_layout(segments: torch.Tensor) -> TreeLayout:
     starts = torch.ones_like(host, dtype=torch.bool)
     starts[:, 1:] = host[:, 1:] != host[:, :-1]
     bounds = torch.cat([starts.flatten().nonzero().flatten(), torch.tensor([rows * length])])  # [S + 1]
-    has_root = (host == 0).any(1)  # [B]
-    of_root, of_branch = host == 0, (host > 0) & has_root[:, None]  # [B, T]
-    root_sizes, branch_sizes = of_root.sum(1)[has_root], of_branch.sum(1)[has_root]  # [trees]
+    trees = host.div(TREE_STRIDE, rounding_mode="floor")  # [B, T], -1 at padding
+    most = int(trees.max()) + 1 if length else 1
+    tree = torch.arange(rows)[:, None] * most + trees.clamp(min=0)  # [B, T], numbered through the batch
+    of_root, of_branch = (host >= 0) & (host % TREE_STRIDE == 0), (host >= 0) & (host % TREE_STRIDE > 0)  # [B, T]
+    root_sizes = torch.bincount(tree[of_root], minlength=rows * most)
+    of_branch &= (root_sizes > 0)[tree]  # branches without a root attend to themselves alone
+    branch_sizes = torch.bincount(tree[of_branch], minlength=rows * most)[root_sizes > 0]  # [trees]
+    root_sizes = root_sizes[root_sizes > 0]
 
     def to_device(values: torch.Tensor) -> torch.Tensor:
         return values.to(torch.int32).to(segments.device, non_blocking=True)

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from qwen.tokenizer import IGNORE_INDEX
 from qwen.tree_attention import NAME as TREE_ATTENTION
-from qwen.tree_attention import TreeLayout
+from qwen.tree_attention import TreeLayout, sees
 
 FLEX_BLOCK = 128  # FlexAttention's kernels go by blocks of this many tokens, and its backward wants whole ones
 
@@ -20,22 +20,19 @@ FLEX_BLOCK = 128  # FlexAttention's kernels go by blocks of this many tokens, an
 def tree_mask(segments: torch.Tensor) -> torch.Tensor:
     """Which token attends to which in a message tree: ``segments`` [B, T] int64 -> bool [B, 1, T, T], query by key.
 
-    0 is the root, which every branch 1, 2, ... of its row sees. A branch also sees itself, and no other branch. -1 is
-    padding, which sees the padding before it: a query that sees nothing would become NaN.
+    0 is the root, which every branch 1, 2, ... of its row sees. A branch also sees itself, and no other branch. Further
+    trees of the row follow in steps of TREE_STRIDE, and no tree sees another. -1 is padding.
     """
     length = segments.shape[1]
-    same = segments[:, :, None] == segments[:, None, :]  # [B, T, T], query by key
-    of_root = (segments == 0)[:, None, :] & (segments >= 0)[:, :, None]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    return ((same | of_root) & causal)[:, None]
+    return (sees(segments[:, :, None], segments[:, None, :]) & causal)[:, None]
 
 
 def tree_block_mask(segments: torch.Tensor) -> BlockMask:
     """:func:`tree_mask` for FlexAttention, which skips blocks that are all False. T is a multiple of FLEX_BLOCK."""
 
     def attended(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        own, other = segments[row, query], segments[row, key]
-        return (query >= key) & ((own == other) | ((other == 0) & (own >= 0)))
+        return (query >= key) & sees(segments[row, query], segments[row, key])
 
     rows, length = segments.shape
     return create_block_mask(attended, rows, None, length, length, device=segments.device, BLOCK_SIZE=FLEX_BLOCK)

@@ -200,6 +200,8 @@ def _nearest_choice(annotation: Any, value: Any) -> str:
 def _check_together(config: Config) -> None:
     """Values that are valid one by one and contradict each other."""
     _check_stream(config)
+    if config.data.packing and config.data.tokens_per_batch is None:
+        raise Invalid("data.packing", "expected data.tokens_per_batch beside it, the length of a row", True)
     _check_splits(config.data)
     _check_files(config)
     visual, longest = config.vision.image_context_length, config.language.max_length

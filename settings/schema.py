@@ -93,6 +93,7 @@ class Data(Section):
     message_trees: bool = Field(True, description=FLAG)
     images_first: bool = Field(False, description=FLAG)
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
+    packing: bool | None = Field(None, description="true, false, or null: true where the attention takes it")
     feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
     stream: FilePaths | None = Field(None, description=SHARDS)
     stream_validation: FilePaths | None = Field(None, description=SHARDS)

@@ -100,7 +100,9 @@ class SpreadFeed(EpochFeed):
         each = self.accumulation * world_size()
         self.longest = batches[-1]
         sample = [self.longest] * each + spread(batches, STEPS, each) * ROUNDS
-        self.order = EpochBatches(sample, dataset.lengths, None, world_size(), rank(), self.accumulation)
+        self.order = EpochBatches(
+            sample, dataset.lengths, None, world_size(), rank(), self.accumulation, packed=dataset.packing
+        )
         self.loader = loader(config, dataset, self.order)
         self.validation_batches: list[list[int]] = []
         if validation is not None:
@@ -110,7 +112,9 @@ class SpreadFeed(EpochFeed):
     def validation(self) -> Iterator[Batch]:
         dataset = self.validation_dataset
         assert dataset is not None, "validation is asked for only where there is an evaluation"
-        order = EpochBatches(self.validation_batches, dataset.lengths, None, world_size(), rank())
+        order = EpochBatches(
+            self.validation_batches, dataset.lengths, None, world_size(), rank(), packed=dataset.packing
+        )
         for batch, real in zip(loader(self.config, dataset, order), order.take(len(order)), strict=True):
             batch["info"].real = real
             yield batch

@@ -71,7 +71,10 @@ class Feed(Protocol):
 
 def plan(config: Config, dataset: ImageCaptionDataset, size: int) -> list[list[int]]:
     """Batches of like length: ``size`` samples, or as many as ``data.tokens_per_batch`` holds."""
-    return plan_batches(dataset.lengths, size=size, budget=config.data.tokens_per_batch, seed=config.data.seed)
+    data = config.data
+    return plan_batches(
+        dataset.lengths, size=size, budget=data.tokens_per_batch, seed=data.seed, packed=dataset.packing
+    )
 
 
 def data_seed(config: Config) -> int:
@@ -103,7 +106,13 @@ class EpochFeed:
         self.accumulation = config.train.gradient_accumulation_steps
         batches = plan(config, dataset, config.train.per_device_train_batch_size)
         self.order = EpochBatches(
-            batches, dataset.lengths, data_seed(config), world_size(), rank(), accumulation=self.accumulation
+            batches,
+            dataset.lengths,
+            data_seed(config),
+            world_size(),
+            rank(),
+            accumulation=self.accumulation,
+            packed=dataset.packing,
         )
         self.loader = loader(config, dataset, self.order)
         self.batches: Iterator[Batch] | None = None  # of the current epoch
@@ -125,7 +134,7 @@ class EpochFeed:
         dataset = self.validation_dataset
         assert dataset is not None, "only where train.eval_strategy is not no"
         batches = plan(self.config, dataset, self.config.train.eval_batch_size)
-        order = EpochBatches(batches, dataset.lengths, None, world_size(), rank())
+        order = EpochBatches(batches, dataset.lengths, None, world_size(), rank(), packed=dataset.packing)
         for batch, real in zip(loader(self.config, dataset, order), order.take(len(order)), strict=True):
             batch["info"].real = real
             yield batch

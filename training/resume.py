@@ -45,7 +45,8 @@ RESUME_RULES: tuple[Rule, ...] = (
     ),
     _applies("train.gradient_accumulation_steps", "from the next step on, at the same batch"),
     _applies(
-        "train.per_device_train_batch_size data.tokens_per_batch data.message_trees data.images_first data.seed "
+        "train.per_device_train_batch_size data.tokens_per_batch data.packing data.message_trees data.images_first "
+        "data.seed "
         "data.image_map data.annotations data.max_pixels language.max_length train.seed train.data_seed",
         "at the same share of the epoch: samples of that epoch may come twice or not at all",
     ),
@@ -70,7 +71,8 @@ RESUME_RULES: tuple[Rule, ...] = (
 
 # With data.stream a position is counted in windows and batches, so what decides on these is fixed.
 STREAM_RULE = _refused(
-    "data.seed data.stream_window data.message_trees data.images_first data.tokens_per_batch data.keep_all_captions "
+    "data.seed data.stream_window data.message_trees data.images_first data.tokens_per_batch data.packing "
+    "data.keep_all_captions "
     "data.images_per_conversation language.max_length train.per_device_train_batch_size train.seed train.data_seed",
     "the position in the shards counts its windows and batches",
 )

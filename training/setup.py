@@ -57,7 +57,7 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
     tokenizer = load_tokenizer(config.language.path)
     processor = load_image_processor(config.vision.path, config.vision.image_size)
-    feed = open_feed(config, tokenizer, processor)
+    feed = open_feed(decide_packing(config, dtype), tokenizer, processor)
     require_optional(config)
     accelerator = open_accelerator(config, dtype)
     if announce and not sharded:  # the estimate is of one process that holds all
@@ -150,6 +150,24 @@ def choose_dtype(config: Config) -> tuple[torch.dtype, str]:
     return torch.bfloat16, f"{name} computes in bf16; trainable weights stay fp32"
 
 
+def decide_packing(config: Config, dtype: torch.dtype) -> Config:
+    """The config with ``data.packing`` true or false. Null is true where ``data.tokens_per_batch`` is set and the
+    attention skips what trees do not see of each other; SDPA with a mask would compute all of it.
+    """
+    data, attention = config.data, config.language.attention
+    if data.packing is not None:
+        return config
+    skips = attention in ("tree_attention", "flex_attention") or (
+        attention == "auto" and cuda_trains(config) and dtype == torch.bfloat16
+    )
+    packing = data.tokens_per_batch is not None and skips
+    return config.model_copy(update={"data": data.model_copy(update={"packing": packing})})
+
+
+def cuda_trains(config: Config) -> bool:
+    return torch.cuda.is_available() and not config.train.use_cpu
+
+
 def choose_attention(config: Config, model: MMultiModal, dtype: torch.dtype) -> str:
     """The attention that the language model trains with: ``tree_attention`` wherever its flash kernels run.
 
@@ -157,7 +175,7 @@ def choose_attention(config: Config, model: MMultiModal, dtype: torch.dtype) -> 
         UserError: ``language.attention`` asks for one that cannot run here.
     """
     asked = config.language.attention
-    cuda = torch.cuda.is_available() and not config.train.use_cpu
+    cuda = cuda_trains(config)
     sliding = set(base_of(model.language).config.layer_types) != {"full_attention"}
     if asked == "auto":
         return "tree_attention" if cuda and dtype == torch.bfloat16 and not sliding else "sdpa"
