@@ -45,6 +45,7 @@ class BatchInfo:
     ids: list[str] = field(default_factory=list)  # the names of its conversations
     skipped: list[str] = field(default_factory=list)  # one line for each conversation that could not be used
     counts: Counts = Counts()
+    images_per_tree: int = 0  # the most that a tree has
     real: bool = True  # False: a repeated batch, which keeps the processes in step and must count for nothing
     position: Position | None = None  # of a stream: where it is after the batch's step
 
@@ -63,6 +64,7 @@ def collate(samples: Sequence[dict], pad_token_id: int, packed: bool = False) ->
         - ``image_index``: [K] int64, which of the U images each of the K is; only where U < K
     """
     ids = [sample["id"] for sample in samples]
+    images_per_tree = max(len(sample["images"]) for sample in samples)
     skipped = [line for sample in samples for line in sample["skipped"]]
     if packed and len(samples) > 1:
         samples = [pack(samples)]
@@ -83,6 +85,7 @@ def collate(samples: Sequence[dict], pad_token_id: int, packed: bool = False) ->
         "images_per_row": torch.tensor([len(sample["pixel_values"]) for sample in samples]),  # [B]
         "info": BatchInfo(
             ids=ids,
+            images_per_tree=images_per_tree,
             skipped=skipped,
             counts=Counts(tokens, sum(sample["visual_tokens"] for sample in samples), len(samples) * longest - tokens),
         ),

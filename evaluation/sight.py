@@ -26,7 +26,7 @@ def measure_sight(assistant: Assistant, questions: Sequence[Question]) -> Sight 
     for start in range(0, len(dataset), BATCH):
         batch = collate([dataset[i] for i in range(start, min(start + BATCH, len(dataset)))], 0)
         inputs = {name: tensor.to(assistant.device) for name, tensor in model_inputs(batch).items()}
-        swapped = others.swap(inputs["pixel_values"], inputs["images_per_row"])
+        swapped = others.swap(inputs["pixel_values"], batch["info"].images_per_tree)
         if shape is None:
             tokens = assistant.model.images_by_row(inputs["images_per_row"], inputs["pixel_values"])
             shape = token_shape(assistant.model, torch.cat(tokens or []))

@@ -56,19 +56,19 @@ class PictureGap:
 class OtherPictures:
     """Shows each picture of a batch as another one.
 
-    The pictures of a batch form a ring, and each is replaced by the next that belongs to another row. A batch with too
+    The pictures of a batch form a ring, and each is replaced by the next that belongs to another tree. A batch with too
     few pictures borrows those of the batch before it.
     """
 
     def __init__(self) -> None:
         self.earlier: torch.Tensor | None = None
 
-    def swap(self, pictures: torch.Tensor, images_per_row: torch.Tensor) -> torch.Tensor | None:
+    def swap(self, pictures: torch.Tensor, images_per_tree: int) -> torch.Tensor | None:
         """``pictures`` [U, ...], pixels or features -> as many others [U, ...]; None if there are no others yet."""
-        step, count = int(images_per_row.max()), len(pictures)
+        count = len(pictures)
         earlier, self.earlier = self.earlier, pictures
-        if count >= 2 * step:
-            return pictures.roll(step, dims=0)
+        if count >= 2 * images_per_tree:
+            return pictures.roll(images_per_tree, dims=0)
         return None if earlier is None else earlier[torch.arange(count) % len(earlier)]
 
 

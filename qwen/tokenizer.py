@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.hub import model_folder
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
-# In a row that holds several message trees, tree n has the segments n * TREE_STRIDE (its root) and the numbers after it.
+# In a row of several message trees, tree n has the segments n * TREE_STRIDE (its root) and the numbers after it.
 TREE_STRIDE = 1 << 16
 IGNORE_INDEX = -100  # the label of a token that is not learnt; torch's cross entropy skips it
 

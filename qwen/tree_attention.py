@@ -72,8 +72,8 @@ def sees(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def tree_layout(segments: torch.Tensor) -> TreeLayout:
-    """The layout of ``segments`` [B, T]: n * TREE_STRIDE for the root of a row's tree n = 0, 1, ..., the numbers after it for
-    its branches, -1 for padding.
+    """The layout of ``segments`` [B, T]: n * TREE_STRIDE for the root of a row's tree n = 0, 1, ..., the numbers after
+    it for its branches, -1 for padding.
 
     It is computed on the CPU; segments on a GPU cost one wait for it, once a batch.
     """

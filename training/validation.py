@@ -63,7 +63,7 @@ def with_other_pictures(batch: Batch, others: OtherPictures) -> Batch | None:
     """The batch with each picture replaced by another; None if it has none, or there are no others yet."""
     for name in PICTURES:
         if name in batch:
-            swapped = others.swap(batch[name], batch["images_per_row"])
+            swapped = others.swap(batch[name], batch["info"].images_per_tree)
             return None if swapped is None else {**batch, name: swapped}
     return None
 

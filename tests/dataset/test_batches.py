@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from dataset.batches import EpochBatches, plan_batches, share_out
+from dataset.batches import EpochBatches, batch_cost, plan_batches, share_out
 
 
 def test_batches_hold_rows_of_like_length_and_every_row_once():
@@ -16,6 +18,30 @@ def test_batches_hold_rows_of_like_length_and_every_row_once():
     assert all(len(b) * max(lengths[i] for i in b) <= 210 for b in packed if len(b) > 1)
     assert sorted(map(len, packed)) == [1, 2, 4]  # 300 alone, 100 and 101, the four short ones
     assert plan_batches([5] * 20, size=5, budget=None, seed=0) != plan_batches([5] * 20, size=5, budget=None, seed=1)
+
+
+def test_packed_rows_hold_every_sample_once_and_are_full():
+    rng = random.Random(0)
+    lengths = [rng.randint(100, 1500) for _ in range(5000)] + [20_000]
+    batches = plan_batches(lengths, size=4, budget=16_384, seed=0, packed=True)
+    assert sorted(i for batch in batches for i in batch) == list(range(5001))
+    costs = [batch_cost(lengths, batch, packed=True) for batch in batches]
+    assert sorted(costs)[-1] == 20_000 and [5000] in batches  # longer than the budget: alone
+    rest = sorted(cost for cost in costs if cost <= 16_384)
+    assert len(rest) == len(batches) - 1 and sum(rest) / len(rest) / 16_384 > 0.99
+    assert batches != plan_batches(lengths, size=4, budget=16_384, seed=1, packed=True)
+
+
+def test_processes_get_packed_rows_of_nearly_equal_cost():
+    rng = random.Random(0)
+    lengths = [rng.randint(100, 1500) for _ in range(4000)]
+    batches = plan_batches(lengths, size=4, budget=16_384, seed=0, packed=True)
+    loads = []
+    for rank in range(4):
+        mine = EpochBatches(batches, lengths, 0, processes=4, rank=rank, accumulation=2, packed=True)
+        taken = list(mine)[:40]
+        loads.append(sum(lengths[i] for batch in taken for i in batch))
+    assert min(loads) / max(loads) > 0.97  # 0.9996 without the one row that is not full
 
 
 def test_every_epoch_sees_every_batch_once_in_its_own_order():

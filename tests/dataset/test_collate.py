@@ -9,7 +9,7 @@ import torch
 from dataset.collate import PADDING, BatchInfo, Counts, collate, model_inputs, samples_of_batch
 from dataset.prompt import IGNORE_INDEX
 from model.model import MMultiModal
-from qwen.tokenizer import IMAGE_TOKEN, token_id
+from qwen.tokenizer import IMAGE_TOKEN, TREE_STRIDE, token_id
 from tests.helpers.conversations import ask, conversation
 
 
@@ -24,6 +24,23 @@ def test_collate_pads_right_by_position_and_masks_padding(open_dataset):
         assert batch["input_ids"][row, :length].tolist() == sample["input_ids"]
         assert batch["labels"][row].tolist() == sample["labels"] + [IGNORE_INDEX] * (max(lengths) - length)
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (max(lengths) - length)
+
+
+def test_packed_samples_are_one_row_without_padding(open_dataset):
+    talks = {"0": [conversation((f"{IMAGE_TOKEN}\nWhat {n}?", "red")) for n in ("is it", "color is it")]}
+    dataset = open_dataset(conversations=talks, pictures=3)
+    samples = [dataset[i] for i in range(len(dataset))]
+    batch = collate(samples, pad_token_id=0, packed=True)
+    for key in ("input_ids", "labels", "position_ids"):
+        assert batch[key].tolist() == [[value for sample in samples for value in sample[key]]]
+    assert batch["attention_mask"].all() and batch["info"].counts.padding == 0
+    assert batch["segments"].tolist() == [
+        [n * TREE_STRIDE + branch for n, sample in enumerate(samples) for branch in sample["segments"]]
+    ]
+    assert batch["images_per_row"].tolist() == [len(samples)] and batch["info"].images_per_tree == 1
+    assert batch["info"].ids == [sample["id"] for sample in samples]
+    one = collate(samples[1:2], pad_token_id=0, packed=True)
+    assert torch.equal(one["input_ids"], collate(samples[1:2], pad_token_id=0)["input_ids"])
 
 
 def test_text_only_one_image_and_several_images_share_a_batch(open_dataset):
@@ -52,6 +69,7 @@ def test_what_is_for_people_is_one_object_and_the_rest_are_the_models_arguments(
         ids=["0/0", "text/0"],
         skipped=["9/0: too long"],
         counts=Counts(tokens=sum(lengths), visual=8, padding=lengths[0] - lengths[1]),
+        images_per_tree=1,
         real=True,
         position=None,
     )

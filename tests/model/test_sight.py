@@ -57,19 +57,19 @@ def test_sums_of_two_processes_are_those_of_one():
     assert parts[0].result() == pytest.approx(whole.result())
 
 
-def test_each_picture_becomes_one_of_another_row():
+def test_each_picture_becomes_one_of_another_tree():
     pictures = torch.arange(6.0)[:, None]
-    one_each = OtherPictures().swap(pictures, torch.ones(6, dtype=torch.long))
+    one_each = OtherPictures().swap(pictures, 1)
     assert one_each.flatten().tolist() == [5, 0, 1, 2, 3, 4]
-    two_each = OtherPictures().swap(pictures, torch.tensor([2, 2, 2]))
+    two_each = OtherPictures().swap(pictures, 2)
     assert two_each.flatten().tolist() == [4, 5, 0, 1, 2, 3]
 
 
 def test_a_batch_of_one_picture_shows_the_one_before_it():
-    others, one = OtherPictures(), torch.ones(1, dtype=torch.long)
-    assert others.swap(torch.tensor([[7.0]]), one) is None
-    assert others.swap(torch.tensor([[8.0]]), one).tolist() == [[7.0]]
-    assert others.swap(torch.tensor([[9.0]]), one).tolist() == [[8.0]]
+    others = OtherPictures()
+    assert others.swap(torch.tensor([[7.0]]), 1) is None
+    assert others.swap(torch.tensor([[8.0]]), 1).tolist() == [[7.0]]
+    assert others.swap(torch.tensor([[9.0]]), 1).tolist() == [[8.0]]
 
 
 def test_lengths_and_spread_of_tokens_are_those_of_their_vectors(model):

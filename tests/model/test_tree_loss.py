@@ -54,13 +54,15 @@ def loss_and_gradients(
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3])  # 3: trees and single rows, padded
 @pytest.mark.parametrize("attention", ["sdpa", "tree_attention"])
+@pytest.mark.parametrize("packed", [False, True])
 def test_trees_give_the_loss_and_the_gradients_of_separate_rows(
-    make_config, dtype, tolerance, checkpointing, batch_size, attention
+    make_config, dtype, tolerance, checkpointing, batch_size, attention, packed
 ):
     options = {"pictures": 5, "conversations": CONVERSATIONS}
     lora = "lora.lora_dropout=0.0"
+    packing = ["data.packing=true", "data.tokens_per_batch=4096"] if packed else []
     rows = loss_and_gradients(make_config(lora, "data.message_trees=false", **options), dtype, False, 1)
-    trees = loss_and_gradients(make_config(lora, **options), dtype, checkpointing, batch_size, attention)
+    trees = loss_and_gradients(make_config(lora, *packing, **options), dtype, checkpointing, batch_size, attention)
     assert (rows[2], trees[2]) == (8, 4)
     assert trees[0] == pytest.approx(rows[0], rel=tolerance)
     assert trees[1].keys() == rows[1].keys() and len(rows[1]) > 20

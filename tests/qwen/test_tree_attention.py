@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwen.tokenizer import TREE_STRIDE
 from qwen.tree_attention import tree_attention, tree_layout
 from qwen.tree_mask import tree_mask
 
 needs_flash = pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need CUDA")
+S = TREE_STRIDE
 SEGMENTS = {
     "two trees and padding": [[0, 0, 0, 1, 1, 2, 2, 2, -1, -1], [0, 0, 1, 1, 1, 1, 2, 3, 3, 3]],
     "a row without branches": [[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2]],
     "branches without a root": [[1, 1, 2, 2, 2, 3], [0, 0, 0, 1, 2, 2]],
     "no root at all": [[1, 1, 2, 2, -1, -1]],
+    "packed": [
+        [0, 0, 1, 1, 2, S, S, S, S + 1, S + 2, S + 2, 2 * S + 1, 2 * S + 1, 3 * S, 3 * S + 1, -1],
+        [1, 1, 1, S, S, S + 1, S + 1, 2 * S, 2 * S, 2 * S, 3 * S, 3 * S + 1, 3 * S + 1, 3 * S + 2, -1, -1],
+    ],
 }
 
 

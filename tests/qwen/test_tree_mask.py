@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dataset.collate import PADDING
+from qwen.tokenizer import TREE_STRIDE
 from qwen.tree_mask import check_mask, tree_block_mask, tree_mask
 
 
@@ -19,6 +20,15 @@ def test_mask_lets_a_branch_see_the_root_and_itself():
         [1, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
     ]
+
+
+def test_trees_of_one_row_do_not_see_each_other():
+    one, other = [0, 0, 1, 2], [0, 1, 1]
+    packed = tree_mask(torch.tensor([[*one, *(TREE_STRIDE + segment for segment in other), PADDING]]))[0, 0]
+    wanted = torch.block_diag(
+        *(tree_mask(torch.tensor([tree]))[0, 0].int() for tree in (one, other)), torch.ones(1, 1, dtype=torch.int)
+    )
+    assert torch.equal(packed.int(), wanted)
 
 
 def test_a_mask_of_the_wrong_kind_is_refused():
@@ -40,9 +50,8 @@ def test_a_mask_of_the_wrong_kind_is_refused():
 
 
 def test_block_mask_is_the_tree_mask():
-    segments = torch.tensor([[0, 0, 1, 1, 2, PADDING, PADDING, PADDING], [0, 1, 2, 2, 3, 3, 4, 4]]).repeat_interleave(
-        32, 1
-    )
+    packed = [0, 1, TREE_STRIDE, TREE_STRIDE, TREE_STRIDE + 1, 2 * TREE_STRIDE + 1, 3 * TREE_STRIDE, PADDING]
+    segments = torch.tensor([[0, 0, 1, 1, 2, PADDING, PADDING, PADDING], packed]).repeat_interleave(32, 1)
     blocks = tree_block_mask(segments)
     rows, query, key = (torch.arange(n) for n in (2, 256, 256))
     dense = blocks.mask_mod(rows[:, None, None], torch.tensor(0), query[None, :, None], key[None, None, :])

@@ -11,7 +11,7 @@ from common.errors import UserError
 from model.fused_lora import FusedLoraLinear
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
-from training.setup import build_loop, choose_attention
+from training.setup import build_loop, choose_attention, decide_packing
 
 
 def test_building_twice_from_one_seed_gives_the_same_model(make_config):
@@ -45,6 +45,32 @@ def test_flash_kernels_are_chosen_where_they_run(choose):
     assert choose("train.use_cpu=true", cuda=True, dtype=bf16) == "sdpa"
     assert choose(cuda=True, dtype=bf16, sliding=True) == "sdpa"
     assert choose("language.attention=sdpa", cuda=True, dtype=bf16) == "sdpa"
+
+
+def test_trees_are_packed_where_the_attention_skips_what_they_do_not_see(make_config, monkeypatch):
+    def packs(*overrides: str, cuda: bool = True, dtype: torch.dtype = torch.bfloat16) -> bool | None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        config = make_config("train.use_cpu=false", *overrides)
+        decided = decide_packing(config, dtype).data.packing
+        assert config.data.packing is None or config.data.packing == decided  # the run's own config is unchanged
+        return decided
+
+    budget = "data.tokens_per_batch=4096"
+    assert packs(budget) is True and packs(budget, "language.attention=flex_attention") is True
+    assert packs() is False and packs(budget, cuda=False) is False and packs(budget, dtype=torch.float32) is False
+    assert packs(budget, "language.attention=sdpa") is False and packs(budget, "data.packing=false") is False
+    assert packs(budget, "data.packing=true", cuda=False) is True
+
+
+def test_a_packed_run_has_the_losses_of_separate_rows(make_config):
+    losses = []
+    for packing in ("false", "true"):
+        options = [f"data.packing={packing}", "data.tokens_per_batch=100000", "lora.lora_dropout=0.0"]
+        config = make_config(*options, "train.eval_strategy=steps", "train.eval_steps=2", f"train.run=packing-{packing}")
+        loop = build_loop(config, Path(config.train.output) / packing)
+        loop.train()
+        losses.append([(e["step"], e[k]) for e in loop.progress.log_history for k in ("loss", "eval_loss") if k in e])
+    assert losses[0] == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses[1]] and len(losses[0]) == 6
 
 
 @pytest.mark.parametrize(("cuda", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])
