@@ -66,7 +66,8 @@ def test_a_packed_run_has_the_losses_of_separate_rows(make_config):
     losses = []
     for packing in ("false", "true"):
         options = [f"data.packing={packing}", "data.tokens_per_batch=100000", "lora.lora_dropout=0.0"]
-        config = make_config(*options, "train.eval_strategy=steps", "train.eval_steps=2", f"train.run=packing-{packing}")
+        options += ["train.eval_strategy=steps", "train.eval_steps=2", f"train.run=packing-{packing}"]
+        config = make_config(*options)
         loop = build_loop(config, Path(config.train.output) / packing)
         loop.train()
         losses.append([(e["step"], e[k]) for e in loop.progress.log_history for k in ("loss", "eval_loss") if k in e])
