@@ -36,7 +36,15 @@ from settings import SHARDS
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "tga"}
 TEXTS = {"json", "txt"}
 PICKLES = {"pickle", "pkl", "pyd", "pth", "pt"}  # reading one may run code
-COLUMNS = {"image", "images", "conversations", "caption", "turns", "split"}  # of a Parquet file; others are not read
+COLUMNS = {
+    "image",
+    "images",
+    "conversations",
+    "messages",
+    "caption",
+    "turns",
+    "split",
+}  # of a Parquet file; others are not read
 LARGEST_MEMBER = 256 * 2**20  # bytes; the largest photo that data.max_pixels lets through has some tens of millions
 BLOCK = 2**20  # bytes that are read at once; no header of a tar is longer
 ROWS = 64  # of a Parquet file that become Python objects at once

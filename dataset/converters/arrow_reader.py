@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from dataset.converters.base import SPLITS
 
 PYARROW = "pyarrow==26.0.1"  # as in requirements-dev.txt
 ROWS = 64  # that become Python objects at once: with pictures in them, some tens of megabytes
@@ -42,12 +44,22 @@ def arrow_files(path: Path) -> list[Path]:
 def read_rows(path: Path, columns: set[str]) -> Iterator[Row]:
     """The rows of a file, or of all files in a folder, with those of ``columns`` that they have.
 
+    A row of a file that is named after its split, as the hub and ``datasets`` do it, has that under "split".
+
     Raises:
         UserError: no pyarrow, or damage.
     """
     for file in arrow_files(path):
+        split = split_in(file.relative_to(path)) if path.is_dir() else split_in(Path(file.name))
         for batch in _batches(file, columns):
-            yield from batch
+            for row in batch:
+                yield {"split": split, **row} if split else row
+
+
+def split_in(path: Path) -> str | None:
+    """The split that a file or its folder is named after: train-00000-of-00008.parquet, validation/data-....arrow."""
+    words = [re.split(r"[^a-z]", part.lower())[0] for part in path.parts]
+    return next((SPLITS[word] for word in reversed(words) if word in SPLITS), None)
 
 
 def _batches(file: Path, columns: set[str] | None, schema_only: bool = False) -> Iterator[Any]:

@@ -12,6 +12,7 @@ content, into the images folder of the source: training then reads it as it read
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,19 @@ def _pictures(record: dict[str, Any], folder: Path | None) -> list[str]:
 
 def example(record: object) -> Example:
     fields = as_object(record)
-    images, said = fields["images"], fields.get("texts")
+    images, said, split = fields["images"], fields.get("texts"), table.split_of(fields.get("split"))
     if isinstance(said, list):
-        return _cauldron(images, said)
+        return replace(_cauldron(images, said), split=split)
     if isinstance(fields.get("conversations"), list) or isinstance(fields.get("messages"), list):
-        return llava.example(record)
+        return replace(llava.example(record), split=split)
     if fields.get("question") is not None:
-        return _question(fields, images)
+        return replace(_question(fields, images), split=split)
     given = next((fields[key] for key in CAPTIONS if fields.get(key) not in (None, "", [])), None)
     if given is None:
         raise RecordError("has no texts, conversations, messages, question or caption")
     if len(images) != 1:
         raise RecordError(f"a caption belongs to one image, this row has {len(images)}")
-    return captioned(images[0], texts(given, "the caption"))
+    return captioned(images[0], texts(given, "the caption"), split)
 
 
 def _cauldron(images: list[str], said: list[Any]) -> Example:
@@ -97,7 +98,6 @@ def _question(row: dict[str, Any], images: list[str]) -> Example:
         images,
         id=None if row.get("id") is None else str(row["id"]),
         type=kind if isinstance(kind, str) and kind else None,
-        split=table.split_of(row.get("split")),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from dataset.converters.arrow_reader import split_in
 from dataset.converters.base import Example
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -74,7 +75,23 @@ def test_a_folder_that_datasets_saved(files, tmp_path):
     assert files.looks_like(tmp_path / "set") == "parquet"
     found = files.read("parquet", tmp_path / "set", pictures=tmp_path / "pictures")
     assert [e.captions for e in found] == [[str(n)] for n in range(150)]
+    assert {e.split for e in found} == {"train"}
     assert len([p for p in (tmp_path / "pictures").rglob("*") if p.is_file()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train-00000-of-00008.parquet", "train"),
+        ("data/validation_0.parquet", "validation"),
+        ("test/data-00000-of-00001.arrow", "test"),
+        ("train/test-0.parquet", "test"),
+        ("data-00000-of-00001.arrow", None),
+        ("trainstation.parquet", None),
+    ],
+)
+def test_a_file_may_be_named_after_its_split(path, split):
+    assert split_in(Path(path)) == split
 
 
 def test_a_picture_is_written_once_and_again_where_a_crash_left_half(files, tmp_path):
