@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from answering.checkpoints import add_checkpoint_arguments
 from common.command import typed_command
 from common.errors import UserError
+from common.text import prepare_console
 from dataset.conversations import SPLITS
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_console()
     args = parse_arguments(argv)
     try:
         return evaluate(args)

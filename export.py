@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from answering.checkpoints import add_base_arguments, base_overrides
 from common.errors import UserError
 from exporting.formats import FORMATS, NORMS, Options, load_format
 
@@ -47,6 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", help=f"of the weights; {dtypes} (default: the first)")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="ask N held-out questions of both models")
     parser.add_argument("--result", type=Path, metavar="FILE", help="evaluate.py's result, for the model card")
+    add_base_arguments(parser)
     args = parser.parse_args(argv)
     allowed = FORMATS[args.format].dtypes
     args.dtype = args.dtype or allowed[0]
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"--output = {args.output}: exists already; name another folder, or remove it")
-    config = open_config(args.checkpoint)
+    config = open_config(args.checkpoint, base_overrides(args))
     result = read_result(args.result) if args.result else None
     questions = sample(read_questions(config, None, None)[0], args.check, config.data.seed) if args.check else []
 

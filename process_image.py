@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from common.command import typed_command
 from common.errors import UserError
+from common.text import prepare_console
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_console()
     args = _parser().parse_intermixed_args(argv)
     try:
         config = load_config(args.config, args.overrides)

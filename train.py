@@ -19,6 +19,7 @@ from pathlib import Path
 from answering.checkpoints import add_base_arguments, base_overrides
 from common.command import resume_command
 from common.errors import UserError
+from common.text import prepare_console
 from evaluation.scores import check_metrics
 from settings import Config, add_config_arguments, load_config, require_paths
 from training.distributed import only_first_speaks, rank, world_size
@@ -28,6 +29,7 @@ from training.run_folder import RunFolder
 
 
 def main() -> int:
+    prepare_console()
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     only_first_speaks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
@@ -29,7 +30,15 @@ def choose_device(wanted: str | None = None) -> tuple[torch.device, torch.dtype]
 
     check_device(wanted)
     device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {wanted!r}: torch sees no CUDA here; use cpu, or install a CUDA build of torch")
+    seen: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
+    }
+    if device.type in seen and not seen[device.type]():
+        kind = device.type.upper()
+        raise UserError(
+            f"device {wanted!r}: torch sees no {kind} here; use cpu, or install a build of torch with {kind}"
+        )
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return device, torch.bfloat16 if has_bf16 else torch.float32

@@ -23,6 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from common.errors import UserError
+from common.text import prepare_console
 from dataset.converters import AUTO, FORMATS
 from dataset.converters.base import ADDED, Example, is_chinese
 from dataset.converters.choose import Choice, choose
@@ -207,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_console()
     args = _parser().parse_args(argv)
     try:
         source = Source(

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.text import prepare_console
 from dataset.conversations import SPLITS
 from dataset.image import ImageProcessor, load_image_processor
 from dataset.prompt import IGNORE_INDEX
@@ -55,6 +56,7 @@ def open_split(
 
 
 def main() -> None:
+    prepare_console()
     parser = argparse.ArgumentParser(
         description="Print one training sample as the model will see it: supervised tokens are green.",
         epilog="example: python -m dataset.show --config demo.yaml --index 3",

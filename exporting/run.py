@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,13 @@ from evaluation.questions import Question
 from exporting.card import Facts, model_card
 from exporting.compare import check, last_logits, reference_of, round_weights
 from exporting.formats import Format, Options, Reopened
-from model.checkpoint import load_undamaged
+from model.checkpoint import base_models, load_undamaged
 from model.manifest import read_manifest
 from model.memory import empty_model
 from model.plain_peft import PeftModel
 from qwen.load import readable
 from qwen.tokenizer import load_tokenizer
-from settings import Config
+from settings import Config, Generate
 
 SPARE = 100_000_000  # bytes for everything but the weights
 ROUNDED_TO = {"fp32": torch.float32, "bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
@@ -49,7 +50,7 @@ def export(
     """
     form.require(config, options)
     require_room(config, output, form, options)
-    source = open_source(checkpoint)
+    source = open_source(checkpoint, config)
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -75,13 +76,14 @@ def require_room(config: Config, output: Path, form: Format, options: Options) -
         raise UserError(f"--output = {output}: needs {readable(needed)}, and {parent} has {readable(free)} free")
 
 
-def open_source(checkpoint: Path) -> Assistant:
-    """The checkpoint's model on the CPU, in fp32, with its adapters merged.
+def open_source(checkpoint: Path, config: Config) -> Assistant:
+    """The checkpoint's model on the CPU, in fp32, with its adapters merged; ``config`` says where its base models are.
 
     Raises:
         UserError: an adapter cannot be merged.
     """
-    folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dequantize=True)
+    bases = [f"{key}={json.dumps(path)}" for key, path in base_models(config).items()]
+    folder, (model, tokenizer, image_processor, config) = load_undamaged(checkpoint, dequantize=True, overrides=bases)
     model.merge_adapters()
     for part in (model.vision, model.language):
         if isinstance(part, PeftModel):
@@ -111,12 +113,13 @@ def write_checked(
 
 def ask_ours(source: Assistant, questions: Sequence[Question]) -> list[tuple[Request, str]]:
     """Our greedy answer to each question."""
+    greedy = Generate(max_new_tokens=source.config.generate.max_new_tokens).model_dump(exclude={"batch_size"})
     pictures = Pictures(source.config.data.max_pixels)
     asked = []
     for start in range(0, len(questions), source.config.generate.batch_size):
         batch = questions[start : start + source.config.generate.batch_size]
         requests = [Request([Turn(q.asked)], [pictures(path) for path in q.images]) for q in batch]
-        asked += list(zip(requests, source.answer(requests, do_sample=False), strict=True))
+        asked += list(zip(requests, source.answer(requests, **greedy), strict=True))
     return asked
 
 

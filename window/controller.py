@@ -21,6 +21,7 @@ from answering.checkpoints import checkpoints_under, first_choice, is_demo, max_
 from answering.conversation import Conversation, typed
 from answering.worker import Problem, Worker, describe_error
 from common.errors import UserError
+from common.text import whole
 from dataset.image import ImageError, load_image
 from window.clipboard import clipboard_picture, file_in, local_path
 from window.dialog import SettingsDialog
@@ -273,7 +274,7 @@ class Window:
 
     def ask(self) -> None:
         """Ask what is typed, ending the answer in progress."""
-        question = self.view.question.strip()
+        question, replaced = whole(self.view.question.strip())
         if not question:
             return
         if not self.conversation.images:
@@ -286,9 +287,9 @@ class Window:
         self.view.entry.focus_set()
         if self.asking is not None:
             self._end_answer()
+        if replaced:
+            self.say("note", self.t("replaced", count=replaced))
         request = self.conversation.ask(question)
-        if self.conversation.replaced:
-            self.say("note", self.t("replaced", count=self.conversation.replaced))
         self.partial, self.looking, self.selected = "", None, None
         self.show_map()
         self.view.transcript.question(typed(self.conversation.turns[-1].question))

@@ -34,6 +34,17 @@ def test_the_default_is_the_processor_in_fp32_where_there_is_no_cuda(monkeypatch
         choose_device("cuda:1")
 
 
+@pytest.mark.parametrize(("name", "module"), [("mps", torch.backends.mps), ("xpu", torch.xpu)])
+def test_apples_and_intels_devices_are_taken_only_by_name_in_fp32(name, module, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    assert choose_device(name) == (torch.device(name), torch.float32)
+    assert choose_device() == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"device '{name}': torch sees no {name.upper()} here"):
+        choose_device(name)
+
+
 def test_cuda_answers_in_bf16_where_it_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for has_bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):

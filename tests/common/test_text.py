@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -39,6 +40,16 @@ def test_a_word_that_is_not_utf8_is_what_the_locale_says(monkeypatch):
     assert from_command_line("红色") == "红色"
     monkeypatch.setattr(os, "fsencode", lambda word: word.encode("utf-8", "surrogateescape"))
     assert whole(from_command_line(b"red \xba".decode("utf-8", "surrogateescape"))) == ("red \ufffd", 1)
+
+
+@pytest.mark.parametrize("command", ["ask", "evaluate", "process_image", "train", "dataset.show", "dataset.describe"])
+def test_no_command_ends_because_the_console_cannot_print_a_character(command, monkeypatch, capsys):
+    module, prepared = importlib.import_module(command), []
+    monkeypatch.setattr(module, "prepare_console", lambda: prepared.append(command))
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert prepared == [command] and "usage: " in capsys.readouterr().out
 
 
 def test_a_console_reads_utf8_and_prints_what_it_can(monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from answering.assistant import Assistant
+from answering.checkpoints import open_config
 from exporting.formats import Options, load_format
 from exporting.run import export, open_source
 from tests.helpers.models import build, move_trained, save
@@ -28,6 +29,6 @@ def trained_checkpoint(config, folder: Path, *, moved: bool = True) -> Path:
 
 def exported(checkpoint: Path, output: Path, *, dtype: str = "fp32", norm: str | None = None) -> tuple[Path, Assistant]:
     """The folder of an export, and our own model of the same checkpoint."""
-    source = open_source(checkpoint)
+    source = open_source(checkpoint, open_config(checkpoint))
     export(checkpoint, output, "hf", load_format("hf"), Options(dtype, norm), source.config, [])
     return output, source

@@ -455,3 +455,21 @@ def test_the_script_opens_a_window_and_control_q_ends_it(screen, config_home, tm
 def test_the_window_opens_before_torch_is_imported():
     code = "import sys; import window.controller; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_the_command_line_comes_before_the_preferences(open_window, monkeypatch):
+    loads = []
+    monkeypatch.setattr(Worker, "load", lambda worker, *arguments, **options: loads.append(options["overrides"]))
+    window, _ = open_window(overrides=["generate.do_sample=true", "generate.top_k=5", "data.max_pixels=1000"])
+    assert loads == [window.overrides] and window._max_pixels() == 1000
+    assert window._answer_settings() == {"temperature": 1.0}
+
+
+def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    window.view.question = "What\ud83d color?"
+    window.ask()
+    person.until(lambda: window.asking is None)
+    assert window.conversation.turns[0].question.endswith("What\ufffd color?")
+    assert window.notes[0].line.startswith("1 characters of the question cannot be read") and window.notes[0].turns == 0
