@@ -111,7 +111,8 @@ class Window:
         self.polling = root.after(POLL_MS, self.poll)
 
     def t(self, key: str, **values: object) -> str:
-        return text(self.preferences.language or system_language(), key, **values)
+        line = text(self.preferences.language or system_language(), key, **values)
+        return whole(line)[0]  # Tk takes no lone surrogates, which are in a file's name that is not UTF-8
 
     # ------------------------------------------------------------------------------------------ what is shown
 
@@ -127,7 +128,7 @@ class Window:
 
     def rebuild(self) -> None:
         """Replace the view, after a change of language, colours or size."""
-        draft, scale = self.view.question, self.view.look.scale
+        (draft, _), scale = whole(self.view.question), self.view.look.scale
         self.view.destroy()
         self.view = self._make_view()
         if self.view.look.scale != scale:
@@ -162,14 +163,14 @@ class Window:
         if key is not None:
             self.status = key, values
         key, values = self.status
-        name = name_of(self.checkpoint) if self.checkpoint else ""
+        name = whole(name_of(self.checkpoint))[0] if self.checkpoint else ""
         line = self.t(key, **{"name": name, **values})
         self.view.show_status(line, answering=self.asking is not None, loading=self.loading is not None)
         self.view.show_demo_note(self.is_demo)
         picture = None
         if self.conversation.images:
             image = self.conversation.images[0]
-            picture = Path(self.conversation.paths[0]).name, f"{image.width} × {image.height}"
+            picture = whole(Path(self.conversation.paths[0]).name)[0], f"{image.width} × {image.height}"
         self.view.show_names(name or self.t("no_checkpoint"), picture)
 
     def show_idle(self) -> None:

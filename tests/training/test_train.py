@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import train
 from settings import save_config
 from tests.helpers.forked import forks
 from tests.helpers.tiny import REPO
@@ -160,3 +161,12 @@ def test_a_mistake_that_only_building_finds_overwrites_nothing(make_config, wron
     done = run_train(config, "--overwrite", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert sorted(run.rglob("*")) == before
+
+
+def test_base_models_that_have_moved_are_named_with_resume(qwen_folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--base-language", str(qwen_folder)])
+    with pytest.raises(SystemExit):
+        train.parse_arguments()
+    assert "--base-language and --base-vision go with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
+    assert train.base_overrides(train.parse_arguments()) == [f'language.path="{qwen_folder}"']

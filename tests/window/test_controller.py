@@ -465,11 +465,24 @@ def test_the_command_line_comes_before_the_preferences(open_window, monkeypatch)
     assert window._answer_settings() == {"temperature": 1.0}
 
 
-def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, red):
+def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, red, monkeypatch):
     window, person = open_window(red)
     loaded(window, person)
-    window.view.question = "What\ud83d color?"
+    typed = property(lambda view: "What\ud83d color?", lambda view, question: None)  # Tk gives them, and takes none
+    monkeypatch.setattr(type(window.view), "question", typed)
     window.ask()
     person.until(lambda: window.asking is None)
     assert window.conversation.turns[0].question.endswith("What\ufffd color?")
     assert window.notes[0].line.startswith("1 characters of the question cannot be read") and window.notes[0].turns == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_a_picture_whose_name_is_not_utf8_is_opened_and_a_missing_one_named(open_window, red):
+    other = red.with_name("caf\udce9.png")
+    red.rename(other)
+    window, person = open_window(other)
+    loaded(window, person)
+    assert window.conversation.paths == [str(other)] and not window.notes
+    window.open_picture(str(other) + "x")
+    person.until(lambda: window.notes)
+    assert "caf\ufffd.pngx" in window.notes[0].line
