@@ -83,7 +83,7 @@ def measure_picture(max_pixels: int, path: str) -> Picture | str:
     """What is kept of a file, or the reason why it cannot be read."""
     try:
         content = Path(path).read_bytes()
-        # 1.4 ms for a COCO photo at a quarter of its size, 3.9 ms at its full one.
+        # 2.5 ms for a JPEG of 640 x 480, 4.4 ms at its full size. A smaller scale is not faster, and differs more.
         image = load_image(content, max_pixels, at_least=4 * GREY)
     except OSError as error:
         return error.strerror or type(error).__name__

@@ -55,7 +55,7 @@ def check_data(config: Config) -> int:
         if finding is not None:
             findings[name] = finding
     made = len(CHECKS) - len(skipped)
-    print(f"{config.data.annotations}: {_sizes(data)}; {made} checks, {len(findings) or 'no'} findings")
+    print(f"{config.data.annotations}: {_sizes(data)}; {made} checks, {_findings(len(findings))}")
     for number, (name, finding) in enumerate(findings.items(), start=1):
         print(_text(number, name, finding))
     for name, reason in skipped.items():
@@ -63,10 +63,14 @@ def check_data(config: Config) -> int:
     return len(findings)
 
 
+def _findings(count: int) -> str:
+    return "1 finding" if count == 1 else f"{count or 'no'} findings"
+
+
 def _sizes(data: Examined) -> str:
     splits = data.count_by(lambda conversation: conversation["split"])
     by_split = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-    return f"{len(data.paths):,} pictures, {len(data.conversations):,} conversations ({by_split})"
+    return f"{len(data.paths):,} pictures, {len(data.conversations):,} conversations ({by_split or 'none'})"
 
 
 def _text(number: int, name: str, finding: Finding) -> str:

@@ -86,6 +86,11 @@ def test_text_from_outside_cannot_control_the_terminal(fair, capsys):
     assert '"What is [2J there?" "red" or "blue"' in capsys.readouterr().out
 
 
+def test_no_conversations_and_no_pictures_are_no_findings(planted, capsys):
+    assert check_data(planted.config()) == 0
+    assert "0 pictures, 0 conversations (none); " in capsys.readouterr().out
+
+
 def test_missing_or_damaged_files_are_one_line(fair):
     config = fair.config()
     config.data.annotations.write_text("[]", encoding="utf-8")
@@ -104,7 +109,8 @@ def test_the_command_changes_nothing_and_its_status_tells(fair, capsys):
     assert {path: path.read_bytes() for path in fair.folder.rglob("*") if path.is_file()} == before
     shutil.copy(fair.folder / "images" / "0.png", fair.folder / "images" / "1.png")
     assert main(options) == 1
-    assert "copies: 1 of 24 pictures" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "checks, 1 finding\n" in text and "1. copies: 1 of 24 pictures" in text
     fair.folder.joinpath("image_map.json").unlink()
     assert main(options) == 2
     assert capsys.readouterr().err.count("\n") == 1
