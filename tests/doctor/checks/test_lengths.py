@@ -30,6 +30,19 @@ def test_conversations_that_are_cut_or_left_out(fair):
     assert {line.partition(":")[0] for line in finding.examples} == {"conversation 0/3", "conversation 1/3"}
 
 
+def test_a_system_text_of_its_own_counts(fair):
+    fair.ask("0.png", "Is there a cat?", "no")
+    fair.annotations["0"][-1]["system"] = "a small red circle at the top left and " * 70
+    assert lengths.too_long(fair.examine()).examples[0].startswith("conversation 0/3: ")
+
+
+def test_the_bound_of_a_conversation_is_never_below_its_tokens(fair):
+    """With one byte a token nothing but what is around the turns decides."""
+    fair.ask("0.png", *["?" for _ in range(40)])
+    fair.language["max_length"] = 260
+    assert lengths.too_long(fair.examine()) is not None
+
+
 def test_the_training_leaves_out_the_same_conversations(fair):
     from dataset.image import load_image_processor
     from dataset.image_caption_dataset import ImageCaptionDataset
