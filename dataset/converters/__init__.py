@@ -21,12 +21,3 @@ FORMATS: dict[str, Format] = {
 }
 OLD_NAMES = {"coco": "llava"}  # old name -> name
 AUTO = "auto"
-
-
-def format_named(name: str) -> Format:
-    """The entry of :data:`FORMATS` that ``data.sources.*.format`` names, by its name or by its old one.
-
-    Raises:
-        KeyError: there is none.
-    """
-    return FORMATS[OLD_NAMES.get(name, name)]

@@ -30,9 +30,8 @@ COLUMNS = (*IMAGES, *TEXTS, *CAPTIONS, "question_type", "type", "id", "split")
 
 
 def known_by(look: Look) -> str | None:
-    if look.kind not in ("parquet", "folder"):
-        return None
-    return f"it is {'a folder of Parquet or Arrow' if look.kind == 'folder' else 'a Parquet or Arrow'} files"
+    signs = {"parquet": "it is a Parquet or Arrow file", "folder": "it is a folder of Parquet or Arrow files"}
+    return signs.get(look.kind)
 
 
 def read(file: File) -> Iterator[object]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dataset.converters import FORMATS, format_named
+from dataset.converters import FORMATS
+from dataset.converters.choose import choose
 from dataset.converters.llava import example
 from dataset.records import RecordError
+from settings import Source
 from tests.helpers.workplace import talk
 
 
@@ -30,5 +32,6 @@ def test_what_is_no_picture_is_refused_by_name(key):
         example({key: "a.mp4", "conversations": talk("<video>?", "yes")})
 
 
-def test_coco_is_its_old_name():
-    assert format_named("coco") is format_named("llava") is FORMATS["llava"]
+def test_coco_is_its_old_name(tmp_path):
+    source = Source(name="x", format="coco", annotations=str(tmp_path / "a.json"), images=str(tmp_path))
+    assert choose(source, "data.sources.0")[:2] == ("llava", FORMATS["llava"])
