@@ -21,25 +21,30 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.common import PRESETS, Shape, batch_of, build_ours, image_token, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import RANK, Generation, exactly, language_of, layers_of
 from benchmarks.gpu.part import Part, Skip
+from dataset.collate import collate, model_inputs
+from dataset.trees import grow_tree, root_length
 from model.fused_lora import fuse_lora, unfuse_lora
 from model.model import MMultiModal
 
 QUESTIONS = 5
-WAYS = {  # trees?, attention, last layer narrowed?, layers compiled?, LoRA fused?
-    "rows sdpa": (False, "sdpa", True, False, False),
-    "trees sdpa": (True, "sdpa", True, False, False),
-    "rows eager": (False, "eager", True, False, False),
-    "trees eager": (True, "eager", True, False, False),
-    "trees sdpa, last layer whole": (True, "sdpa", False, False, False),
-    "trees sdpa, fused LoRA": (True, "sdpa", True, False, True),
-    "rows tree_attention, fused LoRA": (False, "tree_attention", True, False, True),
-    "trees tree_attention, fused LoRA": (True, "tree_attention", True, False, True),
-    "trees flex_attention": (True, "flex_attention", True, False, False),
-    "rows flex_attention": (False, "flex_attention", True, False, False),
-    "trees sdpa compiled": (True, "sdpa", True, True, False),
-    "trees tree_attention, fused LoRA, compiled": (True, "tree_attention", True, True, True),
+WAYS = {  # layout, attention, last layer narrowed?, layers compiled?, LoRA fused?
+    "rows sdpa": ("rows", "sdpa", True, False, False),
+    "trees sdpa": ("trees", "sdpa", True, False, False),
+    "rows eager": ("rows", "eager", True, False, False),
+    "trees eager": ("trees", "eager", True, False, False),
+    "trees sdpa, last layer whole": ("trees", "sdpa", False, False, False),
+    "trees sdpa, fused LoRA": ("trees", "sdpa", True, False, True),
+    "rows tree_attention, fused LoRA": ("rows", "tree_attention", True, False, True),
+    "trees tree_attention, fused LoRA": ("trees", "tree_attention", True, False, True),
+    "packed sdpa": ("packed", "sdpa", True, False, False),
+    "packed tree_attention, fused LoRA": ("packed", "tree_attention", True, False, True),
+    "trees flex_attention": ("trees", "flex_attention", True, False, False),
+    "packed flex_attention": ("packed", "flex_attention", True, False, False),
+    "rows flex_attention": ("rows", "flex_attention", True, False, False),
+    "trees sdpa compiled": ("trees", "sdpa", True, True, False),
+    "trees tree_attention, fused LoRA, compiled": ("trees", "tree_attention", True, True, True),
 }
-QUICK, COMPILED = list(WAYS)[:8], list(WAYS)[8:]
+QUICK, COMPILED = list(WAYS)[:10], list(WAYS)[10:]
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
@@ -112,7 +117,7 @@ class Pair:
     def gradients(
         self,
         dtype: torch.dtype,
-        trees: bool,
+        layout: str,
         attention: str,
         narrow: bool = True,
         compiled: bool = False,
@@ -121,7 +126,7 @@ class Pair:
         """Loss and gradients in float64, by name."""
         model, device = self.model(dtype), self.part.device
         model.set_attention(attention)
-        batch, language = self.batch(trees), language_of(model)
+        batch, language = self.batch(layout), language_of(model)
         torch._dynamo.reset()
         for layer in layers_of(model):
             layer._compiled_call_impl = None
@@ -140,22 +145,22 @@ class Pair:
         model.zero_grad()
         return float(loss), found
 
-    def batch(self, trees: bool) -> dict[str, torch.Tensor]:
-        """The same five questions about one picture, as one tree or as five rows."""
-        generator = torch.Generator().manual_seed(0)
-        tree = batch_of(self.shape, QUESTIONS, 1, generator)
-        if not trees:
-            rows = rows_of_one_image(self.shape, QUESTIONS, torch.Generator().manual_seed(0))
-            pixels = tree["pixel_values"].expand(QUESTIONS, -1, -1, -1)
-            ids, labels = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
-            counts = torch.ones(QUESTIONS, dtype=torch.long)
-            tree = {"input_ids": ids, "labels": labels, "pixel_values": pixels, "images_per_row": counts}
-            tree["attention_mask"] = torch.ones_like(ids)
-        moved = {key: value.to(self.part.device) for key, value in tree.items()}
-        return {**moved, "images_per_row": tree["images_per_row"]}
+    def batch(self, layout: str) -> dict[str, torch.Tensor]:
+        """The same five questions about one picture, as five rows, as one tree, or as two trees packed into a row."""
+        tree = batch_of(self.shape, QUESTIONS, 1, torch.Generator().manual_seed(0))
+        rows = rows_of_one_image(self.shape, QUESTIONS, torch.Generator().manual_seed(0))
+        parts = {"rows": [[row] for row in rows], "trees": [rows], "packed": [rows[:2], rows[2:]]}[layout]
+        picture = {"pixel_values": [tree["pixel_values"][0]], "images": [0], "visual_tokens": visual_tokens(self.shape)}
+        samples = []
+        for part in parts:
+            root = root_length(part, image_token(self.shape), visual_tokens(self.shape))
+            samples.append({**grow_tree(part, root), **picture, "id": "", "skipped": []})
+        batch = model_inputs(collate(samples, pad_token_id=0, packed=layout == "packed"))
+        moved = {key: value.to(self.part.device) for key, value in batch.items()}
+        return {**moved, "images_per_row": batch["images_per_row"]}
 
     def compare(
-        self, dtype: torch.dtype, trees: bool, attention: str, narrow: bool, compiled: bool, fused: bool
+        self, dtype: torch.dtype, layout: str, attention: str, narrow: bool, compiled: bool, fused: bool
     ) -> dict:
         """Relative error of each group's gradient, and the difference of the losses, against float64."""
         device = self.part.device
@@ -166,8 +171,8 @@ class Pair:
         if attention == "tree_attention" and device.type == "cuda" and dtype != BF16:
             raise Skip("flash kernels are for bf16 and fp16")
         if self.wanted is None:
-            self.wanted = self.gradients(torch.float64, False, "eager")
-        loss, found = self.gradients(dtype, trees, attention, narrow, compiled, fused)
+            self.wanted = self.gradients(torch.float64, "rows", "eager")
+        loss, found = self.gradients(dtype, layout, attention, narrow, compiled, fused)
         wanted_loss, wanted = self.wanted
         if found.keys() != wanted.keys():
             raise AssertionError(f"other weights have gradients: {sorted(found.keys() ^ wanted.keys())[:3]}")
@@ -301,7 +306,7 @@ def four_bits(pair: Pair) -> dict:
         unpacked[name].base_layer.weight.data.copy_(restored.to(weight.dtype))
     quantised = Pair(pair.shape, pair.part)
     quantised.models[dtype] = model
-    loss, found = quantised.gradients(dtype, True, "sdpa")
-    wanted_loss, wanted = plain.gradients(dtype, True, "sdpa")
+    loss, found = quantised.gradients(dtype, "trees", "sdpa")
+    wanted_loss, wanted = plain.gradients(dtype, "trees", "sdpa")
     worst = max(float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted)
     return {"loss difference": abs(loss - wanted_loss), "worst gradient": worst}
