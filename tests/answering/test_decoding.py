@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from answering.decoding import cut_at_stop, generate_arguments, pieces_to_stop
+from answering.prefix_cache import generate_on_prefixes
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
 from settings import Generate
@@ -38,6 +39,25 @@ def test_a_batch_with_padding_gives_the_answers_of_whole_prompts_alone(ending, o
     wanted = reference_answers(assistant, requests(), max_new_tokens=12, **options)
     assert assistant.answer(requests(), max_new_tokens=12, **options) == wanted
     assert wanted != reference_answers(assistant, requests(), max_new_tokens=12)  # the option matters
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_padding_is_no_repetition(assistant, beams):
+    """The padding is the token that the first row answers with: as a repetition, it would give another answer."""
+    asked = requests()[:2]
+    prompts = [assistant._prompt(request) for request in asked]
+    pixels = [assistant._pixels(request.images) for request in asked]
+    assert len(prompts[0]) < len(prompts[1])
+    options = {"max_new_tokens": 5, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "num_beams": beams}
+
+    def alone(**options) -> list[int]:
+        images = {"pixel_values": pixels[0], "images_per_row": torch.tensor([1])}
+        return assistant.model.generate(torch.tensor(prompts[:1]), **images, **options)[0].tolist()
+
+    wanted = alone(**options)
+    ends = [assistant._end_of_images(prompt) for prompt in prompts]
+    together = generate_on_prefixes(assistant.model, prompts, ends, [0, 1], pixels, pad_token_id=wanted[0], **options)
+    assert together[0].tolist() == wanted and wanted[0] not in prompts[0]
 
 
 @each_way
