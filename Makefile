@@ -39,6 +39,7 @@ soak: install-dev
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_distributed.py -k launcher
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py tests/model/test_compiling.py
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/model/test_llava.py
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/qwen/test_qwen1.py -k whole_demo
 
 # Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.

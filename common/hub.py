@@ -110,6 +110,32 @@ def hub_answers() -> bool:
     return bool(answers)
 
 
+def fetch_config(path: str, key: str) -> dict[str, Any]:
+    """The content of the config.json of a model that is named by folder or hub name; its weights are not fetched.
+
+    Raises:
+        UserError: it is not here, and the hub cannot be reached or does not have it; names ``key``.
+    """
+    folder = local_model_folder(path)
+    if folder is not None:
+        return read_config(folder, key)
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        raise UserError("neither a folder nor a hub name such as llava-hf/llava-interleave-qwen-0.5b-hf") from None
+    if not isinstance(found, str):
+        if not hub_answers():
+            raise UserError(f"not in the hub's cache, and the hub cannot be reached; {how_to_download(path, key)}")
+        try:
+            found = hf_hub_download(path, "config.json")
+        except Exception as error:  # the hub's own errors, the network's and the disk's have no common class
+            raise UserError(f"{_first_line(error)}; {how_to_download(path, key)}") from error
+    return read_config(Path(found).parent, key)
+
+
 # ---------------------------------------------------------------------------------------------- what a folder holds
 
 
@@ -216,8 +242,12 @@ def check_hash(file: Path, found: str) -> None:
 # ---------------------------------------------------------------------------------------------- loading
 
 
-def load_strictly(cls: Any, folder: str, dtype: torch.dtype, key: str, **options) -> Any:
+def load_strictly(
+    cls: Any, folder: str, dtype: torch.dtype, key: str, *, state: dict[str, torch.Tensor] | None = None, **options
+) -> Any:
     """``cls.from_pretrained`` from safetensors. Tensors in the files and in the model must be the same.
+
+    ``state`` replaces the files: the tensors of a part of what the folder holds; ``options`` then have a ``config``.
 
     Raises:
         UserError: names the first tensor that is missing, surplus or of another shape, or the file that is incomplete.
@@ -226,7 +256,8 @@ def load_strictly(cls: Any, folder: str, dtype: torch.dtype, key: str, **options
         raise UserError(f"{key}: {lack}")
     try:
         model, info = cls.from_pretrained(
-            folder,
+            None if state is not None else folder,
+            state_dict=state,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,

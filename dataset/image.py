@@ -111,7 +111,8 @@ def load_image_processor(
     folder = model_folder(folder_or_name, "vision.path")
     try:
         settings, _ = SiglipImageProcessorPil.get_image_processor_dict(folder)
-    except (OSError, ValueError) as error:
+        settings = settings.get("image_processor", settings)  # of a processor_config.json
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder_or_name}: no readable preprocessor_config.json ({_one_line(error)})") from None
     # The first CLIP models name it under the older key.
     kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "SiglipImageProcessor"))

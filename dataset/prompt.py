@@ -6,6 +6,8 @@ exactly as it was for training. The layout is Qwen's ChatML::
     <|im_start|>system\n{system}<|im_end|>\n
     <|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n   (once per turn)
 
+A LLaVA that a run begins with (``model``) has a template of its own, which is followed instead (dataset/layout.py).
+
 Ids and labels are built together, segment by segment. Nothing is tokenised a second time to find where an answer
 begins: in other projects that search ends in "tokenization mismatch" and losses of zero.
 """
@@ -13,17 +15,17 @@ begins: in other projects that search ends in "tokenization mismatch" and losses
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from common.errors import UserError
+from dataset.layout import layout_of
 from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, token_id
 
 if TYPE_CHECKING:
     from PIL import Image
-
-NO_THOUGHTS = "<think>\n\n</think>\n\n"  # before an answer: turns the thinking of Qwen3 off
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
 
@@ -83,39 +85,95 @@ def build_prompt(
     If the model's own template can turn thinking off (Qwen3), every answer follows the empty thoughts with which that
     template does it, unless ``thinking``. They are unsupervised, and the same in training and in answering.
 
+    A LLaVA's own template is followed instead of ChatML (dataset/layout.py), by the same rules; its own system message
+    is used where ``system`` is "".
+
     Raises:
         PromptError: no turns, or an unanswered turn before the last.
         TokenError: the tokenizer lacks a control token.
+        UserError: the template cannot be followed, or has no system message.
     """
     if not turns:
         raise PromptError("a conversation needs at least one turn")
-    start, end = token_id(tokenizer, "<|im_start|>"), token_id(tokenizer, "<|im_end|>")
-    newline = encode_text(tokenizer, "\n")
-    opening = [start, *encode_text(tokenizer, "assistant\n")]
-    if not thinking and can_think(tokenizer):
-        opening += encode_text(tokenizer, NO_THOUGHTS)
-    input_ids: list[int] = []
-    labels: list[int] = []
-
-    def add(ids: Sequence[int], supervised: bool = False) -> None:
-        input_ids.extend(ids)
-        labels.extend(ids if supervised else [IGNORE_INDEX] * len(ids))
-
-    if system:
-        add([start, *encode_text(tokenizer, "system\n" + system), end, *newline])
+    layout = layout_of(tokenizer, thinking)
+    prompt = _Prompt(tokenizer, image_context_length)
+    if not system:
+        prompt.literal(layout.first)
+    elif layout.system is None:
+        raise UserError('language.system: the chat template of this model has no system message; set it to ""')
+    else:
+        prompt.literal(layout.system[0])
+        prompt.text(system)
+        prompt.literal(layout.system[1])
     for index, turn in enumerate(turns):
-        add([start, *encode_text(tokenizer, "user\n")])
-        for position, piece in enumerate(turn.question.split(IMAGE_TOKEN)):
+        last = index == len(turns) - 1
+        if index:
+            prompt.literal(layout.following)
+        if layout.apart:
+            prompt.flush()
+        for position, piece in enumerate(layout.question(turn.question).split(IMAGE_TOKEN)):
             if position:
-                add([token_id(tokenizer, IMAGE_TOKEN)] * image_context_length)
-            add(encode_text(tokenizer, piece))
-        add([end, *newline, *opening])
+                prompt.control(IMAGE_TOKEN)
+            prompt.text(piece)
+        prompt.literal(layout.opening if last else layout.earlier)
+        prompt.flush()
         if turn.answer is not None:
-            add([*encode_text(tokenizer, turn.answer), end], supervised=True)
-            add(newline)
-        elif index != len(turns) - 1:
+            prompt.text(layout.lead + turn.answer)
+            if last or layout.ends_each:
+                prompt.control(layout.end)
+            prompt.flush(supervised=True)
+            prompt.literal(layout.last if last else "")
+        elif not last:
             raise PromptError(f"turn {index + 1} of {len(turns)} has no answer; only the last may be open")
-    return input_ids, labels
+    prompt.flush()
+    return prompt.input_ids, prompt.labels
+
+
+class _Prompt:
+    """Ids and labels, grown from texts and control tokens. Neighbouring texts are encoded together."""
+
+    def __init__(self, tokenizer: Tokenizer, image_context_length: int) -> None:
+        self.tokenizer, self.image_context_length = tokenizer, image_context_length
+        self.input_ids: list[int] = []
+        self.labels: list[int] = []
+        self._ids: list[int] = []  # since the last flush, before the text that waits
+        self._text = ""
+
+    def text(self, text: str) -> None:
+        """What somebody said: control tokens spelled out in it are ordinary characters."""
+        self._text += text
+
+    def control(self, token: str) -> None:
+        """A control token; the placeholder of images as often as a picture has visual tokens."""
+        self._encode()
+        self._ids += [token_id(self.tokenizer, token)] * (self.image_context_length if token == IMAGE_TOKEN else 1)
+
+    def literal(self, text: str) -> None:
+        """Text of the layout, in which control tokens are control tokens."""
+        for number, piece in enumerate(_pieces(self.tokenizer, text)):
+            if number % 2:
+                self.control(piece)
+            else:
+                self.text(piece)
+
+    def flush(self, supervised: bool = False) -> None:
+        """End a part of the prompt. What comes next is encoded by itself."""
+        self._encode()
+        self.input_ids += self._ids
+        self.labels += self._ids if supervised else [IGNORE_INDEX] * len(self._ids)
+        self._ids = []
+
+    def _encode(self) -> None:
+        if self._text:
+            self._ids += encode_text(self.tokenizer, self._text)
+            self._text = ""
+
+
+@lru_cache(maxsize=100)
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """A layout's text, cut at its control tokens: text, control token, text, ..., text."""
+    tokens = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
+    return re.split("(" + "|".join(map(re.escape, tokens)) + ")", text)
 
 
 def fit_prompt(
@@ -157,11 +215,6 @@ def images_first(turns: list[Turn]) -> list[Turn]:
     if images:
         bare[0].question = IMAGE_TOKEN * images + "\n" + bare[0].question
     return bare
-
-
-def can_think(tokenizer: Tokenizer) -> bool:
-    """Whether the model's own template has a switch for thinking, as Qwen3's has."""
-    return "enable_thinking" in str(tokenizer.chat_template)
 
 
 def without_thoughts(answer: str) -> str:

@@ -24,6 +24,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from common.errors import UserError
@@ -56,10 +57,10 @@ TOWER, LANGUAGE, PROJECTOR = "vision_tower.vision_model.", "language_model.", "m
 
 def require(config: Config, options: Options) -> None:
     """See :class:`exporting.formats.Format`."""
-    if options.norm is not None and config.vision.layer != -1:
+    if options.norm is not None and (config.vision.layer != -1 or not config.vision.final_norm):
         raise UserError(
-            f"--norm = {options.norm}: the run takes vision.layer = {config.vision.layer}, which is in front of the "
-            "final norm; leave --norm out"
+            f"--norm = {options.norm}: the run takes vision.layer = {config.vision.layer} with vision.final_norm = "
+            f"{str(config.vision.final_norm).lower()}, which is in front of the final norm; leave --norm out"
         )
 
 
@@ -100,13 +101,13 @@ def projector_layers(connector: Connector, width: int) -> list[tuple[torch.Tenso
             f"the connector {connector.name} has no counterpart in LLaVA, whose projector is Linear, GELU, Linear; "
             "train with the connector mlp to export the model"
         )
-    first, second = (layer for layer in connector if isinstance(layer, nn.Linear))
-    if first.out_features != width:
+    state = connector.folded()
+    if len(state["0.weight"]) != width:
         raise UserError(
-            f"projector.hidden_size: {first.out_features}, and LLaVA's projector has the language model's width "
+            f"projector.hidden_size: {len(state['0.weight'])}, and LLaVA's projector has the language model's width "
             f"{width} between its layers; a run with projector.hidden_size: null can be exported"
         )
-    return [(layer.weight.detach(), layer.bias.detach()) for layer in (first, second)]
+    return [(state[f"{layer}.weight"], state[f"{layer}.bias"]) for layer in (0, 2)]
 
 
 def untied(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -150,7 +151,7 @@ def llava_config(source: Assistant, tower: PreTrainedConfig, dtype: str) -> Llav
         image_seq_length=model.num_visual_tokens,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default" if model.drop_first_token else "full",
-        vision_feature_layer=-1,
+        vision_feature_layer=feature_layer(base_of(model.vision)),
         multimodal_projector_bias=True,
         tie_word_embeddings=text.tie_word_embeddings,
         pad_token_id=source.tokenizer.pad_token_id,
@@ -160,6 +161,13 @@ def llava_config(source: Assistant, tower: PreTrainedConfig, dtype: str) -> Llav
     for part in (config, config.vision_config, config.text_config):
         part.dtype = DTYPES[dtype]
     return config
+
+
+def feature_layer(tower: PreTrainedModel) -> int | list[int]:
+    """``vision_feature_layer``: the last hidden state that is left of the tower, or those that are joined."""
+    if not tower.states:
+        return -1
+    return [state - tower.config.num_hidden_layers - 1 for state in tower.states]
 
 
 def public(content: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +254,8 @@ def reopen(folder: Path) -> StockLlava:
 def messages_of(request: Request) -> list[dict[str, Any]]:
     """A conversation as other programs are given it."""
     messages: list[dict[str, Any]] = []
+    if request.system:
+        messages.append({"role": "system", "content": [{"type": "text", "text": request.system}]})
     for turn in request.turns:
         messages.append({"role": "user", "content": content_of(turn.question)})
         if turn.answer is not None:

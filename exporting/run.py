@@ -20,6 +20,8 @@ from exporting.card import Facts, model_card
 from exporting.compare import check, last_logits, reference_of, round_weights
 from exporting.formats import Format, Options, Reopened
 from model.checkpoint import base_models, load_undamaged
+from model.connectors import Connector
+from model.connectors.mlp import MLPConnector
 from model.manifest import read_manifest
 from model.memory import empty_model
 from model.plain_peft import PeftModel
@@ -98,6 +100,7 @@ def write_checked(
     reference = reference_of(source)
     asked = ask_ours(source, questions)
     print(f"writing   {options.dtype} weights", flush=True)
+    fold(source.model.projector)
     form.write(source, folder, options)
     round_weights(source.model, ROUNDED_TO[options.dtype])
     rounded = last_logits(source.model, reference.ids[0], reference.pixels[0])
@@ -111,6 +114,14 @@ def write_checked(
     return lines
 
 
+def fold(connector: Connector) -> None:
+    """Put the statistics of the features into the first layer, as exports have them, before its weights are rounded."""
+    if isinstance(connector, MLPConnector):
+        state = connector.folded()
+        connector.set_statistics(None, None)
+        connector.load_state_dict(state)
+
+
 def ask_ours(source: Assistant, questions: Sequence[Question]) -> list[tuple[Request, str]]:
     """Our greedy answer to each question."""
     greedy = Generate(max_new_tokens=source.config.generate.max_new_tokens).model_dump(exclude={"batch_size"})
@@ -118,7 +129,7 @@ def ask_ours(source: Assistant, questions: Sequence[Question]) -> list[tuple[Req
     asked = []
     for start in range(0, len(questions), source.config.generate.batch_size):
         batch = questions[start : start + source.config.generate.batch_size]
-        requests = [Request([Turn(q.asked)], [pictures(path) for path in q.images]) for q in batch]
+        requests = [Request([Turn(q.asked)], [pictures(path) for path in q.images], q.system) for q in batch]
         asked += list(zip(requests, source.answer(requests, **greedy), strict=True))
     return asked
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dataset.prompt import NO_THOUGHTS, can_think
-from qwen.tokenizer import Tokenizer
+from dataset.layout import NO_THOUGHTS, can_think
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer
 
 IMAGE = "<image>"  # the name of the placeholder in exports: lmms-eval and others have it in their code
 
@@ -37,13 +37,26 @@ _TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' + thoughts -}}{%- endif -%}
 """
 
+_SET_SYSTEM = """\
+{%- if messages[0]['role'] != 'system' -%}
+    {%- set said = [{'type': 'text', 'text': @text@}] -%}
+    {%- set messages = [{'role': 'system', 'content': said}] + messages -%}
+{%- endif -%}
+"""
+
 _SYSTEM = """\
 {%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\n' + @text@ + '<|im_end|>\\n' -}}{%- endif -%}
 """
 
 
 def chat_template(tokenizer: Tokenizer, system: str, thinking: bool) -> str:
-    """The template of a model that was trained with the system message ``system`` and ``language.thinking``."""
+    """The template of a model that was trained with the system message ``system`` and ``language.thinking``.
+
+    A template that the model brought along is kept, under a system message that the run set.
+    """
+    if IMAGE_TOKEN in str(tokenizer.chat_template):
+        own = tokenizer.chat_template.replace(IMAGE_TOKEN, IMAGE)
+        return (_SET_SYSTEM.replace("@text@", json.dumps(system, ensure_ascii=False)) if system else "") + own
     thoughts = NO_THOUGHTS if can_think(tokenizer) and not thinking else ""
     text = _TEMPLATE.replace("@system@", _SYSTEM if system else "")
     for name, value in (("thoughts", thoughts), ("thinks", thinking), ("text", system)):

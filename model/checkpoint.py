@@ -313,4 +313,6 @@ def load_undamaged(
 
 def base_models(config: Config) -> dict[str, str]:
     """The folder or hub name of each base model, by its key in the config."""
+    if config.model is not None:
+        return {"model": config.model}
     return {"vision.path": config.vision.path, "language.path": config.language.path}

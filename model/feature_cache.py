@@ -49,7 +49,10 @@ class FeatureCache:
     def __init__(self, folder: Path, vision: Tower, path: str, image_processor: Any, max_pixels: int) -> None:
         self.vision, self.image_processor, self.max_pixels = vision, image_processor, max_pixels
         self.dtype = next(vision.parameters()).dtype
-        shape = f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px"  # as vision.layer left it
+        # As vision.layer and vision.final_norm left it.
+        states = f", joined {vision.states}" if vision.states else ""
+        norm = "" if isinstance(vision.post_layernorm, torch.nn.LayerNorm) else ", no norm"
+        shape = f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px{states}{norm}"
         settings = f"{hash_model(path, 'vision.path')} {shape} {image_processor.to_json_string()} {self.dtype}"
         self.folder = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.names: dict[str, str] = {}  # path of an image -> hash of the file

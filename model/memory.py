@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from model.model import MMultiModal, assemble
+from model.model import MMultiModal, assemble, tower_options
 from qwen.load import empty_language, four_bit_bytes, readable
 from visual.load import empty_vision
 
@@ -83,7 +83,7 @@ def empty_model(config: Config, tokens: int, dtype: torch.dtype) -> MMultiModal:
     lora = config.lora.model_copy(update={"init_lora_weights": False})  # starts such as PiSSA's need the weights
     plain = config.model_copy(update={"lora": lora})
     with torch.device("meta"):
-        vision = empty_vision(config.vision.path, image_size=config.vision.image_size, layer=config.vision.layer)
+        vision = empty_vision(config.vision.path, **tower_options(config))
         language = empty_language(config.language.path, tokens)
         return assemble(plain, vision.to(dtype), language.to(dtype))
 

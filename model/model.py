@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,14 +16,18 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
+from common.hub import model_folder
+from common.llava import read_part
+from dataset.layout import layout_of
 from model.adapters import assert_trainable, base_of, prepare_part
 from model.connectors import Connector, build_connector
 from model.plain_peft import PeftModel
 from qwen.load import load_language
 from qwen.Mqwen import ImageInputMixin
-from qwen.tokenizer import Tokenizer
+from qwen.tokenizer import Tokenizer, token_id
 from visual.geometry import PatchGrid, patch_grid
 from visual.load import Tower, load_vision
+from visual.SIGLIP_VIT import feature_width
 
 if TYPE_CHECKING:
     from settings import Config
@@ -156,7 +160,7 @@ class MMultiModal(nn.Module):
         config = base_of(self.vision).config
         if self.train_vision:
             return self.encode_images(torch.zeros(1, 3, config.image_size, config.image_size, device=self.device))
-        features = torch.zeros(1, self.patch_grid.encoded, config.hidden_size, device=self.device)
+        features = torch.zeros(1, self.patch_grid.encoded, feature_width(base_of(self.vision)), device=self.device)
         return self.project(features)
 
     @torch.no_grad()
@@ -248,7 +252,7 @@ def build_model(
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
-    vision = load_vision(config.vision.path, dtype, image_size=config.vision.image_size, layer=config.vision.layer)
+    vision = load_vision(config.vision.path, dtype, **tower_options(config))
     language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
     if dequantize and config.language.load_in_4bit:
         language = language.dequantize(dtype)
@@ -258,7 +262,37 @@ def build_model(
             f"language.max_length: {config.language.max_length}, but this Qwen-1 is right only up to its seq_length; "
             f"set language.max_length={longest}"
         )
-    return assemble(config, vision, language)
+    stop = token_id(tokenizer, layout_of(tokenizer, config.language.thinking).end)
+    if stop not in language.generation_config.eos_token_id:  # of a LLaVA whose template ends answers otherwise
+        language.generation_config.eos_token_id.append(stop)
+    model = assemble(config, vision, language)
+    if config.model is not None:
+        fill_projector(model.projector, config.model)
+    return model
+
+
+def tower_options(config: Config) -> dict[str, Any]:
+    """What :func:`visual.load.load_vision` and :func:`visual.load.empty_vision` are told about the tower."""
+    vision = config.vision
+    return {"image_size": vision.image_size, "layer": vision.layer, "final_norm": vision.final_norm}
+
+
+def fill_projector(projector: Connector, path: str) -> None:
+    """Give the projector the weights of the LLaVA that a run begins with.
+
+    Raises:
+        UserError: its tensors are missing, or have other shapes.
+    """
+    state = read_part(model_folder(path, "model"), "projector")
+    found = {name.replace("linear_1", "0").replace("linear_2", "2"): tensor for name, tensor in state.items()}
+    wanted = projector.state_dict()
+    for name in wanted:
+        if name.endswith(".bias"):  # multimodal_projector_bias: false
+            found.setdefault(name, torch.zeros_like(wanted[name]))
+    shapes = [{name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"model = {path}: its projector has {shapes[0]}, expected {shapes[1]}")
+    projector.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in found.items()})
 
 
 def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMultiModal:
@@ -268,7 +302,7 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
         UserError: the model gives another number of visual tokens than ``vision.image_context_length``, or peft refuses
             the ``lora`` section.
     """
-    widths = vision.config.hidden_size, language.config.hidden_size
+    widths = feature_width(vision), language.config.hidden_size
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_part(language, config.language.train, config.lora),

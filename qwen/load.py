@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedConfig
 
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config, read_headers, what_is_missing
+from common.llava import is_llava, llava_config, read_part
 from common.optional import import_bitsandbytes, is_installed
 from qwen.Mqwen import MODEL_CLASSES, ImageInputMixin
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
@@ -41,10 +42,13 @@ def load_language(
         UserError: it is missing, incomplete or of an unknown kind, or 4 bits are asked for without bitsandbytes.
     """
     folder = model_folder(path, "language.path")
-    cls, config = family(read_config(folder, "language.path"), path)
+    content = read_config(folder, "language.path")
+    cls, config = family(content, folder, path)
     options = four_bit_options(dtype, device) if load_in_4bit else {}
     if config is not None:
         options["config"] = config
+    if is_llava(content):
+        options["state"] = read_part(folder, "language")
     language = load_strictly(cls, folder, dtype, "language.path", **options)
     return take_images(language, tokenizer)
 
@@ -52,15 +56,19 @@ def load_language(
 def empty_language(path: str, tokens: int) -> ImageInputMixin:
     """:func:`load_language` for a tokenizer of ``tokens``, from the config.json alone; for ``torch.device("meta")``."""
     folder = model_folder(path, "language.path")
-    cls, config = family(read_config(folder, "language.path"), path)
+    cls, config = family(read_config(folder, "language.path"), folder, path)
     language = cls(config or cls.config_class.from_pretrained(folder))
     if tokens > language.config.vocab_size:
         language.resize_token_embeddings(tokens, mean_resizing=False)
     return language
 
 
-def family(content: dict[str, Any], path: str) -> tuple[type[ImageInputMixin], PreTrainedConfig | None]:
-    """The class for the content of a config.json, and for Qwen-1 the config of its Qwen2 architecture.
+def family(
+    content: dict[str, Any], folder: str | Path, path: str
+) -> tuple[type[ImageInputMixin], PreTrainedConfig | None]:
+    """The class for the content of a folder's config.json; and its config where that is not the whole content.
+
+    That is so for Qwen-1, which gets the config of its Qwen2 architecture, and for a LLaVA's language model.
 
     Raises:
         UserError: it is of another kind; names ``path`` and the known ones.
@@ -70,11 +78,12 @@ def family(content: dict[str, Any], path: str) -> tuple[type[ImageInputMixin], P
             return MQwenForCausalLM, as_qwen2_config(content)
         except UserError as error:
             raise UserError(f"language.path = {path}: {error}") from None
-    kind = content.get("model_type")
+    config = llava_config(folder).text_config if is_llava(content) else None
+    kind = content.get("model_type") if config is None else config.model_type
     if kind not in MODEL_CLASSES:
         known = ", ".join(["qwen (Qwen-1)", *MODEL_CLASSES])
         raise UserError(f"language.path: {path} is a {kind!r} model; expected one of: {known}")
-    return MODEL_CLASSES[kind], None
+    return MODEL_CLASSES[kind], config
 
 
 def take_images(language: ImageInputMixin, tokenizer: Tokenizer) -> ImageInputMixin:
@@ -147,7 +156,7 @@ def describe(path: str) -> list[str]:
     if lack := what_is_missing(folder):
         raise UserError(lack)
     content = read_config(folder, "language.path")
-    cls, config = family(content, path)
+    cls, config = family(content, folder, path)
     config = config or cls.config_class.from_pretrained(folder)
     with torch.device("meta"):
         model = cls(config)

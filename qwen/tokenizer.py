@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.hub import model_folder
+from common.hub import model_folder, read_config
+from common.llava import is_llava
 
 IMAGE_TOKEN = "<|extra_0|>"  # one visual token each; Qwen-1's first spare token, hence the name
 # In a row of several message trees, tree n has the segments n * TREE_STRIDE (its root) and the numbers after it.
@@ -60,6 +61,10 @@ def load_tokenizer(path: str) -> Tokenizer:
             from qwen.qwen1_tokenizer import load_qwen1_tokenizer
 
             tokenizer = load_qwen1_tokenizer(folder)
+        elif (folder / "config.json").is_file() and is_llava(read_config(folder, "model")):
+            from qwen.llava_tokenizer import load_llava_tokenizer
+
+            tokenizer = load_llava_tokenizer(folder)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UserError:

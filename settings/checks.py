@@ -20,6 +20,8 @@ from pydantic import ValidationError
 
 from common.errors import UserError
 from common.hub import local_model_folder
+from settings.invalid import MISSING, Invalid, show
+from settings.llava import follow_model
 from settings.renamed import REFUSED, RENAMED, SECRET
 from settings.schema import (
     CURVES,
@@ -36,17 +38,6 @@ from settings.schema import (
 )
 from visual.geometry import tower_sizes, visual_token_count
 
-_MISSING = object()
-
-
-class Invalid(Exception):
-    """What is wrong with one key; becomes a UserError once it is known whether file or command line set it."""
-
-    def __init__(self, key: str, problem: str, value: Any = _MISSING, nearest: str = "") -> None:
-        self.key = key
-        shown = "" if value is _MISSING else f" = {show(value)}"
-        super().__init__(f"{key}{shown}: {problem}{nearest}")
-
 
 def validate(raw: dict[str, Any], check_models: bool) -> Config:
     """The config of a YAML file's content.
@@ -55,14 +46,18 @@ def validate(raw: dict[str, Any], check_models: bool) -> Config:
         Invalid: the first thing that is wrong with it.
     """
     for name in Config.model_fields:
-        if name in raw and raw[name] is None:  # "projector:" with every key commented out
+        if name in raw and raw[name] is None and name != "model":  # "projector:" with every key commented out
             raw[name] = {}
     _check_values(raw, "")
+    if check_models:
+        follow_model(raw)
     try:
         # Through JSON: there strict means no "5" for 5 and no true for 1, yet text for paths.
         config = Config.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise _explain(error) from None
+    if config.model is not None:  # also a checkpoint's that was moved: all parts are in the one folder
+        config.vision.path = config.language.path = config.model
     if check_models:
         _check_models(config)
     _check_together(config)
@@ -146,7 +141,7 @@ def _explain(error: ValidationError, section: tuple[str, ...] = ()) -> Invalid:
     key, expected, annotation = _locate((*section, *first["loc"]))
     if first["type"] == "extra_forbidden":
         if key in REFUSED:
-            return Invalid(key, REFUSED[key], _MISSING if key in SECRET else first["input"])
+            return Invalid(key, REFUSED[key], MISSING if key in SECRET else first["input"])
         return Invalid(key, f"unknown key, expected {expected}", first["input"], nearest_key(key))
     if first["type"] == "missing":
         return Invalid(key, f"missing, expected {expected}")
@@ -390,12 +385,6 @@ def nearest_key(key: str) -> str:
     return f"; nearest valid key: {difflib.get_close_matches(key.lower(), keys, n=1, cutoff=0.0)[0]}"
 
 
-def show(value: Any) -> str:
-    """A value on one line, as JSON would have it, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
 # ---------------------------------------------------------------------------------------------- paths and models
 
 
@@ -463,6 +452,8 @@ def _is_local(path: str) -> bool:
 
 
 def _check_models(config: Config) -> None:
+    if config.model is not None:
+        return  # settings.llava.follow_model has read its config.json
     for name, section in (("vision", config.vision), ("language", config.language)):
         key = f"{name}.path"
         if not _is_local(section.path):

@@ -35,6 +35,7 @@ def _null_as_section(value: Any) -> Any:
 
 Text = Annotated[str, Field(pattern=r"\S")]
 Count = Annotated[int, Field(ge=1)]
+Layer = Annotated[int, Field(le=-1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 FilePath = Annotated[Path, BeforeValidator(_path_text), PlainSerializer(Path.as_posix, when_used="json")]
@@ -121,7 +122,10 @@ class Vision(Section):
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     last_blocks: Count | None = Field(None, description="a whole number of blocks, 1 or more, or null")
     image_size: Count | None = Field(None, description="a whole number of pixels, or null for the encoder's own")
-    layer: int = Field(-1, le=-1, description="-1 for the encoder's last layer, -2 for the one before it, ...")
+    layer: Layer | Annotated[list[Layer], Field(min_length=2)] = Field(
+        -1, description="-1 for the encoder's last layer, -2 for the one before it, ...; or a list of two or more"
+    )
+    final_norm: bool = Field(True, description=FLAG)
     drop_first_token: bool = Field(True, description=FLAG)
     image_context_length: Count = Field(728, description="a whole number of visual tokens, 1 or more")
 
@@ -323,6 +327,9 @@ class Generate(Section):
 class Config(Section):
     """A whole run."""
 
+    model: ModelPath | None = Field(
+        None, description="a LLaVA to begin with: a hub name such as llava-hf/..., or a folder, as text, or null"
+    )
     data: Data = Field(description="a section with sources, image_map, annotations and skipped")
     vision: Vision = Field(description="a section with path")
     language: Language = Field(description="a section with path")

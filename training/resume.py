@@ -58,7 +58,7 @@ RESUME_RULES: tuple[Rule, ...] = (
     ),
     _applies("train.*", "at once"),  # where and how fast it computes
     _refused("vision.train vision.last_blocks language.train", "other weights would be trained, which have no moments"),
-    _applies("vision.path language.path", "a folder may have moved; another model is refused, by its SHA-256"),
+    _applies("model vision.path language.path", "a folder may have moved; another model is refused, by its SHA-256"),
     _refused("vision.*", "the weights of the checkpoint were trained on other visual tokens"),
     _applies("language.*", "at once"),
     _refused("projector.*", "the checkpoint's projector has another shape"),
@@ -117,6 +117,10 @@ def changed_keys(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
     """(key, old value, new value), in the order of the schema."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     for section, fields in new.items():
+        if not isinstance(fields, dict):  # model, which has no section
+            if old[section] != fields:
+                yield section, old[section], fields
+            continue
         for name, value in fields.items():
             if old[section][name] != value:
                 yield f"{section}.{name}", old[section][name], value

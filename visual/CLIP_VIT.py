@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import CLIPVisionModel
 
-from visual.SIGLIP_VIT import POSITION_IDS, TEXT_TOWER, drop_blocks
+from visual.SIGLIP_VIT import POSITION_IDS, TEXT_TOWER, drop_blocks, selected
 
 
 class ClipViT(CLIPVisionModel):
@@ -19,15 +21,20 @@ class ClipViT(CLIPVisionModel):
     base_model_prefix = "vision_model"  # the prefix of its tensors in a checkpoint of both towers
     _keys_to_ignore_on_load_unexpected = [*TEXT_TOWER, POSITION_IDS]
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
-        """``pixel_values`` [B, 3, H, W] -> hidden state [B, 1 + N, D], the output of a block, without a norm."""
-        return super().forward(pixel_values=pixel_values.to(self.dtype), **kwargs).last_hidden_state
+    states: tuple[int, ...] = ()  # the hidden states that are joined; empty: the last one alone
 
-    def end_at_layer(self, layer: int) -> None:
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
+        """``pixel_values`` [B, 3, H, W] -> features [B, 1 + N, D], the output of a block, without a norm."""
+        return selected(super().forward, self, pixel_values, kwargs)
+
+    def end_at_layer(self, layer: int | Sequence[int], final_norm: bool = True) -> None:
         """Return hidden state ``layer`` from now on, counted as transformers does: -1 is the last, -2 the one before.
+
+        Of several layers, the hidden states are joined in their order. CLIP's final norm is for the pooled output,
+        which nothing reads, so ``final_norm`` changes nothing.
 
         Raises:
             ValueError: there is no such layer.
         """
         drop_blocks(self, layer)
-        self.post_layernorm = nn.Identity()  # it is for the pooled output, which nothing reads
+        self.post_layernorm = nn.Identity()

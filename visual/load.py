@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config
+from common.llava import add_final_norm, is_llava, llava_config, read_part
 from visual.CLIP_VIT import ClipViT
 from visual.geometry import tower_sizes
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
@@ -23,31 +25,49 @@ TOWERS: dict[
 }
 
 
+Layer = int | Sequence[int]
+
+
 def load_vision(
-    path: str, dtype: torch.dtype = torch.float32, *, image_size: int | None = None, layer: int = -1
+    path: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    image_size: int | None = None,
+    layer: Layer = -1,
+    final_norm: bool = True,
 ) -> Tower:
     """A tower on the CPU that maps ``pixel_values`` [B, 3, H, W] to features [B, N, D].
 
     Args:
-        path: a folder, or a name on the hub.
+        path: a folder of a tower, of both towers or of a LLaVA, or a name on the hub.
         image_size: another resolution than its own, in pixels.
-        layer: which hidden state it gives, counted as transformers does: -1 is the last.
+        layer: which hidden state it gives, counted as transformers does: -1 is the last. Of a list, the hidden states
+            are joined, and D is as many times as wide.
+        final_norm: whether SigLIP's last hidden state is the one after the final norm.
 
     Raises:
         UserError: it is missing, incomplete or of an unknown kind, or has no such layer.
     """
     folder = model_folder(path, "vision.path")
-    cls = tower_class(read_config(folder, "vision.path"), path)
-    tower = load_strictly(cls, folder, dtype, "vision.path")
-    return adapt(tower, image_size, layer)
+    content = read_config(folder, "vision.path")
+    cls = tower_class(content, path)
+    options: dict[str, Any] = {}
+    if is_llava(content):
+        config, state = llava_config(folder).vision_config, read_part(folder, "vision")
+        if not final_norm or layer != -1:
+            add_final_norm(state, config.hidden_size)
+        options = {"config": config, "state": state}
+    tower = load_strictly(cls, folder, dtype, "vision.path", **options)
+    return adapt(tower, image_size, layer, final_norm)
 
 
-def empty_vision(path: str, *, image_size: int | None = None, layer: int = -1) -> Tower:
+def empty_vision(path: str, *, image_size: int | None = None, layer: Layer = -1, final_norm: bool = True) -> Tower:
     """:func:`load_vision` without its weights, from the config.json alone; meant for ``torch.device("meta")``."""
     folder = model_folder(path, "vision.path")
-    cls = tower_class(read_config(folder, "vision.path"), path)
-    config = cls.config_class.from_pretrained(folder)
-    return adapt(cls(config), image_size, layer)
+    content = read_config(folder, "vision.path")
+    cls = tower_class(content, path)
+    config = llava_config(folder).vision_config if is_llava(content) else cls.config_class.from_pretrained(folder)
+    return adapt(cls(config), image_size, layer, final_norm)
 
 
 def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
@@ -60,15 +80,16 @@ def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
         tower_sizes(content)
     except UserError as error:
         raise UserError(f"vision.path = {path}: {error}") from None
-    return TOWERS[content.get("model_type", "siglip_vision_model")]
+    tower = content["vision_config"] if is_llava(content) else content
+    return TOWERS[tower.get("model_type", "siglip_vision_model")]
 
 
-def adapt(tower: Tower, image_size: int | None, layer: int) -> Tower:
+def adapt(tower: Tower, image_size: int | None, layer: Layer, final_norm: bool = True) -> Tower:
     """Change a tower to another resolution and layer, in place."""
     if image_size is not None and image_size != tower.config.image_size:
         resize_positions(tower, image_size)
     try:
-        tower.end_at_layer(layer)
+        tower.end_at_layer(layer, final_norm)
     except ValueError as error:
         raise UserError(f"vision.layer: {error}") from None
     return tower

@@ -24,6 +24,9 @@ def trained_checkpoint(config, folder: Path, *, moved: bool = True) -> Path:
         move_trained(model)
     torch.manual_seed(SEES)
     enlarge_projector(model)
+    if model.projector.feature_mean is not None:
+        width = len(model.projector.feature_mean)
+        model.projector.set_statistics(torch.randn(width) * 0.1, torch.rand(width) + 0.5)
     return save(config, model, folder)
 
 

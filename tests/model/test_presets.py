@@ -13,6 +13,8 @@ from model.memory import Batch, estimate
 from model.model import build_model
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from settings import load_config
+from settings.yaml_file import read_yaml
+from tests.helpers.llava import save_llava
 from tests.helpers.qwen1 import save_as_qwen1
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3, save_siglip
 
@@ -40,12 +42,27 @@ PUBLISHED = {
         **{"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
         **{"num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": True},
     },
+    "llava-hf/llava-interleave-qwen-0.5b-hf": {
+        **{"model_type": "llava", "image_token_index": 151646, "vision_feature_layer": -1},
+        **{"vision_feature_select_strategy": "full", "tie_word_embeddings": True},
+        "text_config": {
+            **{"model_type": "qwen2", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24},
+            **{"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 152000},
+            "tie_word_embeddings": True,
+        },
+        "vision_config": {
+            **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "hidden_size": 1152},
+            **{"intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16},
+            "vision_use_head": False,
+        },
+    },
     "google/siglip-so400m-patch14-384": {
         **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "hidden_size": 1152},
         **{"intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
     },
 }
 CARDS = {  # GB of the card that a preset is for
+    "llava-interleave-qwen-0.5b": 8,
     "qwen2.5-0.5b-8gb": 8,
     "qwen2.5-7b-qlora-24gb": 24,
     "qwen-1_8b-chat": 24,
@@ -64,6 +81,7 @@ def shrunken(tmp_path_factory):
         "Qwen/Qwen-1_8B-Chat": save_as_qwen1(save_qwen(base / "source", num_key_value_heads=4), base / "qwen1"),
         "Qwen/Qwen3-1.7B": save_qwen3(base / "qwen3", tie_word_embeddings=True),
         "google/siglip-so400m-patch14-384": save_siglip(base / "siglip", image_size=384),
+        "llava-hf/llava-interleave-qwen-0.5b-hf": save_llava(base / "llava", image_size=384),
     }
 
 
@@ -77,13 +95,12 @@ def test_there_is_a_preset_for_each_card():
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken, name):
-    published = preset(name)
-    paths = [f"{part}.path={shrunken[getattr(published, part).path]}" for part in ("vision", "language")]
-    config = preset(name, *paths)
+    config = preset(name, *(f"{key}={shrunken[model]}" for key, model in models_of(name).items()))
     tokenizer = load_tokenizer(config.language.path)
     model = build_model(config, tokenizer).train()
-    ids = torch.tensor([[5, *[token_id(tokenizer, IMAGE_TOKEN)] * 728, 6, 7]])
-    labels = torch.tensor([[-100] * 730 + [7]])
+    visual = config.vision.image_context_length
+    ids = torch.tensor([[5, *[token_id(tokenizer, IMAGE_TOKEN)] * visual, 6, 7]])
+    labels = torch.tensor([[-100] * (visual + 2) + [7]])
     pixels = torch.zeros(1, 3, 384, 384)
     model(input_ids=ids, labels=labels, pixel_values=pixels, images_per_row=torch.tensor([1])).loss.backward()
     trained = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
@@ -91,16 +108,24 @@ def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken,
     assert config.lora.target_modules == "all-linear"
 
 
+def models_of(name: str) -> dict[str, str]:
+    """The hub names of a preset's models by their keys, without asking the hub."""
+    content = read_yaml(REPO / "configs" / f"{name}.yaml")
+    if "model" in content:
+        return {"model": content["model"]}
+    return {f"{part}.path": content[part]["path"] for part in ("vision", "language")}
+
+
 def needed(name: str, folder: Path) -> float:
     """Estimated GB (1e9 bytes) of a preset at its longest batch, with a quarter of the text learnt from."""
-    config = preset(name)
-    for part in (config.vision, config.language):
-        content = PUBLISHED[part.path]
-        to = folder / part.path.replace("/", "-")
+    paths = []
+    for key, model in models_of(name).items():
+        to = folder / model.replace("/", "-")
         to.mkdir(exist_ok=True)
-        (to / "config.json").write_text(json.dumps(content), encoding="utf-8")
-        part.path = str(to)
-        kind = content["model_type"]
+        (to / "config.json").write_text(json.dumps(PUBLISHED[model]), encoding="utf-8")
+        paths.append(f"{key}={to}")
+        kind = PUBLISHED[model].get("text_config", PUBLISHED[model])["model_type"]
+    config = preset(name, *paths)
     rows, length = config.train.per_device_train_batch_size, config.language.max_length
     labels = rows * (length - config.vision.image_context_length) // 4
     return estimate(config, TOKENS[kind], Batch(rows, length, rows, labels), torch.bfloat16).total / 1e9

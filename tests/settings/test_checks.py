@@ -38,7 +38,9 @@ def test_an_unknown_key_is_named_with_its_value_and_the_nearest_valid_one(minima
 
 def test_an_unknown_section_on_the_command_line_is_named_with_its_keys(minimal):
     message = error_of(minimal, "Train.learning_rate=1")
-    assert message.startswith('command line: Train = {"learning_rate": 1}: unknown key, expected one of data, vision')
+    assert message.startswith(
+        'command line: Train = {"learning_rate": 1}: unknown key, expected one of model, data, vision'
+    )
     assert message.endswith("; nearest valid key: train")
 
 
