@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from common.command import typed_command
 from common.errors import UserError
 from common.text import prepare_console
+from dataset.doctor.report import check_data
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
 from dataset.preparing.run import prepare
-from doctor.report import check_data
 from evaluation.scores import check_metrics
 from settings import add_config_arguments, load_config, require_paths
 

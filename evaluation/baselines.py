@@ -12,8 +12,8 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from dataset.choices import LABELS, options_in
 from dataset.normalise import normalise
-from evaluation.choices import LABELS, options_in
 from evaluation.questions import Question
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from dataset.choices import LABELS
 from dataset.normalise import normalise
-from evaluation.choices import LABELS
 from evaluation.questions import Question
 
 _YES_NO = {

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from evaluation.question_types import COLOR_WORDS, SHAPE_WORDS, SIZE_WORDS, without_preamble
+from dataset.question_types import COLOR_WORDS, SHAPE_WORDS, SIZE_WORDS, without_preamble
 
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from dataset.choices import chosen_label
 from dataset.conversations import SPLITS, read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first, question_with_images
-from evaluation.choices import bare_options, chosen_label, options_in
+from dataset.question_types import kind_of
 from evaluation.question_forms import begins_with, first_of, frequent_beginnings
-from evaluation.question_types import MULTIPLE_CHOICE, question_type
 from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric, check_metrics
 from settings import Config, require_paths
 
@@ -152,20 +152,6 @@ def conversation_questions(
                 )
             )
     return questions
-
-
-def kind_of(turn: Mapping, text: str, language: str) -> tuple[str, list[str]]:
-    """The type of a turn's question, and its options if it is multiple choice.
-
-    ``turn`` has "q", "a", and where the data tell them "type" and "options"; without these, options may be listed in
-    the question. They count only if each reference chooses one: "Does A. Smith or B. Jones play?" is answered by yes.
-    The type is the data's own, unless the question asks for a caption.
-    """
-    options = bare_options(turn.get("options") or options_in(turn["q"])[1])
-    if options and all(chosen_label(reference, options, language) for reference in turn["a"]):
-        return turn.get("type") or MULTIPLE_CHOICE, options
-    found = question_type(text, turn["a"])
-    return found if found == "caption" else turn.get("type") or found, []
 
 
 def name_beginnings(asked: Sequence[Question], train: Sequence[Question]) -> None:

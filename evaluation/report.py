@@ -12,10 +12,10 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import write_json
 from dataset.normalise import NORMALISATION
+from dataset.question_types import TYPES, is_sentence
 from evaluation.baselines import BASELINES
 from evaluation.bounds import chance, set_ceilings
 from evaluation.captions import CAPTION_TOKENS, caption_packages, caption_scores
-from evaluation.question_types import TYPES, is_sentence
 from evaluation.questions import HISTORY, Question
 from evaluation.result import Group, Prediction, Scores, Sight
 from evaluation.scores import METRICS

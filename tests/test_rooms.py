@@ -25,10 +25,6 @@ MAY_IMPORT = {
     "answering": {"common", "settings", "dataset", "model"},
     "evaluation": {"common", "settings", "dataset", "model", "answering", "training.distributed"},
     "exporting": {"common", "settings", "dataset", "model", "visual", "qwen", "answering", "evaluation"},
-    "doctor": {
-        *("common", "settings", "dataset", "qwen.tokenizer"),
-        *("evaluation.questions", "evaluation.question_types"),
-    },
     "window": {"common", "settings", "dataset", "answering"},
 }
 OUTSIDE = {"demo", "benchmarks", "docs"}  # may import every room; no room imports them

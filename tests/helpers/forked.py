@@ -112,6 +112,7 @@ def child(request: dict, rank: int, port: int) -> int:
     try:
         for number, end in ((1, ""), (2, ".err")):
             os.dup2(os.open(request["log"] + end, os.O_WRONLY | os.O_APPEND), number)
+        sys.stdin = open(os.devnull, encoding="utf-8")  # the one that it has was read from
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         if request["ranks"] > 1:

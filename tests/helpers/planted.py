@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from doctor.examined import Examined
+from dataset.doctor.examined import Examined
 from settings import Config, load_config
 from tests.helpers.tiny import REPO
 
