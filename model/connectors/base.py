@@ -32,14 +32,6 @@ class Connector(nn.Module, ABC):
         for name, value in (("feature_mean", mean), ("feature_std", std)):
             self.register_buffer(name, None if value is None else value.detach().clone())
 
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Make visual tokens ``factor`` times as long, by the weights of the last linear layer."""
-        *_, last = (module for module in self.modules() if isinstance(module, nn.Linear))
-        last.weight.mul_(factor)
-        if last.bias is not None:
-            last.bias.mul_(factor)
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """``features`` [K, N, Dv] -> visual tokens [K, M, Dl]."""
         if self.feature_mean is not None and self.feature_std is not None:

@@ -12,8 +12,7 @@ from visual.geometry import PatchGrid
 class MLPConnector(Connector, nn.Sequential):
     """Linear, GELU, Linear: one visual token for each feature.
 
-    Weights start from N(0, 0.01), biases at 0, as the design has it; training/standardize.py then scales the last layer
-    so that the first visual tokens are as long as words. In checkpoints its parameters are ``0.weight``,
+    Weights start from N(0, 0.01), biases at 0, as the design has it. In checkpoints its parameters are ``0.weight``,
     ``0.bias``, ``2.weight`` and ``2.bias``.
 
     Args:
