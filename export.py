@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from answering.checkpoints import add_base_arguments, base_overrides
+from answering.exporting.formats import FORMATS, NORMS, Options, load_format
 from common.errors import UserError
-from exporting.formats import FORMATS, NORMS, Options, load_format
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +63,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked without a model, then export."""
     from answering.checkpoints import open_config
+    from answering.exporting.card import read_result
     from evaluation.questions import read_questions, sample
-    from exporting.card import read_result
 
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"--output = {args.output}: exists already; name another folder, or remove it")
@@ -72,12 +72,14 @@ def run(args: argparse.Namespace) -> None:
     result = read_result(args.result) if args.result else None
     questions = sample(read_questions(config, None, None)[0], args.check, config.data.seed) if args.check else []
 
-    from exporting.run import export
+    from answering.exporting.run import export
+    from evaluation.asking import requests_of
     from model.model import quiet_libraries
 
     quiet_libraries()
     options = Options(args.dtype, args.norm)
-    export(args.checkpoint, args.output, args.format, load_format(args.format), options, config, questions, result)
+    requests = requests_of(questions, config.data.max_pixels)
+    export(args.checkpoint, args.output, args.format, load_format(args.format), options, config, requests, result)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ class Pictures:
         return self.kept[path]
 
 
+def requests_of(questions: Sequence[Question], max_pixels: int) -> list[Request]:
+    """The questions with their pictures, as they are asked.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    pictures = Pictures(max_pixels)
+    return [Request([Turn(q.asked)], [pictures(path) for path in q.images], q.system) for q in questions]
+
+
 def ask_all(
     assistant: Assistant,
     questions: Sequence[Question],

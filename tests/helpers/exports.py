@@ -8,8 +8,8 @@ import torch
 
 from answering.assistant import Assistant
 from answering.checkpoints import open_config
-from exporting.formats import Options, load_format
-from exporting.run import export, open_source
+from answering.exporting.formats import Options, load_format
+from answering.exporting.run import export, open_source
 from tests.helpers.models import build, move_trained, save
 from tests.helpers.tiny import enlarge_projector
 

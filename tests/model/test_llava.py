@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from answering.assistant import Assistant
+from answering.exporting.compare import last_logits, pixels_of, prompt_of, sample_picture
 from common.errors import UserError
 from dataset.image import load_image_processor
 from dataset.prompt import Request, Turn, build_prompt, question_with_images
-from exporting.compare import last_logits, pixels_of, prompt_of, sample_picture
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.exports import exported, trained_checkpoint

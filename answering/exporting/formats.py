@@ -73,7 +73,9 @@ class Entry:
     about: str
 
 
-FORMATS = {"hf": Entry("exporting.hf", ("bf16", "fp32"), "a LLaVA folder for transformers, vLLM, SGLang, lmms-eval")}
+FORMATS = {
+    "hf": Entry("answering.exporting.hf", ("bf16", "fp32"), "a LLaVA folder for transformers, vLLM, SGLang, lmms-eval")
+}
 NORMS = ("block", "tie")
 
 

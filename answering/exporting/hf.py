@@ -27,12 +27,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from answering.exporting.formats import Options
+from answering.exporting.template import IMAGE, chat_template
+from answering.exporting.tower import tower_part
 from common.errors import UserError
 from common.files import write_json
 from dataset.prompt import Request
-from exporting.formats import Options
-from exporting.template import IMAGE, chat_template
-from exporting.tower import tower_part
 from model.adapters import base_of
 from model.connectors import Connector
 from model.connectors.mlp import MLPConnector
@@ -56,7 +56,7 @@ TOWER, LANGUAGE, PROJECTOR = "vision_tower.vision_model.", "language_model.", "m
 
 
 def require(config: Config, options: Options) -> None:
-    """See :class:`exporting.formats.Format`."""
+    """See :class:`answering.exporting.formats.Format`."""
     if options.norm is not None and (config.vision.layer != -1 or not config.vision.final_norm):
         raise UserError(
             f"--norm = {options.norm}: the run takes vision.layer = {config.vision.layer} with vision.final_norm = "
@@ -65,7 +65,7 @@ def require(config: Config, options: Options) -> None:
 
 
 def size(model: MMultiModal, options: Options) -> int:
-    """Bytes of the weights; see :class:`exporting.formats.Format`."""
+    """Bytes of the weights; see :class:`answering.exporting.formats.Format`."""
     weights = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
     tower = base_of(model.vision).config
     block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size  # --norm block adds one
@@ -73,7 +73,7 @@ def size(model: MMultiModal, options: Options) -> int:
 
 
 def write(source: Assistant, folder: Path, options: Options) -> None:
-    """See :class:`exporting.formats.Format`."""
+    """See :class:`answering.exporting.formats.Format`."""
     model, dtype = source.model, DTYPES[options.dtype]
     linears = projector_layers(model.projector, base_of(model.language).config.hidden_size)
     tower = tower_part(base_of(model.vision), options.norm)
@@ -210,7 +210,7 @@ def tokenizer_class(tokenizer: Tokenizer) -> str:
 
 
 class StockLlava:
-    """An export in transformers' own classes, in fp32 on the CPU; see :class:`exporting.formats.Reopened`."""
+    """An export in transformers' own classes, in fp32 on the CPU; see :class:`answering.exporting.formats.Reopened`."""
 
     def __init__(self, folder: Path) -> None:
         self.model, info = LlavaForConditionalGeneration.from_pretrained(
@@ -247,7 +247,7 @@ class StockLlava:
 
 
 def reopen(folder: Path) -> StockLlava:
-    """See :class:`exporting.formats.Format`."""
+    """See :class:`answering.exporting.formats.Format`."""
     return StockLlava(folder)
 
 

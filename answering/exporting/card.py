@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from answering.exporting.formats import Options
 from common.errors import UserError
-from exporting.formats import Options
 from settings import Config
 
 _COMMANDS = """\

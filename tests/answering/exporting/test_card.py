@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from answering.exporting.card import Facts, model_card, read_result
+from answering.exporting.formats import Options
 from common.errors import UserError
-from exporting.card import Facts, model_card, read_result
-from exporting.formats import Options
 
 BASES = {
     "vision.path": {"path": "google/siglip-so400m-patch14-384", "sha256": "ab" * 32},

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 
 from answering.assistant import Assistant
+from answering.exporting.card import Facts, model_card
+from answering.exporting.compare import check, last_logits, reference_of, round_weights
+from answering.exporting.formats import Format, Options, Reopened
 from common.errors import UserError
 from common.files import publish_folder, write_text
-from dataset.prompt import Request, Turn
-from evaluation.asking import Pictures
-from evaluation.questions import Question
-from exporting.card import Facts, model_card
-from exporting.compare import check, last_logits, reference_of, round_weights
-from exporting.formats import Format, Options, Reopened
+from dataset.prompt import Request
 from model.checkpoint import base_models, load_undamaged
 from model.connectors import Connector
 from model.connectors.mlp import MLPConnector
@@ -40,12 +38,12 @@ def export(
     form: Format,
     options: Options,
     config: Config,
-    questions: list[Question],
+    requests: list[Request],
     result: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint as the format ``name`` into the folder ``output``; nothing is there before all of it is right.
 
-    ``questions`` are asked of both models; ``result`` is evaluate.py's, for the model card.
+    ``requests`` are asked of both models; ``result`` is evaluate.py's, for the model card.
 
     Raises:
         UserError: the format cannot hold this model, the disk has no room, or the export is not the same model.
@@ -57,7 +55,7 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        checked = write_checked(source, temporary, form, options, questions)
+        checked = write_checked(source, temporary, form, options, requests)
         write_text(temporary / "README.md", model_card(facts_of(source, name, options, checked, result)))
         publish_folder(temporary, output)
     except OSError as error:
@@ -94,11 +92,11 @@ def open_source(checkpoint: Path, config: Config) -> Assistant:
 
 
 def write_checked(
-    source: Assistant, folder: Path, form: Format, options: Options, questions: list[Question]
+    source: Assistant, folder: Path, form: Format, options: Options, requests: list[Request]
 ) -> list[str]:
     """Write an export, open it again and compare. Gives the lines that say how close it is."""
     reference = reference_of(source)
-    asked = ask_ours(source, questions)
+    asked = ask_ours(source, requests)
     print(f"writing   {options.dtype} weights", flush=True)
     fold(source.model.projector)
     form.write(source, folder, options)
@@ -122,16 +120,13 @@ def fold(connector: Connector) -> None:
         connector.load_state_dict(state)
 
 
-def ask_ours(source: Assistant, questions: Sequence[Question]) -> list[tuple[Request, str]]:
-    """Our greedy answer to each question."""
+def ask_ours(source: Assistant, requests: Sequence[Request]) -> list[tuple[Request, str]]:
+    """Our greedy answer to each request."""
     greedy = Generate(max_new_tokens=source.config.generate.max_new_tokens).model_dump(exclude={"batch_size"})
-    pictures = Pictures(source.config.data.max_pixels)
-    asked = []
-    for start in range(0, len(questions), source.config.generate.batch_size):
-        batch = questions[start : start + source.config.generate.batch_size]
-        requests = [Request([Turn(q.asked)], [pictures(path) for path in q.images], q.system) for q in batch]
-        asked += list(zip(requests, source.answer(requests, **greedy), strict=True))
-    return asked
+    size = source.config.generate.batch_size
+    batches = [list(requests[start : start + size]) for start in range(0, len(requests), size)]
+    answers = [answer for batch in batches for answer in source.answer(batch, **greedy)]
+    return list(zip(requests, answers, strict=True))
 
 
 def agreement(peer: Reopened, asked: Sequence[tuple[Request, str]], max_new_tokens: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from answering.exporting.template import IMAGE, chat_template
 from dataset.prompt import Turn, build_prompt
-from exporting.template import IMAGE, chat_template
 from qwen.rename import rename_token
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
 from tests.helpers.tiny import save_qwen3

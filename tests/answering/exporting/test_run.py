@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from answering.assistant import Assistant
 from answering.checkpoints import open_config
+from answering.exporting import hf
+from answering.exporting import run as run_module
+from answering.exporting.compare import sample_requests
+from answering.exporting.formats import Options
+from answering.exporting.tower import tower_part
 from common.errors import UserError
-from exporting import hf
-from exporting import run as run_module
-from exporting.compare import sample_requests
-from exporting.formats import Options
-from exporting.tower import tower_part
 from tests.conftest import write_config
 from tests.helpers.exports import exported, trained_checkpoint
 from tests.helpers.tiny import save_qwen

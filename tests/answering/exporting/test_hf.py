@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration, pipeline
 
+from answering.exporting import hf
+from answering.exporting.compare import last_logits, pixels_of, prompt_of, sample_picture
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
-from exporting import hf
-from exporting.compare import last_logits, pixels_of, prompt_of, sample_picture
 from tests.conftest import write_config
 from tests.helpers.exports import exported, trained_checkpoint
 from tests.helpers.qwen1 import save_as_qwen1

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import SiglipVisionModel
 
+from answering.exporting.tower import SCALE, tower_part
 from common.errors import UserError
-from exporting.tower import SCALE, tower_part
 from tests.helpers.tiny import save_siglip
 from visual.load import load_vision
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from answering.assistant import Assistant
+from answering.exporting.formats import Reopened
 from common.errors import UserError
 from dataset.image import prepare_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, build_prompt, question_with_images
-from exporting.formats import Reopened
 from model.model import MMultiModal
 
 LAST = 16  # positions whose logits are compared: the question and the end of the picture; a row is 151,936 wide
