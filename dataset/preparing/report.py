@@ -10,6 +10,10 @@ from typing import Any
 from dataset.conversations import SPLITS, describe_pictures
 from dataset.preparing.process import TEXT_ONLY
 from dataset.preparing.sources import Conversations, Part
+from dataset.preparing.split import HELD_BACK
+from settings import Data
+
+FEW_IMAGES = 5  # 10 % of 42 photos gave 1 for validation: images are drawn one by one, so a small share varies
 
 
 @dataclass
@@ -77,6 +81,20 @@ def picture_lines(parts: list[Part], sizes: SizesBy) -> list[str]:
         f"WARNING: none of the {len(part.records):,} records of source {part.source.name} is used" for part in empty
     ]
     return [*describe_pictures(counts, [part.source for part in parts]), *lost]
+
+
+def few_lines(data: Data, sizes: SizesBy) -> list[str]:
+    """A line for each split that a share gave hardly any images."""
+    total = len(sizes.get(None, Sizes()).images)
+    lines = []
+    for split in sorted(HELD_BACK, reverse=True):
+        share, images = getattr(data, split), len(sizes.get(split, Sizes()).images)
+        if isinstance(share, float) and share > 0 and images < FEW_IMAGES:
+            lines.append(
+                f"data.{split} = {share}: the split has {images} of {total} images, too few to say much; raise "
+                "the share, or name a text file with names of images"
+            )
+    return lines
 
 
 def change_lines(parts: list[Part]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dataset.preparing.check import check_images
 from dataset.preparing.machines import read_shards, shard_file
-from dataset.preparing.report import SizesBy, change_lines, counted, picture_lines, size_table
+from dataset.preparing.report import SizesBy, change_lines, counted, few_lines, picture_lines, size_table
 from dataset.preparing.skipped import check_images_share, check_records_share, skip_list, unusable_lines
 from dataset.preparing.sources import drop_unusable, files_of, find_images, merge
 from dataset.preparing.split import choose_splits
@@ -43,6 +43,6 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
     )
     for number in range(1, shards + 1):
         shard_file(data, number, shards).unlink(missing_ok=True)
-    lines = [size_table(parts, sizes), *unmatched, *picture_lines(parts, sizes), *change_lines(parts)]
-    print(*lines, *unusable_lines(parts), sep="\n")
+    lines = [size_table(parts, sizes), *unmatched, *few_lines(data, sizes), *picture_lines(parts, sizes)]
+    print(*lines, *change_lines(parts), *unusable_lines(parts), sep="\n")
     print(f"wrote {data.image_map} and {data.annotations}, and what cannot be used to {data.skipped}")

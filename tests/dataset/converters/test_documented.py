@@ -9,6 +9,7 @@ import pytest
 
 from dataset.converters import FORMATS
 from dataset.converters.base import Example
+from settings import load_config
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -44,3 +45,17 @@ def test_the_new_format_in_the_page_works(page):
     exec(code, module)
     example = module["FORMAT"].example({"file": "a.jpg", "label": "dog"})
     assert example == Example(["a.jpg"], [("human", "What is this?"), ("gpt", ["dog"])])
+
+
+@pytest.mark.parametrize("page", ["data.md", "data.zh-CN.md"])
+def test_the_config_for_a_folder_of_photos_is_complete_and_writes_no_file_of_the_demo(page, tmp_path):
+    text = (REPO / "docs" / page).read_text(encoding="utf-8")
+    (block,) = (
+        block for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "train:" in block
+    )
+    (tmp_path / "photos.yaml").write_text(block, encoding="utf-8")
+    photos, demo = load_config(tmp_path / "photos.yaml"), load_config(REPO / "demo.yaml")
+    assert photos.train.run == "photos" and photos.language.path == demo.language.path
+    assert photos.vision.image_context_length == demo.vision.image_context_length
+    for key in ("image_map", "annotations", "skipped"):
+        assert getattr(photos.data, key) != getattr(demo.data, key)

@@ -62,3 +62,14 @@ def test_records_that_are_used_as_they_are_are_not_mentioned(workplace, capsys):
     workplace.source("en", "llava", [llava("a.png", "<image>?", "a")])
     picture(workplace.folder / "en" / "a.png")
     assert not any("changed" in line for line in printed(workplace, capsys))
+
+
+def test_a_share_that_gives_hardly_any_images_is_named_and_a_larger_one_is_not(workplace, capsys):
+    workplace.source("en", "llava", [llava(f"{n}.png", "<image>?", "a") for n in range(40)])
+    for n in range(40):
+        picture(workplace.folder / "en" / f"{n}.png")
+    few = printed(workplace, capsys, "data.validation=0.02", "data.test=0.5")
+    (line,) = (line for line in few if "too few" in line)
+    assert line.startswith("data.validation = 0.02: the split has ") and " of 40 images" in line
+    assert not any("too few" in line for line in printed(workplace, capsys, "data.validation=0.4", "data.test=0.4"))
+    assert not any("too few" in line for line in printed(workplace, capsys, "data.validation=0", "data.test=0"))
