@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from answering.attention_map import AttentionMap, answer_attention, on_grid, token_spans
+from answering.attention_map import AttentionMap, answer_attention, on_grid, to_patches, token_spans
 from answering.decoding import StopAt, cut_at_stop, generate_arguments, pieces_to_stop
 from answering.devices import choose_device
 from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
@@ -171,6 +171,9 @@ class Assistant:
             class_tokens=grid.kept_class_tokens,
             dropped_patches=grid.dropped_patches,
         )
+        if grid.cell > 1:
+            patches = self.model.patch_grid
+            maps = to_patches(maps, grid.cell, patches.rows, patches.columns)
         return AttentionMap(text, token_spans(self.tokenizer, answer), maps)
 
     def _take_prefix(self, images: list[Image.Image]) -> PrefixCache | None:

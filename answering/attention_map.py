@@ -108,6 +108,14 @@ def on_grid(
     return np.concatenate([missing, drawn], 1).reshape(len(drawn), rows, columns)
 
 
+def to_patches(maps: np.ndarray, cell: int, rows: int, columns: int) -> np.ndarray:
+    """Maps [A, r, c] of cells -> [A, rows, columns] of patches: each patch has the weight of its cell.
+
+    The last cells may reach over the edge of the picture; their patches there are left out.
+    """
+    return maps.repeat(cell, axis=1).repeat(cell, axis=2)[:, :rows, :columns]
+
+
 def token_spans(tokenizer: Any, ids: list[int]) -> list[tuple[int, int]]:
     """Where each token's text is in the decoded text: (begin, end) in characters.
 

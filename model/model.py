@@ -299,14 +299,16 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
     """The whole model from its two base models. What the config trains is set trainable, and that is asserted.
 
     Raises:
-        UserError: the model gives another number of visual tokens than ``vision.image_context_length``, or peft refuses
-            the ``lora`` section.
+        UserError: the model gives another number of visual tokens than ``vision.image_context_length``, the connector
+            cannot take these features, or peft refuses the ``lora`` section.
     """
     widths = feature_width(vision), language.config.hidden_size
+    grid = patch_grid(vision.config.to_dict(), config.vision.drop_first_token)
+    kind, standardize = config.projector.kind, config.projector.standardize
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_part(language, config.language.train, config.lora),
-        build_connector(*widths, hidden_size=config.projector.hidden_size, standardize=config.projector.standardize),
+        build_connector(*widths, kind=kind, grid=grid, standardize=standardize, **config.projector.sizes),
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",
     )
@@ -327,8 +329,9 @@ def check_token_count(model: MMultiModal, config: Config) -> None:
     tokens = model.num_visual_tokens
     if tokens != config.vision.image_context_length:
         raise UserError(
-            f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} gives "
-            f"{tokens} visual tokens; set vision.image_context_length={tokens}"
+            f"vision.image_context_length: {config.vision.image_context_length}, but {config.vision.path} with "
+            f"projector.kind = {config.projector.kind} gives {tokens} visual tokens; set "
+            f"vision.image_context_length={tokens}"
         )
 
 

@@ -25,18 +25,20 @@ from settings.llava import follow_model
 from settings.renamed import REFUSED, RENAMED, SECRET
 from settings.schema import (
     CURVES,
+    PROJECTOR_SIZES,
     SCHEDULE_OPTIONS,
     SOURCES,
     Config,
     Data,
     Generate,
     Lora,
+    Projector,
     Section,
     Source,
     Train,
     Vision,
 )
-from visual.geometry import tower_sizes, visual_token_count
+from visual.geometry import patch_grid, tower_sizes
 
 
 def validate(raw: dict[str, Any], check_models: bool) -> Config:
@@ -211,8 +213,35 @@ def _check_together(config: Config) -> None:
     for name, part in (("vision", config.vision), ("language", config.language)):
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
+    _check_projector(config)
     _check_lora(config.lora)
     _check_generate(config.generate)
+
+
+def _check_projector(config: Config) -> None:
+    """A size that the kind of projector does not have, or cannot have."""
+    projector = config.projector
+    for name in ("layers", "hidden_size", "queries", "pool"):
+        if (value := getattr(projector, name)) is not None and name not in PROJECTOR_SIZES[projector.kind]:
+            kinds = ", ".join(kind for kind, sizes in PROJECTOR_SIZES.items() if name in sizes)
+            problem = f"expected null with projector.kind = {projector.kind}: it is a size of {kinds}"
+            raise Invalid(f"projector.{name}", problem, value)
+    if projector.kind == "mlp" and projector.layers == 1:
+        raise Invalid("projector.layers", "expected 2 or more with projector.kind = mlp; one layer is linear", 1)
+    if projector.kind == "pool" and projector.layers == 1 and projector.hidden_size is not None:
+        problem = "expected null where projector.layers is 1: it is the width between layers"
+        raise Invalid("projector.hidden_size", problem, projector.hidden_size)
+    queries, hidden_size = projector.sizes.get("queries"), projector.hidden_size
+    if projector.kind == "resampler" and queries is not None and math.isqrt(queries) ** 2 != queries:
+        problem = "expected a square number with projector.kind = resampler, whose queries have positions on a square"
+        raise Invalid("projector.queries", problem, queries)
+    if projector.kind == "qformer" and hidden_size is not None and hidden_size % min(64, hidden_size):
+        problem = "expected a multiple of 64 with projector.kind = qformer, whose heads are 64 wide"
+        raise Invalid("projector.hidden_size", problem, hidden_size)
+    if queries is not None and queries != config.vision.image_context_length:
+        giver = f"projector.kind = {projector.kind} gives (projector.queries {queries})"
+        problem = f"expected {queries}, which is what {giver}"
+        raise Invalid("vision.image_context_length", problem, config.vision.image_context_length)
 
 
 def _check_generate(generate: Generate) -> None:
@@ -467,20 +496,26 @@ def _check_models(config: Config) -> None:
         if not (folder / "config.json").is_file():
             raise Invalid(key, "expected a model folder, but it holds no config.json", section.path)
         if isinstance(section, Vision):
-            _check_token_count(section, folder / "config.json")
+            _check_token_count(section, config.projector, folder / "config.json")
 
 
-def _check_token_count(vision: Vision, file: Path) -> None:
+def _check_token_count(vision: Vision, projector: Projector, file: Path) -> None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        given = visual_token_count(content, vision.drop_first_token, vision.image_size)
+        grid = patch_grid(content, vision.drop_first_token, vision.image_size)
     except UserError as error:
         raise Invalid("vision.path", str(error), vision.path) from None
     except (OSError, ValueError) as error:
         raise Invalid("vision.path", f"expected a readable config.json ({error})", vision.path) from None
+    if projector.kind == "pool" and (wanted := grid.drop_first_for_patches) is not None:
+        problem = f"expected {wanted} with projector.kind = pool, which joins the patches of a whole picture"
+        raise Invalid("vision.drop_first_token", problem, vision.drop_first_token)
+    given = projector.num_tokens(grid)
     if given != vision.image_context_length:
         size, patch, _ = tower_sizes(content)
         size = vision.image_size or size
         rule = f"{size} px, patch {patch}, vision.drop_first_token {show(vision.drop_first_token)}"
-        problem = f"expected {given}, which is what the encoder gives ({rule})"
+        giver = "the encoder" if given == grid.features else f"projector.kind = {projector.kind}"
+        sizes = "".join(f", projector.{name} {value}" for name, value in projector.token_sizes.items())
+        problem = f"expected {given}, which is what {giver} gives ({rule}{sizes})"
         raise Invalid("vision.image_context_length", problem, vision.image_context_length)

@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import UserError
 from common.hub import fetch_config
 from settings.invalid import Invalid, show
-from visual.geometry import visual_token_count
+from visual.geometry import patch_grid
 
 LANGUAGES = ("qwen2", "qwen3")
 TOWERS = ("siglip_vision_model", "clip_vision_model")
@@ -74,7 +74,9 @@ def keys_of(content: dict[str, Any], image_size: Any = None) -> dict[str, Any]:
         # SigLIP's last hidden state in LLaVA is the one before the final norm, unless this key ties the two.
         "vision.final_norm": bool(tower.get("tie_last_hidden_states", False)),
         "vision.drop_first_token": drops,
-        "vision.image_context_length": visual_token_count(content, drops, size),
+        "vision.image_context_length": patch_grid(content, drops, size).features,
+        "projector.kind": "mlp",
+        "projector.layers": None,
         "projector.hidden_size": None,
         "projector.standardize": False,
     }

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from visual.geometry import PatchGrid
+
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -145,12 +147,47 @@ class Language(Section):
     )
 
 
-class Projector(Section):
-    """The two linear layers between encoder and language model."""
+# The sizes of each kind of projector, with what null means; a hidden_size of None is the language model's width.
+PROJECTOR_SIZES: dict[str, dict[str, int | None]] = {
+    "linear": {},
+    "mlp": {"layers": 2, "hidden_size": None},
+    "pool": {"pool": 3, "layers": 2, "hidden_size": None},
+    "resampler": {"queries": 256},
+    "qformer": {"queries": 32, "layers": 12, "hidden_size": 768},
+}
 
+
+class Projector(Section):
+    """The connector between encoder and language model."""
+
+    kind: Literal["linear", "mlp", "pool", "resampler", "qformer"] = Field(
+        "mlp", description="one of linear, mlp, pool, resampler, qformer"
+    )
+    layers: Count | None = Field(None, description="a whole number of layers, 1 or more, or null for its kind's")
     hidden_size: Count | None = Field(None, description="a whole number, 1 or more, or null for the language model's")
+    queries: Count | None = Field(
+        None, description="a whole number of visual tokens, 1 or more, or null for its kind's"
+    )
+    pool: Count | None = Field(None, description="a whole number of patches along a cell's side, or null for 3")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     standardize: bool = Field(True, description=FLAG)
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """The sizes that its kind has, with nulls resolved."""
+        return {name: getattr(self, name) or default for name, default in PROJECTOR_SIZES[self.kind].items()}
+
+    @property
+    def token_sizes(self) -> dict[str, int | None]:
+        """Those of its sizes that decide on the number of visual tokens."""
+        return {name: value for name, value in self.sizes.items() if name in ("pool", "queries")}
+
+    def num_tokens(self, grid: PatchGrid) -> int:
+        """How many visual tokens a picture becomes; the number that the connector itself gives."""
+        sizes = self.token_sizes
+        if (queries := sizes.get("queries")) is not None:
+            return queries
+        return grid.features if (cell := sizes.get("pool")) is None else grid.pooled(cell).features
 
 
 class Lora(Section):

@@ -18,12 +18,17 @@ _KINDS = {"siglip": (16, 0), "clip": (32, 1)}
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Features of one picture: ``class_tokens``, then ``rows`` x ``columns`` patches, without the first ``dropped``."""
+    """Features of one picture: ``class_tokens``, then ``rows`` x ``columns`` patches, without the first ``dropped``.
+
+    After pooling, each of the ``rows`` x ``columns`` is a cell of ``cell`` x ``cell`` patches. The last row and column
+    of cells may reach over the edge of the picture.
+    """
 
     rows: int
     columns: int
     class_tokens: int = 0
     dropped: int = 0
+    cell: int = 1
 
     @property
     def encoded(self) -> int:
@@ -45,6 +50,17 @@ class PatchGrid:
         """How many features come before the first patch and have no position in the picture."""
         return max(0, self.class_tokens - self.dropped)
 
+    @property
+    def drop_first_for_patches(self) -> str | None:
+        """``true`` or ``false``, which ``drop_first_token`` must be for all patches and nothing else; None if it is."""
+        if self.dropped_patches == self.kept_class_tokens == 0:
+            return None
+        return "false" if self.dropped_patches else "true"
+
+    def pooled(self, cell: int) -> PatchGrid:
+        """The cells of ``cell`` x ``cell`` patches, for a grid that is nothing but patches."""
+        return PatchGrid(-(-self.rows // cell), -(-self.columns // cell), cell=cell)
+
 
 def patch_grid(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> PatchGrid:
     """The features of one picture.
@@ -62,11 +78,6 @@ def patch_grid(vision_config: dict[str, Any], drop_first_token: bool, image_size
     if grid.features < 1:
         raise UserError(f"expected an encoder that gives visual tokens, not {size} px in patches of {patch} px")
     return grid
-
-
-def visual_token_count(vision_config: dict[str, Any], drop_first_token: bool, image_size: int | None = None) -> int:
-    """How many visual tokens one picture becomes where each feature becomes one; see :func:`patch_grid`."""
-    return patch_grid(vision_config, drop_first_token, image_size).features
 
 
 def tower_sizes(vision_config: dict[str, Any]) -> tuple[int, int, int]:

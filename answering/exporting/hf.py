@@ -102,6 +102,10 @@ def projector_layers(connector: Connector, width: int) -> list[tuple[torch.Tenso
             "train with the connector mlp to export the model"
         )
     state = connector.folded()
+    if "4.weight" in state:
+        raise UserError(
+            "projector.layers: above 2, and LLaVA's projector has 2; a run with projector.layers: null can be exported"
+        )
     if len(state["0.weight"]) != width:
         raise UserError(
             f"projector.hidden_size: {len(state['0.weight'])}, and LLaVA's projector has the language model's width "

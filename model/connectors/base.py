@@ -24,8 +24,13 @@ class Connector(nn.Module, ABC):
     """
 
     name: ClassVar[str]  # its key in model.connectors.CONNECTORS
+    needs_grid: ClassVar[bool] = False  # its constructor is given the grid of the features
     feature_mean: torch.Tensor | None
     feature_std: torch.Tensor | None
+
+    def start_statistics(self, width: int, standardize: bool) -> None:
+        """With ``standardize``, statistics [``width``] that change nothing (mean 0, deviation 1); else none."""
+        self.set_statistics(*((torch.zeros(width), torch.ones(width)) if standardize else (None, None)))
 
     def set_statistics(self, mean: torch.Tensor | None, std: torch.Tensor | None) -> None:
         """Standardise features by ``mean`` and ``std`` [Dv]; not at all if they are None."""

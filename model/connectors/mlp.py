@@ -1,6 +1,8 @@
-"""Two linear layers with GELU between them, for each feature alone (Liu et al. 2023, arXiv:2310.03744, section 3.2)."""
+"""Linear layers with GELU between them, for each feature alone (Liu et al. 2023, arXiv:2310.03744, section 3.2)."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -9,32 +11,43 @@ from model.connectors.base import Connector
 from visual.geometry import PatchGrid
 
 
+def mlp_layers(width_in: int, hidden_size: int, width_out: int, layers: int) -> list[nn.Module]:
+    """``layers`` linear layers with GELU between them. Weights start from N(0, 0.01), biases at 0."""
+    widths = [width_in, *[hidden_size] * (layers - 1), width_out]
+    linears = [nn.Linear(*pair) for pair in pairwise(widths)]
+    for linear in linears:
+        nn.init.normal_(linear.weight, mean=0.0, std=0.01)
+        nn.init.zeros_(linear.bias)
+    return [linears[0], *(module for linear in linears[1:] for module in (nn.GELU(), linear))]
+
+
 class MLPConnector(Connector, nn.Sequential):
     """Linear, GELU, Linear: one visual token for each feature.
 
     Weights start from N(0, 0.01), biases at 0, as the design has it. In checkpoints its parameters are ``0.weight``,
-    ``0.bias``, ``2.weight`` and ``2.bias``.
+    ``0.bias``, ``2.weight`` and ``2.bias``; with more layers ``4.weight`` and so on.
 
     Args:
         vision_width: Dv, of the tower's features.
         language_width: Dl, of the language model's embeddings.
         hidden_size: width between the layers (None: ``language_width``).
+        layers: how many linear layers, 2 or more.
         standardize: begin with statistics that change nothing (mean 0, deviation 1), to be set before training.
     """
 
     name = "mlp"
 
     def __init__(
-        self, vision_width: int, language_width: int, *, hidden_size: int | None = None, standardize: bool = False
+        self,
+        vision_width: int,
+        language_width: int,
+        *,
+        hidden_size: int | None = None,
+        layers: int = 2,
+        standardize: bool = False,
     ) -> None:
-        hidden_size = hidden_size or language_width
-        first, second = nn.Linear(vision_width, hidden_size), nn.Linear(hidden_size, language_width)
-        super().__init__(first, nn.GELU(), second)
-        for layer in (first, second):
-            nn.init.normal_(layer.weight, mean=0.0, std=0.01)
-            nn.init.zeros_(layer.bias)
-        statistics = (torch.zeros(vision_width), torch.ones(vision_width)) if standardize else (None, None)
-        self.set_statistics(*statistics)
+        super().__init__(*mlp_layers(vision_width, hidden_size or language_width, language_width, layers))
+        self.start_statistics(vision_width, standardize)
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
         return nn.Sequential.forward(self, features)
@@ -46,7 +59,7 @@ class MLPConnector(Connector, nn.Sequential):
         return grid
 
     def folded(self) -> dict[str, torch.Tensor]:
-        """Its four tensors with the statistics in the first layer: what a plain Linear, GELU, Linear computes with.
+        """Its parameters with the statistics in the first layer: what a plain Linear, GELU, Linear computes with.
 
         W (x - mean) / std + b = (W / std) x + (b - (W / std) mean), in float64 and then in fp32.
         """

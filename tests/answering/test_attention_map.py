@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from answering.attention_map import AttentionMap, on_grid, token_spans
+from answering.attention_map import AttentionMap, on_grid, to_patches, token_spans
 from common.errors import UserError
 from dataset.prompt import Request, Turn, encode_text, question_with_images
 from model.adapters import base_of
@@ -144,3 +144,9 @@ def test_tokens_have_their_span_in_the_text_even_within_a_character(assistant):
     whole = [(piece, span) for piece, span in whole if "\ufffd" not in piece]  # tokens of whole characters
     assert len(whole) > 5 and all(text[slice(*span)] == piece for piece, span in whole)
     assert len(ids) > len(set(spans))  # the circle is several tokens with one span
+
+
+def test_each_patch_has_the_weight_of_its_cell():
+    cells = np.arange(1.0, 5)[None].reshape(1, 2, 2)
+    assert to_patches(cells, 2, 3, 3)[0].tolist() == [[1, 1, 2], [1, 1, 2], [3, 3, 4]]
+    assert to_patches(cells, 3, 6, 6)[0, 3].tolist() == [3, 3, 3, 4, 4, 4]

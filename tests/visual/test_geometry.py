@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from common.errors import UserError
-from visual.geometry import PatchGrid, patch_grid, visual_token_count
+from visual.geometry import PatchGrid, patch_grid
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,16 @@ from visual.geometry import PatchGrid, patch_grid, visual_token_count
     ],
 )
 def test_the_token_count_comes_from_image_and_patch_size(content, drop, count):
-    assert visual_token_count(content, drop) == count
+    assert patch_grid(content, drop).features == count
 
 
 def test_the_token_count_is_that_of_transformers_own_model():
     from transformers import SiglipConfig, SiglipVisionConfig
 
     tower = SiglipVisionConfig(image_size=70, patch_size=14)
-    assert visual_token_count(tower.to_dict(), drop_first_token=False) == 25
-    assert visual_token_count(SiglipConfig(vision_config=tower.to_dict()).to_dict(), drop_first_token=True) == 24
-    assert visual_token_count(SiglipVisionConfig().to_diff_dict(), drop_first_token=False) == 196
+    assert patch_grid(tower.to_dict(), drop_first_token=False).features == 25
+    assert patch_grid(SiglipConfig(vision_config=tower.to_dict()).to_dict(), drop_first_token=True).features == 24
+    assert patch_grid(SiglipVisionConfig().to_diff_dict(), drop_first_token=False).features == 196
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_token_count_is_that_of_transformers_own_model():
 )
 def test_an_encoder_without_a_fixed_number_of_tokens_is_refused(content, problem):
     with pytest.raises(UserError) as caught:
-        visual_token_count(content, drop_first_token=True)
+        patch_grid(content, drop_first_token=True)
     assert problem in str(caught.value)
 
 

@@ -13,7 +13,7 @@ from transformers import CLIPVisionModel, SiglipVisionModel
 from common.errors import UserError
 from dataset.image import load_image_processor, prepare_image
 from tests.helpers.tiny import save_clip, save_siglip
-from visual.geometry import visual_token_count
+from visual.geometry import patch_grid
 from visual.load import load_vision
 
 CLASSES = {"siglip": SiglipVisionModel, "clip": CLIPVisionModel}
@@ -63,8 +63,8 @@ def test_every_published_size_gives_its_tokens(tmp_path, size, patch, tokens):
     tower = load(folder)
     assert tower(torch.zeros(1, 3, size, size)).shape == (1, tokens, 16)
     for content in (json.loads((folder / "config.json").read_text()), tower.config.to_dict()):
-        assert visual_token_count(content, drop_first_token=False) == tokens
-        assert visual_token_count(content, drop_first_token=True) == tokens - 1
+        assert patch_grid(content, drop_first_token=False).features == tokens
+        assert patch_grid(content, drop_first_token=True).features == tokens - 1
 
 
 @pytest.mark.parametrize("name", ["siglip", "clip"])
@@ -76,7 +76,7 @@ def test_another_resolution_has_interpolated_positions(towers, name):
     reference = CLASSES[name].from_pretrained(towers[name]).eval()
     wanted = reference(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(tower(pixels), wanted, rtol=0, atol=1e-5)
-    assert visual_token_count(tower.config.to_dict(), drop_first_token=True) == tokens
+    assert patch_grid(tower.config.to_dict(), drop_first_token=True).features == tokens
 
 
 def test_clips_processor_crops_the_middle(towers):

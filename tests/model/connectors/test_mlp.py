@@ -111,3 +111,17 @@ def test_statistics_are_saved_and_are_no_parameters():
     assert torch.equal(connector.state_dict()["feature_mean"], mean)
     assert torch.equal(connector.state_dict()["feature_std"], std)
     assert len(list(connector.parameters())) == 4 and not mean.requires_grad
+
+
+def test_more_layers_are_linear_and_gelu_in_turn():
+    connector = build_connector(6, 4, hidden_size=5, layers=3)
+    with torch.no_grad():
+        for parameter in connector.parameters():
+            parameter.normal_()
+    state, hidden = connector.state_dict(), torch.randn(2, 9, 6)
+    wanted = hidden
+    for number in (0, 2, 4):
+        wanted = wanted @ state[f"{number}.weight"].T + state[f"{number}.bias"]
+        wanted = nn.functional.gelu(wanted) if number < 4 else wanted
+    torch.testing.assert_close(connector(hidden), wanted)
+    assert [tuple(state[f"{number}.weight"].shape) for number in (0, 2, 4)] == [(5, 6), (5, 5), (4, 5)]
