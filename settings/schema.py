@@ -173,12 +173,12 @@ class Projector(Section):
     standardize: bool = Field(True, description=FLAG)
 
     @property
-    def sizes(self) -> dict[str, int | None]:
+    def sizes(self) -> dict[str, Any]:
         """The sizes that its kind has, with nulls resolved."""
         return {name: getattr(self, name) or default for name, default in PROJECTOR_SIZES[self.kind].items()}
 
     @property
-    def token_sizes(self) -> dict[str, int | None]:
+    def token_sizes(self) -> dict[str, int]:
         """Those of its sizes that decide on the number of visual tokens."""
         return {name: value for name, value in self.sizes.items() if name in ("pool", "queries")}
 

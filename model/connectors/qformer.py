@@ -67,5 +67,5 @@ class QFormerConnector(Connector):
     def num_tokens(self, grid: PatchGrid) -> int:
         return self.query_tokens.shape[1]
 
-    def token_grid(self, grid: PatchGrid) -> None:
+    def token_grid(self, grid: PatchGrid) -> PatchGrid | None:
         return None

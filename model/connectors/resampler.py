@@ -82,7 +82,7 @@ class ResamplerConnector(Connector):
     def num_tokens(self, grid: PatchGrid) -> int:
         return len(self.query)
 
-    def token_grid(self, grid: PatchGrid) -> None:
+    def token_grid(self, grid: PatchGrid) -> PatchGrid | None:
         return None
 
 
