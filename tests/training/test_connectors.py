@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from answering.assistant import Assistant
+from answering.exporting import hf
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
-from exporting import hf
 from tests.helpers.asking import reference_answers
 from tests.helpers.tiny import enlarge_projector, picture
 from training.setup import build_loop
