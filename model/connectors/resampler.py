@@ -26,7 +26,7 @@ class ResamplerConnector(Connector):
     There is no residual. P_k is P_q, bicubically interpolated to the grid of the patches; a patch that was dropped is
     left out of it, and a class token has position 0. As in Qwen-VL, queries and linear layers start from a truncated
     normal distribution of deviation 0.02, biases at 0, the attention's input matrix as torch's, and ``proj`` from
-    N(0, 1 / Dl), which training/standardize.py scales. Parameters have the names of its ``attn_pool``,
+    N(0, 1 / Dl). Parameters have the names of its ``attn_pool``,
     ``ln_post`` and ``proj``.
 
     Args:
@@ -73,11 +73,6 @@ class ResamplerConnector(Connector):
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("key_positions", positions_on(grid, positions), persistent=False)
         self.start_statistics(vision_width, standardize)
-
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Make visual tokens ``factor`` times as long: by ``proj``, as what is before the last norm has no length."""
-        self.proj.mul_(factor)
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
         x = self.ln_kv(self.kv_proj(features))  # [K, N, Dl]
