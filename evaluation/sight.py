@@ -28,8 +28,7 @@ def measure_sight(assistant: Assistant, questions: Sequence[Question]) -> Sight 
         inputs = {name: tensor.to(assistant.device) for name, tensor in model_inputs(batch).items()}
         swapped = others.swap(inputs["pixel_values"], batch["info"].images_per_tree)
         if shape is None:
-            tokens = assistant.model.images_by_row(inputs["images_per_row"], inputs["pixel_values"])
-            shape = token_shape(assistant.model, torch.cat(tokens or []))
+            shape = token_shape(assistant.model, assistant.model.encode_images(inputs["pixel_values"]))
         if swapped is not None:
             own, other = (
                 float(assistant.model(**{**inputs, "pixel_values": pixels}).loss)

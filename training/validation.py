@@ -71,6 +71,6 @@ def with_other_pictures(batch: Batch, others: OtherPictures) -> Batch | None:
 def shape_of(loop: Loop, batch: Batch) -> TokenShape:
     """Of the visual tokens of a batch's pictures."""
     inputs = loop.to_device(batch)
-    images = loop.model.images_by_row(*(inputs.get(name) for name in ("images_per_row", *PICTURES)))
-    assert images is not None, "the batch has pictures"
-    return token_shape(loop.model, torch.cat(images))
+    if "image_features" in inputs:
+        return token_shape(loop.model, loop.model.project(inputs["image_features"]))
+    return token_shape(loop.model, loop.model.encode_images(inputs["pixel_values"]))

@@ -51,6 +51,15 @@ def test_it_is_the_difference_of_the_losses_with_own_and_with_other_pictures(ass
     assert f"gap {found['gap']:+.3f} ± {found['standard_error']:.3f}" in sight_line(found)
 
 
+def test_a_picture_of_several_trees_is_there_once(assistant):
+    """Two system texts make two trees of one picture."""
+    asked = questions(assistant)
+    for number, question in enumerate([*questions(assistant)]):
+        question.system = f"Be brief, {number % 2}."
+        asked.append(question)
+    assert measure_sight(assistant, asked)["gap"] != 0
+
+
 def test_a_blind_model_is_warned_of(assistant):
     with torch.no_grad():
         assistant.model.projector[2].weight.zero_()
