@@ -121,8 +121,9 @@ def floor_is_wrong(question: Question) -> bool | None:
 def weak_forms(questions: Sequence[Question]) -> list[Form]:
     """Forms of question, such as "is there a [color] [shape]", on which the model goes with the usual answer.
 
-    On these it is not clearly above itself with another picture; without that probe, its score where the usual answer
-    is wrong is not clearly above 0. Only there does the picture tell, so a form with few such questions is not judged.
+    Where the usual answer is wrong it scores below a half, and the form is not clearly above itself with another
+    picture; without that probe, that score is not clearly above 0. Only where the usual answer is wrong does the picture
+    tell, so a form with few such questions is not judged.
     """
     names = [question_forms(question.text) for question in questions]
     against = [own for question, own in zip(questions, names, strict=True) if floor_is_wrong(question)]
@@ -137,7 +138,8 @@ def weak_forms(questions: Sequence[Question]) -> list[Form]:
             continue
         row, score = compare(by_form[form], "other_picture"), mean_of(wrong)
         mean, error = score["mean"] or 0.0, score["standard_error"] or 0.0
-        if not row["clearly_above"] if row else mean <= 2 * error:
+        follows = not row["clearly_above"] if row else mean <= 2 * error
+        if follows and mean < 0.5:
             found.append({"form": form, **score})
     return sorted(found, key=lambda row: row["mean"] or 0.0)
 

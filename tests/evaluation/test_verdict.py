@@ -117,6 +117,18 @@ def test_a_form_of_question_that_follows_the_usual_answer_is_named_within_a_type
     assert judge([*seen, *colors(100)])[0]["looks_at_the_picture"] is True
 
 
+def test_a_form_with_one_answer_in_the_test_is_not_weak_if_that_is_not_the_usual_answer():
+    """In training one shape is usual, in the test all pictures have two: another picture tells the same answer."""
+    questions = yes_no("Is the {} one on the left?", 400, 1.0)
+    for i in range(400, 500):
+        right = "1" if i % 20 == 0 else "2"
+        own = asked("How many shapes are there?", "2", right if i % 15 else "3", i, "yes/no", question_only="1")
+        own.baselines |= {"other_picture": "2", "majority": "1"}
+        questions.append(own)
+    _, by_type = judge(questions)
+    assert by_type["yes/no"]["weak_forms"] == [] and by_type["yes/no"]["looks_at_the_picture"]
+
+
 def test_ten_types_that_do_not_look_are_not_said_to_look_by_chance():
     """Each type is 2.3 standard errors above its floor: clear for one type, not for the best of ten."""
 
