@@ -145,7 +145,10 @@ def main() -> None:
     quiet_libraries()
     logging.disable(logging.WARNING)  # of runs that are meant to stay blind
     print(heading(args.pictures))
-    rows = measure(args)
+    try:
+        rows = measure(args)
+    finally:
+        logging.disable(logging.NOTSET)
     print("\n".join(summary(rows, args.recipes)))
     if args.output:
         facts = {**machine(), "config": args.config, "overrides": args.overrides, "planted": args.plant}

@@ -220,9 +220,8 @@ def test_a_checkpoint_names_what_its_base_model_lacks_and_says_where_to_put_it(m
         load_checkpoint(folder)
     (tmp_path / "elsewhere").rename(shard)
     base.rename(tmp_path / "moved")
-    with pytest.raises(
-        UserError, match=f"language.path = {base}: no such folder, and {folder} was trained from it; put"
-    ):
+    missing = f"language.path = {base}: no such folder, and {folder} was trained from it"
+    with pytest.raises(UserError, match=f"{missing}; name its folder with --base-language DIR"):
         load_checkpoint(folder)
     state["model.norm.weight"] += 0.5  # another model of the same sizes
     write_shards(state, tmp_path / "moved", shards=3)
