@@ -122,8 +122,8 @@ def weak_forms(questions: Sequence[Question]) -> list[Form]:
     """Forms of question, such as "is there a [color] [shape]", on which the model goes with the usual answer.
 
     Where the usual answer is wrong it scores below a half, and the form is not clearly above itself with another
-    picture; without that probe, that score is not clearly above 0. Only where the usual answer is wrong does the picture
-    tell, so a form with few such questions is not judged.
+    picture; without that probe, that score is not clearly above 0. Only where the usual answer is wrong does the
+    picture tell, so a form with few such questions is not judged.
     """
     names = [question_forms(question.text) for question in questions]
     against = [own for question, own in zip(questions, names, strict=True) if floor_is_wrong(question)]
