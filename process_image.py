@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from common.command import typed_command
 from common.errors import UserError
 from common.text import prepare_console
-from dataset.doctor.report import check_data
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
 from dataset.preparing.process import process_ali, process_coco
@@ -100,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config, args.overrides)
         check_metrics(config.data.sources)
         if args.check:
+            from dataset.doctor.report import check_data  # imports numpy, which --help does not need
+
             return 1 if check_data(config) else 0
         if args.shard:
             number, count = args.shard

@@ -348,10 +348,10 @@ def test_checkpoint_and_device_of_the_command_line_come_first(open_window, tmp_p
 def test_the_stage_of_loading_is_shown_until_it_is_over(open_window, monkeypatch):
     gate, load = threading.Event(), Assistant.load
 
-    def slow(checkpoint, device, on_stage, verify):
+    def slow(checkpoint, device, on_stage, verify, overrides):
         on_stage("weights")
         gate.wait(60)
-        return load(checkpoint, device)
+        return load(checkpoint, device, overrides=overrides)
 
     monkeypatch.setattr(Assistant, "load", slow)
     window, person = open_window()
@@ -407,6 +407,8 @@ def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
     loaded(window, person)
     assistant = window.worker.assistant
     endless(window, 200)
+    # Each token is a word: the tiny model's own tokens are parts of characters, and there is no piece for most of them.
+    assistant.tokenizer.decode = lambda ids, **options: "".join(f"{token} " for token in ids)
     pieces, beats = [], []
     take = window.on_event
     window.on_event = lambda job, kind, value: (
@@ -423,7 +425,7 @@ def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
     person.press("Return")
     person.until(lambda: window.asking is None)
     pauses = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
-    assert len(assistant.tokenizer.encode("".join(pieces))) >= 150 and len(pieces) > 20
+    assert len(pieces) >= 150 and len("".join(pieces).split()) == 200
     assert max(pauses) < 2  # generous: other work on this machine is not the window's fault
 
 

@@ -20,9 +20,11 @@ def dialog(open_window, monkeypatch):
     window, person = open_window(preferences=Preferences(max_new_tokens=99, dark=True, device="cpu"))
     loaded(window, person)
     window.loads = []
-    monkeypatch.setattr(
-        window.worker, "load", lambda checkpoint, device, verify: window.loads.append((checkpoint, device))
-    )
+
+    def load(checkpoint, device, verify, overrides) -> None:
+        window.loads.append((checkpoint, device))
+
+    monkeypatch.setattr(window.worker, "load", load)
     person.press("Control_L", "comma")
     person.until(lambda: any(isinstance(child, SettingsDialog) for child in window.root.winfo_children()))
     dialog = window.root.winfo_children()[-1]
