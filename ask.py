@@ -229,7 +229,8 @@ def print_json(record: dict[str, Any]) -> None:
 
 def say_replaced(characters: int) -> None:
     if characters:
-        print(f"note: {characters} characters were not UTF-8 text and were replaced by U+FFFD", file=sys.stderr)
+        what = "1 character was" if characters == 1 else f"{characters} characters were"
+        print(f"note: {what} not UTF-8 text and replaced by U+FFFD", file=sys.stderr)
 
 
 def say_unprintable(text: str | None = None) -> None:

@@ -120,7 +120,6 @@ def score_model(
     from evaluation.baselines import fit_baselines
     from evaluation.report import build_result, show, write_result
     from evaluation.resuming import Saver
-    from evaluation.sight import measure_sight
     from training import distributed
 
     assistant = load_assistant(args, facts, questions, unfinished)
@@ -143,19 +142,35 @@ def score_model(
         raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
     if complete:  # after Ctrl-C the other processes may never come here
         distributed.leave_together()
-        if not args.no_probes and not distributed.rank():
-            facts["sight"] = measure_sight(assistant, questions)
         if all(question.prediction is None for question in questions):
             raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
     if distributed.rank():
         return 0  # the first process scores and writes
-    result = write(complete)  # before printing: a terminal that fails must not lose the result
+    result = write(complete)  # before anything else that can fail or be interrupted
+    if complete and not args.no_probes:
+        add_sight(result, assistant, questions, args.output)
     print(show(result))
     show_page(result, args.output)
     if not complete:
         answered = f"{result['answered']} of {len(questions)} questions answered"
         print(f"interrupted: {answered}; to continue: {typed_command(add=['--resume'])}", file=sys.stderr)
     return 0 if complete else 130
+
+
+def add_sight(result: dict, assistant: Assistant, questions: list[Question], output: Path) -> None:
+    """Measure the loss with another picture and write it into the result. Ctrl-C and full GPU memory leave it out."""
+    import torch
+
+    from evaluation.report import write_result
+    from evaluation.sight import measure_sight
+
+    try:
+        result["sight"] = measure_sight(assistant, questions)
+    except (KeyboardInterrupt, torch.OutOfMemoryError) as error:
+        reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else "interrupted"
+        print(f"the loss with another picture is not measured ({reason})", file=sys.stderr)
+        return
+    write_result(output, result)
 
 
 def show_page(result: dict, output: Path) -> None:

@@ -21,6 +21,7 @@ import logging
 import statistics
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ COMMON, LOUD, LOUD_DIMENSIONS = 4.0, 30.0, 3
 
 def plant(loop: Loop) -> None:
     """Give the tower's features a common component and a few loud dimensions, as real towers have them."""
-    pictures = [picture for picture, _ in zip(training_pictures(loop.feed.known, 0), range(IMAGES), strict=False)]
-    mean, std = feature_statistics(loop.model, pictures)
+    mean, std = feature_statistics(loop.model, islice(training_pictures(loop.feed.known, 0), IMAGES))
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(len(mean), generator=generator)
     common = COMMON * direction / direction.pow(2).mean().sqrt()  # [Dv]
@@ -70,7 +70,7 @@ def run(config: Config, planted: bool) -> list[dict[str, float]]:
         if planted:
             plant(loop)
         loop.train()
-    return [entry for entry in loop.progress.log_history if "eval_gap" in entry]
+    return [entry for entry in loop.progress.log_history if "eval_gap_error" in entry]
 
 
 def samples_to_sight(evaluations: Sequence[dict[str, float]]) -> float | None:
@@ -110,13 +110,13 @@ def line(row: dict[str, Any], budgets: Sequence[int]) -> str:
     parts = [f"{row['recipe']:20} {row['seed']:4}  {'not yet' if sight is None else f'{sight:.0f}':>8}"]
     for budget in budgets:
         at = min(row["evaluations"], key=lambda e: abs(e["images"] - budget))
-        parts.append(f"{at['eval_gap']:7.3f} {at['eval_loss']:6.3f}")
+        parts.append(f"{at['eval_gap']:9.3f} {at['eval_loss']:6.3f}")
     parts.append(f"{last['visual_token_lengths']:8.1f} {last['visual_token_spread']:7.2f}")
     return "  ".join(parts)
 
 
 def heading(budgets: Sequence[int]) -> str:
-    named = "  ".join(f"{f'gap, loss at {budget}':>14}" for budget in budgets)
+    named = "  ".join(f"{f'gap, loss at {budget}':>16}" for budget in budgets)
     return f"{'recipe':20} {'seed':>4}  {'to sight':>8}  {named}  {'lengths':>8} {'spread':>7}"
 
 

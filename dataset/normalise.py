@@ -79,12 +79,8 @@ def _in_digits(word: str) -> str:
     """
     if all(c in _DIGITS_ZH for c in word):
         return "".join(str(_DIGITS_ZH[c]) for c in word)
-    total, section, digit, unit = (
-        0,
-        0,
-        None,
-        10**9,
-    )  # section: below 10,000; unit: the last one, which the next is below
+    total = section = 0  # section: below 10,000
+    digit, unit = None, 10**9  # unit: the last one, which the next is below
     for c in word:
         if c in _DIGITS_ZH:
             if digit:  # 一二百, "one or two hundred", is no number

@@ -36,15 +36,7 @@ from settings import SHARDS
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "tga"}
 TEXTS = {"json", "txt"}
 PICKLES = {"pickle", "pkl", "pyd", "pth", "pt"}  # reading one may run code
-COLUMNS = {
-    "image",
-    "images",
-    "conversations",
-    "messages",
-    "caption",
-    "turns",
-    "split",
-}  # of a Parquet file; others are not read
+COLUMNS = set("image images conversations messages caption turns system split".split())  # of a Parquet file
 LARGEST_MEMBER = 256 * 2**20  # bytes; the largest photo that data.max_pixels lets through has some tens of millions
 BLOCK = 2**20  # bytes that are read at once; no header of a tar is longer
 ROWS = 64  # of a Parquet file that become Python objects at once
@@ -262,7 +254,7 @@ def parts_of(said: object) -> list[object]:
         inner = said.get("conversations")
         if isinstance(inner, list) and any(isinstance(part, dict) and "turns" in part for part in inner):
             return inner
-    if isinstance(said, list) and any(isinstance(part, dict) and "from" in part for part in said):
+    if isinstance(said, list) and any(isinstance(part, dict) and {"from", "role"} & part.keys() for part in said):
         return [{"conversations": said}]  # LLaVA's messages without the object around them
     return said if isinstance(said, list) else [said]
 

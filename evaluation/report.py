@@ -136,7 +136,7 @@ def build_result(questions: Sequence[Question], unreadable_images: Mapping[str, 
         "scores": score_groups(questions),
         **overall,
         "verdict_by_type": by_type,
-        "sight": facts.get("sight"),
+        "sight": None,  # evaluate.py measures it after the result is written
         "types_that_do_not_look": [name for name, own in by_type.items() if own["looks_at_the_picture"] is False],
         "predictions": [prediction(q) for q in questions if q.prediction is not None or q.problem is not None],
     }

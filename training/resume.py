@@ -61,7 +61,7 @@ RESUME_RULES: tuple[Rule, ...] = (
     _applies("model vision.path language.path", "a folder may have moved; another model is refused, by its SHA-256"),
     _refused("vision.*", "the weights of the checkpoint were trained on other visual tokens"),
     _applies("language.*", "at once"),
-    _refused("projector.*", "the checkpoint's projector has another shape"),
+    _refused("projector.*", "the checkpoint's projector has another form"),
     _refused("lora.lora_alpha lora.alpha_pattern lora.use_rslora", "it would rescale the trained adapters"),
     _refused("lora.*", "the checkpoint's adapters have another shape or another start"),
     _applies("data.stream data.stream_validation", "the shards may have moved; other shards are refused"),

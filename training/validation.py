@@ -21,7 +21,8 @@ def validate(loop: Loop) -> dict[str, float] | None:
     """``eval_loss`` and what it says of the pictures; None if a signal came to any process.
 
     ``eval_loss`` is the mean cross entropy over every supervised token, ``eval_loss_other_picture`` the same with
-    another picture in each sample. ``eval_gap`` is their difference over the samples that have pictures.
+    another picture in each sample. ``eval_gap`` is their difference over the samples that have pictures, and
+    ``eval_gap_error`` its standard error, which is left out where a single batch had pictures.
 
     The loop's warnings are printed by its first process.
     """
@@ -47,7 +48,9 @@ def validate(loop: Loop) -> dict[str, float] | None:
     if found is not None:
         # Samples without pictures keep their loss.
         values["eval_loss_other_picture"] = loss + (gap.sums[3] / total[1]).item()
-        values |= {"eval_gap": found[0], "eval_gap_error": found[1]}
+        values["eval_gap"] = found[0]
+        if math.isfinite(found[1]):  # from a single batch it is not, and JSON has no infinity
+            values["eval_gap_error"] = found[1]
     if shape is not None:
         values |= {"visual_token_lengths": shape.lengths, "visual_token_spread": shape.relative_spread}
     values["images"] = loop.images_seen()

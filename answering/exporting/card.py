@@ -59,7 +59,7 @@ def read_result(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        content["overall"]
+        content["scores"]["overall"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--result = {file}: expected a file that evaluate.py wrote ({error})") from error
     return content
@@ -113,7 +113,7 @@ def _scores(result: dict[str, Any] | None) -> str:
     """Accuracy and the floors beside it."""
     if result is None:
         return "None were given (`export.py --result result.json`, the file that evaluate.py writes)."
-    overall = result["overall"]
-    shown = {name: value for name, value in overall.items() if isinstance(value, float)}
-    rows = [f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in shown.items()]
-    return "\n".join([f"| {overall.get('n', '?')} questions | |", "|---|---|", *rows])
+    overall = result["scores"]["overall"]
+    shown = {"score": overall["score"], **{name: floor["mean"] for name, floor in overall["baselines"].items()}}
+    rows = [f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in shown.items() if value is not None]
+    return "\n".join([f"| {overall['n']} questions | |", "|---|---|", *rows, "", result["verdict"]])

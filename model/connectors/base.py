@@ -18,7 +18,7 @@ class Connector(nn.Module, ABC):
 
     Features are standardised first: each of their Dv dimensions has mean 0 and standard deviation 1 over the tokens of
     training pictures. The features of a tower share one large component, and Adam makes what they share larger first:
-    after 150 steps without this, visual tokens were 42 times as long as words and all alike (docs/sight.md). The
+    after 150 pictures without this, visual tokens were 41 times as long as words and nearly alike (docs/sight.md). The
     statistics are the buffers ``feature_mean`` and ``feature_std`` [Dv], fixed before the first step. A connector
     without them takes features as they are.
     """

@@ -26,8 +26,7 @@ class ResamplerConnector(Connector):
     There is no residual. P_k is P_q, bicubically interpolated to the grid of the patches; a patch that was dropped is
     left out of it, and a class token has position 0. As in Qwen-VL, queries and linear layers start from a truncated
     normal distribution of deviation 0.02, biases at 0, the attention's input matrix as torch's, and ``proj`` from
-    N(0, 1 / Dl). Parameters have the names of its ``attn_pool``,
-    ``ln_post`` and ``proj``.
+    N(0, 1 / Dl). Parameters have the names of Qwen-VL's ``attn_pool``, ``ln_post`` and ``proj``.
 
     Args:
         vision_width: Dv, of the tower's features.

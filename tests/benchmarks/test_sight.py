@@ -64,6 +64,5 @@ def test_a_planted_component_blinds_a_plain_projector_and_not_a_standardised_one
     plain, standardised = json.loads(output.read_text(encoding="utf-8"))["rows"]
     blind, seeing = plain["evaluations"][-1], standardised["evaluations"][-1]
     assert blind["images"] == seeing["images"] == 240
-    print(blind, seeing)
     assert seeing["eval_gap"] > 3 * max(blind["eval_gap"], 0) and seeing["eval_gap"] > 4 * seeing["eval_gap_error"]
     assert "standardised, 1 x: gap" in capsys.readouterr().out

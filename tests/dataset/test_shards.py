@@ -278,3 +278,16 @@ def test_a_caption_gets_a_question(row):
 def test_what_is_no_conversation_is_refused(part):
     with pytest.raises(RecordError):
         talk_in(part, 1, "0", False)
+
+
+def test_a_system_column_of_parquet_and_messages_by_role_are_read(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    turns = [{"q": "What?", "a": ["red"]}]
+    table = pyarrow.Table.from_pylist([{"turns": turns, "system": "Be brief."}])
+    parquet.write_table(table, tmp_path / "s.parquet")
+    (row,) = read_shard(tmp_path / "s.parquet")
+    assert talk_in(contents(row)[1], 0, "0", False).system == "Be brief."
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]
+    assert [talk_in(part, 0, "0", False).turns for part in parts_of(messages)] == [turns]

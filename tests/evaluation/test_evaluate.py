@@ -105,6 +105,28 @@ def test_ctrl_c_while_the_page_is_made_keeps_the_result(data, stub, monkeypatch,
     assert f"The page with their pictures was interrupted: {data / 'result.html'} is not" in capsys.readouterr().out
 
 
+def test_ctrl_c_while_the_loss_is_measured_keeps_the_result(data, stub, monkeypatch, capsys):
+    stub(looks)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.sight.measure_sight", interrupted)
+    result = run(data)
+    assert result["complete"] and result["sight"] is None and result["answered"] == result["questions"]
+    assert "the loss with another picture is not measured (interrupted)" in capsys.readouterr().err
+
+
+def test_what_is_measured_of_the_loss_is_in_the_file_and_in_what_is_printed(data, stub, monkeypatch, capsys):
+    stub(looks)
+    sight = {"loss": 0.5, "loss_other_picture": 1.5, "gap": 1.0, "standard_error": 0.1}
+    sight |= {"visual_token_lengths": 2.0, "visual_token_spread": 0.9, "warnings": ["a warning"]}
+    monkeypatch.setattr("evaluation.sight.measure_sight", lambda *_: sight)
+    assert run(data)["sight"] == sight
+    printed = capsys.readouterr().out
+    assert "gap +1.000 ± 0.100" in printed and "a warning" in printed
+
+
 def test_verify_reads_all_files_again(data, stub, monkeypatch):
     model, asked = stub(looks), []
     monkeypatch.setattr(Assistant, "load", lambda *arguments, **options: asked.append(options["verify"]) or model)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from dataset.converters.base import is_chinese
 from dataset.doctor.examined import Asked, Examined
 from dataset.doctor.finding import Finding, quoted, share_of
 
 MOST_MIXED = 0.02  # share of the questions; a Chinese question about an English sign is no fault
 LEAST_OF_A_LANGUAGE = 0.02  # share of the conversations from which a language is learnt
-_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]{2}")
 # Kana, Hangul, Cyrillic, Greek, Arabic, Hebrew, and the scripts of India and of South East Asia.
 _OTHER = re.compile("[\u3040-\u30ff\uac00-\ud7af\u0370-\u052f\u0590-\u06ff\u0900-\u0eff]")
@@ -20,7 +20,7 @@ def script_of(text: str) -> str | None:
     """ "zh", "en" (any Latin script) or "other"; None for numbers and single letters."""
     if _OTHER.search(text):
         return "other"
-    return "zh" if _CHINESE.search(text) else "en" if _LATIN.search(text) else None
+    return "zh" if is_chinese(text) else "en" if _LATIN.search(text) else None
 
 
 def answers_in_another_language(data: Examined) -> Finding | None:

@@ -20,14 +20,16 @@ _FRAME = 24  # tokens of ChatML around a turn and a system text, at most: 14 and
 def too_long(data: Examined) -> Finding | None:
     """How many conversations do not fit, with their longest answers.
 
-    A token of Qwen's is one byte of UTF-8 or more, so a conversation of few bytes fits for certain. Only the others
-    are tokenised, and the tokenizer, which takes seconds to load, is loaded for them alone.
+    A token of Qwen's is one byte of UTF-8 or more, so in ChatML a conversation of few bytes fits for certain. Only the
+    others are tokenised, and the tokenizer, which takes seconds to load, is loaded for them alone. The template of a
+    LLaVA may write more around each turn, so all of its conversations are tokenised.
 
     Raises:
         CannotCheck: the tokenizer cannot be loaded.
     """
     limit = data.config.language.max_length
-    doubtful = [named for named in data.conversations if _most_tokens(data, named[1]) > limit]
+    llava = data.config.model is not None
+    doubtful = [named for named in data.conversations if llava or _most_tokens(data, named[1]) > limit]
     if not doubtful:
         return None
     try:

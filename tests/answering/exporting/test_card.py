@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
 from answering.exporting.card import Facts, model_card, read_result
 from answering.exporting.formats import Options
 from common.errors import UserError
+from tests.helpers.results import line, result, wrong
 
 BASES = {
     "vision.path": {"path": "google/siglip-so400m-patch14-384", "sha256": "ab" * 32},
@@ -19,13 +22,16 @@ def card(config, norm=None, result=None) -> str:
     return model_card(Facts("hf", Options("bf16", norm), config, {"base_models": BASES}, ["12 of 12"], result))
 
 
-def test_the_card_names_bases_data_scores_and_commands(make_config):
-    result = {"overall": {"n": 10, "exact_match": 0.9, "no_picture": 0.25}}
-    text = card(make_config(), result=result)
+def test_the_card_names_bases_data_scores_and_commands(make_config, tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(result([*(line(number) for number in range(9)), wrong(9)])), encoding="utf-8")
+    written = read_result(file)  # what evaluate.py writes, not a form of our own
+    text = card(make_config(), result=written)
     head = yaml.safe_load(text.split("---")[1])
     assert head["base_model"] == ["google/siglip-so400m-patch14-384", "Qwen/Qwen3-1.7B"]
     assert head["library_name"] == "transformers" and "abababababababab" in text and "trained on: none;" in text
-    assert "| exact match | 0.900 |" in text and "| no picture | 0.250 |" in text and "- 12 of 12" in text
+    assert "| 10 questions | |" in text and "| score | 0.900 |" in text and "| no picture | 0.300 |" in text
+    assert written["verdict"] in text and "- 12 of 12" in text
     for command in ("transformers serve", "vllm serve MODEL\n", "sglang", "lmms_eval", "hf upload", "pipeline("):
         assert command in text
     assert "<|im_end|>" in text
