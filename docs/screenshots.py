@@ -27,7 +27,7 @@ from window.controller import Window
 from window.preferences import Preferences
 
 DOCS = Path(__file__).resolve().parent
-CHINESE = ("图中有几个图形？", "位于中央的图形是什么颜色的？")
+CHINESE = ("图中有几个图形？", "左上角的图形是什么颜色？")
 
 
 def main() -> None:
