@@ -31,6 +31,7 @@ from dataset.conversations import SPLITS
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant
+    from evaluation.answerer import Answerer
     from evaluation.questions import Question
     from evaluation.result import Result
     from settings import Config
@@ -116,13 +117,19 @@ def score_model(
     """Load the model, which takes seconds, ask it, and report. Returns the exit status."""
     import torch
 
+    from answering.assistant import Assistant
     from evaluation.asking import Pictures, ask_all
     from evaluation.baselines import fit_baselines
     from evaluation.report import build_result, show, write_result
-    from evaluation.resuming import Saver
+    from evaluation.resuming import Saver, check_same, restore
     from training import distributed
 
-    assistant = load_assistant(args, facts, questions, unfinished)
+    answerer, identity = load_answerer(args)
+    facts |= {**identity, "device": answerer.device}
+    torch.manual_seed(facts["seed"])  # used by sampled decoding only
+    if unfinished:
+        check_same(args.output, unfinished, {"checkpoint_sha256": identity["checkpoint_sha256"]})
+        print(f"{restore(questions, unfinished)} of {len(questions)} questions are answered in {args.output}")
     pictures = Pictures(config.data.max_pixels)
     earlier = unfinished["seconds"] if unfinished else 0.0
 
@@ -136,7 +143,7 @@ def score_model(
 
     save = Saver(lambda: write(complete=False), idle=bool(distributed.rank()))
     try:
-        complete = ask_all(assistant, questions, config.generate, pictures, not args.no_probes, save)
+        complete = ask_all(answerer, questions, config, pictures, not args.no_probes, save)
     except torch.OutOfMemoryError as error:
         write(complete=False)
         raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
@@ -147,8 +154,8 @@ def score_model(
     if distributed.rank():
         return 0  # the first process scores and writes
     result = write(complete)  # before anything else that can fail or be interrupted
-    if complete and not args.no_probes:
-        add_sight(result, assistant, questions, args.output)
+    if complete and not args.no_probes and isinstance(answerer, Assistant):
+        add_sight(result, answerer, questions, args.output)
     print(show(result))
     show_page(result, args.output)
     if not complete:
@@ -184,14 +191,12 @@ def show_page(result: dict, output: Path) -> None:
     print(f"Every prediction is in {output}. {page}")
 
 
-def load_assistant(
-    args: argparse.Namespace, facts: dict, questions: list[Question], unfinished: Result | None
-) -> Assistant:
-    """The model, with its answers of an unfinished evaluation in ``questions`` and what it is in ``facts``."""
+def load_answerer(args: argparse.Namespace) -> tuple[Answerer, dict[str, str]]:
+    """The model that answers, and what the result file says it is: its name and a hash by which --resume knows it."""
     import torch
 
     from answering.assistant import Assistant
-    from evaluation.resuming import check_same, checkpoint_hash, restore
+    from evaluation.resuming import checkpoint_hash
     from model.model import quiet_libraries
     from training import distributed
 
@@ -204,14 +209,8 @@ def load_assistant(
         assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify, overrides=args.overrides)
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: the model does not fit") from error
-    torch.manual_seed(facts["seed"])  # used by sampled decoding only
     checkpoint = Path(assistant.checkpoint or args.checkpoint)
-    facts |= {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
-    facts["device"] = assistant.device
-    if unfinished:
-        check_same(args.output, unfinished, {"checkpoint_sha256": facts["checkpoint_sha256"]})
-        print(f"{restore(questions, unfinished)} of {len(questions)} questions are answered in {args.output}")
-    return assistant
+    return assistant, {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
 
 
 if __name__ == "__main__":

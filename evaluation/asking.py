@@ -13,13 +13,13 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
-from answering.assistant import Assistant
 from common.errors import UserError
 from dataset.image import ImageError, load_image
 from dataset.prompt import Request, Turn
+from evaluation.answerer import Answerer
 from evaluation.baselines import choose_other_images, needs_picture
 from evaluation.questions import Question
-from settings import Generate
+from settings import Config, Generate
 from training import distributed
 
 ROUND = 8  # batches of a process between two times that the processes wait for each other
@@ -63,9 +63,9 @@ def requests_of(questions: Sequence[Question], max_pixels: int) -> list[Request]
 
 
 def ask_all(
-    assistant: Assistant,
+    answerer: Answerer,
     questions: Sequence[Question],
-    generate: Generate,
+    config: Config,
     pictures: Pictures,
     probes: bool,
     save: Callable[[], None],
@@ -79,15 +79,15 @@ def ask_all(
         return Request([Turn(text)], [pictures(path) for path in images], question.system)
 
     def ask(chosen: Sequence[Question], asker: str, label: str, request: Callable[[Question], Request]) -> None:
-        _ask_shared(assistant, chosen, asker, label, request, generate, save)
+        _ask_shared(answerer, chosen, asker, label, request, config, save)
 
-    on_cpu = assistant.device == "cpu"
+    on_cpu = answerer.device == "cpu"
     try:
         ask([q for q in questions if q.prediction is None], MODEL, "asking", lambda q: showing(q, q.asked, q.images))
         if probes:
             pool = [q for q in questions if q.prediction is not None and q.images]
             probed = [q for q in pool if needs_picture(q)]
-            _choose_others(probed, pool, assistant.config.data.seed)
+            _choose_others(probed, pool, config.data.seed)
             replaced = [q for q in probed if q.other_images and q.baselines.get("other_picture") is None]
             ask(replaced, "other_picture", "other picture", lambda q: showing(q, q.asked, q.other_images))
             alone = [q for q in probed if q.baselines.get("no_picture") is None]
@@ -108,31 +108,32 @@ def _choose_others(questions: Sequence[Question], pool: Sequence[Question], seed
 
 
 def _ask_shared(
-    assistant: Assistant,
+    answerer: Answerer,
     questions: Sequence[Question],
     asker: str,
     label: str,
     request: Callable[[Question], Request],
-    generate: Generate,
+    config: Config,
     save: Callable[[], None],
 ) -> None:
     """Ask this process's share of the questions, and write the answers of all processes into them.
 
     In rounds of some batches for each process, after which all have the same answers.
     """
+    generate = config.generate
     size = ROUND * generate.batch_size * distributed.world_size()
-    quiet = not assistant.config.data.progress or bool(distributed.rank())
+    quiet = not config.data.progress or bool(distributed.rank())
     with tqdm(total=len(questions), desc=label, unit="question", disable=quiet) as bar:
         for start in range(0, len(questions), size):
             some = questions[start : start + size]
             own = distributed.share(some, generate.batch_size)
             number = {id(some[i]): i for i in own}
             answers = []
-            for question, answer, problem in answers_to(assistant, [some[i] for i in own], request, generate):
+            for question, answer, problem in answers_to(answerer, [some[i] for i in own], request, generate):
                 _record(question, asker, answer, problem)  # at once: Ctrl-C keeps what was answered
                 answers.append((number[id(question)], answer, problem))
                 bar.update(distributed.world_size())
-            for i, answer, problem in distributed.gather(answers, cpu=assistant.device == "cpu"):
+            for i, answer, problem in distributed.gather(answers, cpu=answerer.device == "cpu"):
                 _record(some[i], asker, answer, problem)
             save()
 
@@ -146,7 +147,7 @@ def _record(question: Question, asker: str, answer: str | None, problem: str | N
 
 
 def answers_to(
-    assistant: Assistant,
+    answerer: Answerer,
     questions: Sequence[Item],
     request: Callable[[Item], Request],
     generate: Generate,
@@ -160,22 +161,22 @@ def answers_to(
         except ImageError as error:
             yield question, None, str(error)
         if batch and (len(batch) == generate.batch_size or number == len(questions)):
-            yield from _answer_batch(assistant, batch, options)
+            yield from _answer_batch(answerer, batch, options)
             batch = []
 
 
 def _answer_batch(
-    assistant: Assistant, batch: list[tuple[Item, Request]], options: dict
+    answerer: Answerer, batch: list[tuple[Item, Request]], options: dict
 ) -> Iterator[tuple[Item, str | None, str | None]]:
     """As :func:`answers_to`. A batch that is refused is asked one by one: only the question at fault is lost."""
     try:
-        answers = assistant.answer([request for _, request in batch], **options)
+        answers = answerer.answer([request for _, request in batch], **options)
     except UserError as error:
         if len(batch) == 1:
             yield batch[0][0], None, str(error)
         else:
             for item in batch:
-                yield from _answer_batch(assistant, [item], options)
+                yield from _answer_batch(answerer, [item], options)
         return
     for (question, _), answer in zip(batch, answers, strict=True):
         yield question, answer, None

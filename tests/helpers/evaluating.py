@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 import evaluate
+from answering.assistant import Assistant
 from dataset.prompt import IMAGE_TOKEN, Request
 from settings import Config
 
@@ -16,7 +17,7 @@ COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色"}
 
 
-class Stub:
+class Stub(Assistant):
     """An assistant that answers ``reply(question, colours of the pictures)``, and keeps what it was asked."""
 
     device = "cpu"
