@@ -3,6 +3,7 @@
     python train.py --config config.yaml
     python train.py --config config.yaml --dry-run        # does it fit, and how long will it take?
     python train.py --config config.yaml --resume         # continue from the run's latest checkpoint, if it has one
+    python train.py train.start_from=checkpoints/stage1 train.run=stage2      # a new run with the weights of another
     torchrun --nproc-per-node 8 train.py --resume         # on eight GPUs; FSDP and more in docs/scaling.md
 
 Checkpoints go to <train.output>/<train.run>/checkpoint-<step>; docs/training.md says what else is in that folder.
@@ -21,6 +22,7 @@ from common.command import resume_command
 from common.errors import UserError
 from common.text import prepare_console
 from evaluation.scores import check_metrics
+from model.start_from import Start, find_start
 from settings import Config, add_config_arguments, load_config, require_paths
 from training.distributed import only_first_speaks, rank, world_size
 from training.log import require_trackers
@@ -50,7 +52,7 @@ def main() -> int:
             with closing(RunFolder(run, resume=args.resume, overwrite=args.overwrite)) as folder:
                 latest = folder.open()
                 changes = check_changes(config, latest) if latest else []
-                train(config, folder, changes)
+                train(config, folder, changes, None if latest else find_start(config))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,7 +64,12 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint of the run")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run from its latest checkpoint, at its step and with its optimizer; for a new run with the "
+        "weights of another there is train.start_from=CHECKPOINT",
+    )
     parser.add_argument("--overwrite", action="store_true", help="delete the run's earlier checkpoints and start over")
     parser.add_argument("--dry-run", action="store_true", help="memory and time of the run, measured; trains nothing")
     add_base_arguments(parser)
@@ -73,8 +80,9 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def train(config: Config, folder: RunFolder, changes: list[str]) -> None:
-    """Train to the end, or until a signal. ``changes`` are the keys that are not as in the checkpoint.
+def train(config: Config, folder: RunFolder, changes: list[str], start: Start | None) -> None:
+    """Train to the end, or until a signal. ``changes`` are the keys that are not as in the checkpoint; ``start`` is
+    the checkpoint that a new run takes its weights from.
 
     Raises:
         UserError: the run cannot be built or continued; nothing was deleted before its first step.
@@ -85,10 +93,13 @@ def train(config: Config, folder: RunFolder, changes: list[str]) -> None:
     from training.setup import build_loop
 
     quiet_libraries()
-    loop = build_loop(config, folder.path)
+    loop = build_loop(config, folder.path, start=start)
     loop.signal.listen()
     if folder.latest is not None:
-        print(f"resuming from {folder.latest}", flush=True)
+        print(
+            f"resuming from {folder.latest}: the same run, with its step, optimizer and position in the data",
+            flush=True,
+        )
     for change in changes:
         print(f"changed   {change}", flush=True)
     try:

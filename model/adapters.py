@@ -1,4 +1,7 @@
-"""What is trained of a base model: LoRA adapters, the last blocks, everything or nothing; chosen here and asserted."""
+"""What is trained of a base model: adapters, the last blocks, everything or nothing; chosen here and asserted.
+
+LoRA is peft's. A prefix (qwen/prefix.py) and bottleneck adapters (model/bottleneck.py) are for the language model.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from common.errors import UserError
+from model.bottleneck import add_bottlenecks
 from model.fused_lora import fuse_lora
 from model.plain_peft import LoraConfig, LoraLayer, PeftModel, get_peft_model, get_peft_model_state_dict
+from qwen.prefix import add_prefix
 
 if TYPE_CHECKING:
     from model.model import MMultiModal
@@ -35,6 +40,28 @@ def prepare_part(
         for module in last_modules(part, last_blocks):
             module.requires_grad_(True)
     return add_lora(part, lora) if how == "lora" else part
+
+
+def prepare_language(language: PreTrainedModel, config: Config) -> PreTrainedModel | PeftModel:
+    """:func:`prepare_part` for the language model, which may also be trained by a prefix or by bottleneck adapters."""
+    how, size = config.language.train, config.language.adapter_size
+    if how not in ("prefix", "adapter"):
+        return prepare_part(language, how, config.lora)
+    language.requires_grad_(False)
+    if how == "prefix":
+        add_prefix(language.model.layers, size)
+    else:
+        add_bottlenecks(language.model.layers, language.config.hidden_size, size)
+    return language
+
+
+def require_mergeable(config: Config) -> None:
+    """Raises UserError if what the run trained cannot become part of its base models' weights."""
+    if (how := config.language.train) in ("prefix", "adapter"):
+        raise UserError(
+            f"language.train = {how}: no matrix of the language model can hold it, so it cannot be exported; a run "
+            "with language.train = lora or full can"
+        )
 
 
 def last_modules(tower: PreTrainedModel, count: int) -> list[nn.Module]:
@@ -99,12 +126,13 @@ def assert_trainable(model: MMultiModal, config: Config) -> None:
         AssertionError: names the parameter or the layers.
     """
     how = {"vision": config.vision.train, "projector": "full", "language": config.language.train}
+    names = {"lora": "lora_", "prefix": ".prefix.", "adapter": ".adapter."}
     last: set[int] = set()
     if config.vision.train == "last_blocks" and config.vision.last_blocks is not None:
         last = {id(p) for m in last_modules(model.vision, config.vision.last_blocks) for p in m.parameters()}
     for name, parameter in model.named_parameters():
         setting = how[model.part_of(name)]
-        wanted = setting == "full" or (setting == "lora" and "lora_" in name) or id(parameter) in last
+        wanted = setting == "full" or (setting in names and names[setting] in name) or id(parameter) in last
         if setting == "lora" and parameter.requires_grad and not wanted:
             continue  # lora.modules_to_save or lora.bias asks for it
         if parameter.requires_grad != wanted:

@@ -2,8 +2,9 @@
 
     checkpoint-<step>/
         projector.safetensors
-        language/  vision/     a peft adapter (lora) or model.safetensors (full, last_blocks); absent where frozen
+        language/  vision/     a peft adapter (lora) or model.safetensors (what else was trained); absent where frozen
         language/grown.safetensors   rows for new tokens, if the base model had no spare ones
+        */base.safetensors     frozen weights of a part that are not the base model's (train.start_from)
         generation_config.json where answers end
         tokenizer/  image_processor/
         config.yaml            the whole run
@@ -19,6 +20,7 @@ file, so a damaged one is found, and the one before it is used (model/manifest.p
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +41,7 @@ from model.manifest import Damaged, check_files, read_manifest
 from model.model import MMultiModal, build_model
 from model.plain_peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from model.run_checkpoints import choices_of
+from model.start_from import BASE_FILE
 from qwen.load import matrices
 from qwen.tokenizer import Tokenizer, load_tokenizer
 
@@ -81,6 +84,9 @@ def save_weights(
         elif how != "frozen":
             (folder / name).mkdir(exist_ok=True)
             save_file(_plain(_under(name, state)), folder / name / "model.safetensors")
+        if base := _under(f"{name}_base", state):
+            (folder / name).mkdir(exist_ok=True)
+            save_file(_plain(base), folder / name / BASE_FILE)
     language = base_of(model.language)
     if config.language.train != "full" and (grown := grown_rows(language)):
         (folder / "language").mkdir(exist_ok=True)
@@ -92,16 +98,34 @@ def save_weights(
 
 
 def trained_state(model: MMultiModal, config: Config) -> dict[str, torch.Tensor]:
-    """The trained weights by their names in the model, without those of adapters, which peft saves."""
+    """The trained weights by their names in the model, without those of adapters, which peft saves; and under
+    ``vision_base.`` and ``language_base.`` frozen weights that are not the base model's.
+    """
     parts = {"projector": model.projector.state_dict()}
     for name, how in trained_parts(config).items():
         if how not in ("frozen", "lora"):
             parts[name] = _trained(getattr(model, name), how)
+        if name in model.changed_bases and how != "full":
+            parts[f"{name}_base"] = base_state(getattr(model, name))
     return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
 
+def base_state(part: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
+    """The weights of a tower or language model without its adapters, under the names they have without adapters."""
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in _untied(base_of(part)).items():
+        if not _ADAPTERS.search(name):
+            state[_WRAPPED.sub("", name)] = tensor
+    return state
+
+
+# Tensors of adapters, and what peft puts into the names of those that it wraps.
+_ADAPTERS = re.compile(r"lora_|\.(modules_to_save|prefix|adapter)\.")
+_WRAPPED = re.compile(r"\.(base_layer|original_module)(?=\.)")
+
+
 def trained_parts(config: Config) -> dict[str, str]:
-    """How each base model is trained: frozen, lora, last_blocks or full."""
+    """How each base model is trained: frozen, lora, last_blocks, full, prefix or adapter."""
     return {"vision": config.vision.train, "language": config.language.train}
 
 
@@ -120,7 +144,7 @@ def _under(part: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def _trained(part: nn.Module, how: str) -> dict[str, torch.Tensor]:
     """The content of model.safetensors for a part without adapters."""
     state = _untied(part)
-    if how == "last_blocks":
+    if how != "full":
         state = {name: state[name] for name, parameter in part.named_parameters() if parameter.requires_grad}
     return state
 
@@ -148,11 +172,14 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
     _fill_projector(model.projector, config, folder / "projector.safetensors")
     for name, how in trained_parts(config).items():
         part = getattr(model, name)
+        if (base := folder / name / BASE_FILE).is_file():
+            fill_base(part, read_tensors(base), base)
+            model.changed_bases.add(name)
         if how == "lora":
-            _fill_adapter(part, folder / name / ADAPTER_FILE)
-            _check_start(part, folder / name / START_FILE)
+            fill_adapter(part, folder / name / ADAPTER_FILE)
+            check_lora_start(part, folder / name / START_FILE)
         elif how != "frozen":
-            _fill(part, folder / name / "model.safetensors", wanted=_trained(part, how))
+            fill_trained(part, how, folder / name)
     if config.language.train != "full" and (grown := grown_rows(base_of(model.language))):
         file = folder / "language" / GROWN_FILE
         state = read_tensors(file)
@@ -162,12 +189,30 @@ def load_weights(model: MMultiModal, config: Config, folder: Path) -> None:
                 rows.copy_(state[name])
 
 
+@torch.no_grad()
+def fill_base(part: PreTrainedModel | PeftModel, state: dict[str, torch.Tensor], file: Path) -> None:
+    """Give a part the weights ``state`` of :func:`base_state`, which ``file`` held, in its own dtype.
+
+    Raises:
+        UserError: they are not those of the part; names the first.
+    """
+    wanted = base_state(part)
+    _require_same(file, state, wanted)
+    for name, tensor in wanted.items():
+        tensor.copy_(like(tensor, state[name]))
+
+
 def _fill_projector(projector: Connector, config: Config, file: Path) -> None:
     """A checkpoint without statistics is of a run that took features as they are, whatever the config's default is."""
     if config.projector.standardize and "feature_mean" not in read_tensors(file):
         config.projector.standardize = False
         projector.set_statistics(None, None)
     _fill(projector, file)
+
+
+def fill_trained(part: nn.Module, how: str, folder: Path) -> None:
+    """Read what was trained of a part, other than by LoRA, from its folder in a checkpoint."""
+    _fill(part, folder / "model.safetensors", wanted=_trained(part, how))
 
 
 def _fill(module: nn.Module, file: Path, wanted: dict[str, torch.Tensor] | None = None) -> None:
@@ -187,13 +232,13 @@ def like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return share.to(tensor.device)
 
 
-def _fill_adapter(part: PeftModel, file: Path) -> None:
+def fill_adapter(part: PeftModel, file: Path) -> None:
     state = read_tensors(file)
     _require_same(file, state, get_peft_model_state_dict(part, save_embedding_layers=False))
     set_peft_model_state_dict(part, state)
 
 
-def _check_start(part: PeftModel, file: Path) -> None:
+def check_lora_start(part: PeftModel, file: Path) -> None:
     """PiSSA and OLoRA subtract an adapter's start from the base weights: it must be the same here as in the run.
 
     Raises:

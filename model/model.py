@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.hub import model_folder
 from common.llava import read_part
 from dataset.layout import layout_of
-from model.adapters import assert_trainable, base_of, prepare_part
+from model.adapters import assert_trainable, base_of, prepare_language, prepare_part
 from model.connectors import Connector, build_connector
 from model.plain_peft import PeftModel
 from qwen.load import load_language
@@ -73,6 +73,7 @@ class MMultiModal(nn.Module):
         super().__init__()
         self.vision, self.language, self.projector = vision, language, projector
         self.drop_first_token, self.train_vision = drop_first_token, train_vision
+        self.changed_bases: set[str] = set()  # parts whose frozen weights are train.start_from's, not the base model's
 
     @property
     def patch_grid(self) -> PatchGrid:
@@ -252,6 +253,21 @@ def build_model(
     Raises:
         UserError: a base model is missing, incomplete or of an unknown kind, or gives another number of visual tokens.
     """
+    model = assemble(config, *load_parts(config, tokenizer, dtype, device, dequantize=dequantize))
+    if config.model is not None:
+        fill_projector(model.projector, config.model)
+    return model
+
+
+def load_parts(
+    config: Config,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    dequantize: bool = False,
+) -> tuple[Tower, ImageInputMixin]:
+    """Tower and language model as their folders have them, without adapters; arguments and errors of build_model."""
     vision = load_vision(config.vision.path, dtype, **tower_options(config))
     language = load_language(config.language.path, tokenizer, dtype, config.language.load_in_4bit, device)
     if dequantize and config.language.load_in_4bit:
@@ -265,10 +281,7 @@ def build_model(
     stop = token_id(tokenizer, layout_of(tokenizer, config.language.thinking).end)
     if stop not in language.generation_config.eos_token_id:  # of a LLaVA whose template ends answers otherwise
         language.generation_config.eos_token_id.append(stop)
-    model = assemble(config, vision, language)
-    if config.model is not None:
-        fill_projector(model.projector, config.model)
-    return model
+    return vision, language
 
 
 def tower_options(config: Config) -> dict[str, Any]:
@@ -307,7 +320,7 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
     kind, standardize = config.projector.kind, config.projector.standardize
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
-        prepare_part(language, config.language.train, config.lora),
+        prepare_language(language, config),
         build_connector(*widths, kind=kind, grid=grid, standardize=standardize, **config.projector.sizes),
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",

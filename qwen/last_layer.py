@@ -14,6 +14,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb, eager_attention_forward
 
+from qwen.prefix import PrefixedAttention
 from qwen.tree_attention import TreeLayout
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def _attend(
         mask = (torch.arange(length, device=rows.device) <= rows[..., None])[:, None]  # [B, 1, M, T]
     else:
         mask = mask.expand(batch, -1, -1, -1).gather(2, rows[:, None, :, None].expand(-1, -1, -1, length))
+    if isinstance(attention, PrefixedAttention):
+        mask = attention.prefix.seen_in(mask, rows.shape[1], length)
+        key, value = attention.prefix.before(key, value)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     dropout = attention.attention_dropout if attention.training else 0.0
     attended, _ = attend(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)

@@ -210,6 +210,9 @@ def _check_together(config: Config) -> None:
         raise Invalid("vision.last_blocks", problem, config.vision.last_blocks)
     if config.language.load_in_4bit and config.language.train == "full":
         raise Invalid("language.load_in_4bit", "expected false where language.train is full", True)
+    for name, how in (("prefix_tokens", "prefix"), ("adapter_width", "adapter")):
+        if (size := getattr(config.language, name)) is not None and config.language.train != how:
+            raise Invalid(f"language.{name}", f"expected null where language.train is not {how}", size)
     for name, part in (("vision", config.vision), ("language", config.language)):
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)

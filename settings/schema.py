@@ -136,7 +136,11 @@ class Language(Section):
     """The Qwen language model."""
 
     path: ModelPath = Field(description="a hub name such as Qwen/Qwen2.5-1.5B-Instruct, or a folder, as text")
-    train: Literal["frozen", "lora", "full"] = Field("lora", description="frozen, lora or full")
+    train: Literal["frozen", "lora", "full", "prefix", "adapter"] = Field(
+        "lora", description="frozen, lora, full, prefix or adapter"
+    )
+    prefix_tokens: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null for 16")
+    adapter_width: Count | None = Field(None, description="a whole number, 1 or more, or null for 64")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     load_in_4bit: bool = Field(False, description=FLAG)
     thinking: bool = Field(False, description=FLAG)
@@ -145,6 +149,11 @@ class Language(Section):
     attention: Literal["auto", "tree_attention", "sdpa", "flex_attention"] = Field(
         "auto", description="auto, tree_attention, sdpa or flex_attention"
     )
+
+    @property
+    def adapter_size(self) -> int:
+        """The size of a prefix or of bottleneck adapters, with null resolved."""
+        return (self.prefix_tokens or 16) if self.train == "prefix" else (self.adapter_width or 64)
 
 
 # The sizes of each kind of projector, with what null means; a hidden_size of None is the language model's width.
@@ -327,6 +336,8 @@ class Train(Section):
     data_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
         None, description="a whole number from 0 to 2**32 - 1, or null for train.seed"
     )
+    start_from: FilePath | None = Field(None, description="the path of a checkpoint, or of a run's folder, or null")
+    start_from_adapters: Literal["continue", "merge"] = Field("continue", description="continue or merge")
 
     @property
     def eval_batch_size(self) -> int:

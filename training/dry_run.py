@@ -28,6 +28,7 @@ from dataset.streaming import StreamedDataset
 from model.memory import Batch as BatchShape
 from model.memory import estimate
 from model.model import quiet_libraries
+from model.start_from import find_start
 from settings import Config
 from training.distributed import leave_together, rank, world_size
 from training.feed import Batch, EpochFeed, loader, plan
@@ -53,6 +54,7 @@ def dry_run(config: Config) -> None:
     """
     quiet_libraries()
     config.train.report_to = []
+    start = find_start(config)
     memory = Memory()
 
     def before_loading(config: Config, dataset: ImageCaptionDataset, dtype: torch.dtype) -> None:
@@ -62,7 +64,7 @@ def dry_run(config: Config) -> None:
     # On the disk of the real checkpoints, if they have a folder already: saving is as fast as the disk.
     parent = config.train.output if config.train.output.is_dir() else None
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=parent) as folder:
-        loop = build_loop(config, Path(folder), announce=before_loading)
+        loop = build_loop(config, Path(folder), before_loading, start)
         with contextlib.closing(RunLog(Path(folder), config, 0)) as loop.log:
             measure(loop, memory)
         leave_together()

@@ -24,6 +24,7 @@ from common.errors import UserError
 from dataset.collate import model_inputs
 from model.checkpoint import load_weights
 from model.model import MMultiModal
+from model.start_from import Start
 from settings import Config
 from training import fsdp
 from training.feed import Batch, Feed, image_count, label_count
@@ -42,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 
 class Loop:
-    """One run. ``facts`` is what the run knows about itself; it goes into every checkpoint's manifest."""
+    """One run. ``facts`` is what the run knows about itself; it goes into every checkpoint's manifest. ``start`` is the
+    checkpoint that gave the model its weights, if one did (``train.start_from``).
+    """
 
     def __init__(
         self,
@@ -54,9 +57,10 @@ class Loop:
         facts: dict[str, Any],
         tokenizer,
         image_processor,
+        start: Start | None = None,
     ) -> None:
         self.config, self.run, self.model, self.feed = config, run, model, feed
-        self.accelerator, self.facts = accelerator, facts
+        self.accelerator, self.facts, self.start = accelerator, facts, start
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.progress, self.throughput, self.signal = Progress(), Throughput(), StopSignal()
         self.use_all = False  # every trained part must get a gradient, if only of zero
@@ -136,7 +140,9 @@ class Loop:
             self.model.to(self.accelerator.device)
             if checkpoint:
                 load_weights(self.model, self.config, checkpoint)
-        if self.config.projector.standardize and not checkpoint:
+        # Weights of a checkpoint were trained with its statistics, so these stay.
+        keeps = self.start is not None and self.start.config.projector.kind == self.config.projector.kind
+        if self.config.projector.standardize and not checkpoint and not keeps:
             standardize(self)
         groups = parameter_groups(self.model, self.config)
         self.names = [name for group in groups for name in group["names"]]  # of the optimiser's parameters, by number

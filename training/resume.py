@@ -56,10 +56,12 @@ RESUME_RULES: tuple[Rule, ...] = (
         "train.early_stopping_patience train.load_best_model_at_end",
         "from the next step on",
     ),
+    _refused("train.start_from*", "the run has begun; --resume takes its weights from its own checkpoint"),
     _applies("train.*", "at once"),  # where and how fast it computes
     _refused("vision.train vision.last_blocks language.train", "other weights would be trained, which have no moments"),
     _applies("model vision.path language.path", "a folder may have moved; another model is refused, by its SHA-256"),
     _refused("vision.*", "the weights of the checkpoint were trained on other visual tokens"),
+    _refused("language.prefix_tokens language.adapter_width", "the checkpoint's adapters have another shape"),
     _applies("language.*", "at once"),
     _refused("projector.*", "the checkpoint's projector has another form"),
     _refused("lora.lora_alpha lora.alpha_pattern lora.use_rslora", "it would rescale the trained adapters"),
@@ -102,7 +104,8 @@ def check_changes(config: Config, checkpoint: Path) -> list[str]:
         if not rule.applies:
             raise UserError(
                 f"--resume: {key} = {_show(new)}, but {checkpoint.name} was trained with {_show(old)}, and "
-                f"{rule.meaning}; set it back, or start another run with train.run=NAME"
+                f"{rule.meaning}; set it back, or start another run with train.run=NAME (and these weights: "
+                "train.start_from=CHECKPOINT)"
             )
         lines.append(f"{key}: {_show(old)} -> {_show(new)}")
     return lines

@@ -32,6 +32,8 @@ from model.checkpoint import base_models
 from model.compiling import compile_layers
 from model.feature_cache import FeatureCache
 from model.model import MMultiModal, build_model
+from model.start_from import Start
+from model.start_weights import build_from_start
 from qwen.tokenizer import load_tokenizer
 from settings import Config
 from training import fsdp
@@ -42,10 +44,11 @@ from training.loop import Loop
 Announce = Callable[[Config, ImageCaptionDataset, torch.dtype], None]
 
 
-def build_loop(config: Config, run: Path, announce: Announce | None = None) -> Loop:
+def build_loop(config: Config, run: Path, announce: Announce | None = None, start: Start | None = None) -> Loop:
     """Everything a run needs, ready to train into the folder ``run``.
 
-    ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded.
+    ``announce(config, dataset, dtype)`` is called before the models are loaded, unless they are sharded. ``start``
+    is the checkpoint of ``train.start_from``; None for a run that is resumed, whose checkpoints hold what it took.
 
     Raises:
         UserError: something that the config names is missing, or does not go together on this machine.
@@ -63,7 +66,14 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
     if announce and not sharded:  # the estimate is of one process that holds all
         announce(config, feed.known, dtype)
     set_seed(train.seed)
-    model = build_model(config, tokenizer, dtype, accelerator.device)
+    if start:
+        model, lines = build_from_start(config, tokenizer, dtype, accelerator.device, start)
+        print(
+            f"start     {start.folder}: its weights alone, in a new run from step 0 (--resume would continue that run)"
+        )
+        print(*lines, sep="\n")
+    else:
+        model = build_model(config, tokenizer, dtype, accelerator.device)
     model.set_attention(choose_attention(config, model, dtype))
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -74,7 +84,7 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None) -> L
         compile_layers(model)
     set_seed(train.seed + accelerator.process_index)  # each process drops out differently
     print_start(config, model, feed)
-    return Loop(config, run, model, feed, accelerator, facts, tokenizer, processor)
+    return Loop(config, run, model, feed, accelerator, facts, tokenizer, processor, start)
 
 
 def open_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
@@ -116,10 +126,14 @@ def keep_features(model: MMultiModal, folder: Path, config: Config, accelerator:
     """Let the tower see every image once, now, and give the datasets its features.
 
     Raises:
-        UserError: the tower is trained, so that its features change.
+        UserError: the tower is trained, so that its features change, or is not the one of ``vision.path``.
     """
     if config.vision.train != "frozen":
         raise UserError(f"data.feature_cache: vision.train is {config.vision.train}; only a frozen tower can be kept")
+    if "vision" in model.changed_bases:
+        raise UserError(
+            "data.feature_cache: train.start_from changes the tower, whose files name the cache; set it to null"
+        )
     datasets = [
         dataset for dataset in (feed.known, feed.validation_dataset) if isinstance(dataset, ImageCaptionDataset)
     ]
@@ -158,7 +172,7 @@ def decide_packing(config: Config, dtype: torch.dtype) -> Config:
     if data.packing is not None:
         return config
     skips = attention in ("tree_attention", "flex_attention") or (
-        attention == "auto" and cuda_trains(config) and dtype == torch.bfloat16
+        attention == "auto" and cuda_trains(config) and dtype == torch.bfloat16 and config.language.train != "prefix"
     )
     packing = data.tokens_per_batch is not None and skips
     return config.model_copy(update={"data": data.model_copy(update={"packing": packing})})
@@ -177,8 +191,11 @@ def choose_attention(config: Config, model: MMultiModal, dtype: torch.dtype) -> 
     asked = config.language.attention
     cuda = cuda_trains(config)
     sliding = set(base_of(model.language).config.layer_types) != {"full_attention"}
+    prefix = config.language.train == "prefix"
+    if prefix and asked in ("tree_attention", "flex_attention"):
+        raise UserError(f"language.attention = {asked}: it has no keys in front of all branches; set it to sdpa")
     if asked == "auto":
-        return "tree_attention" if cuda and dtype == torch.bfloat16 and not sliding else "sdpa"
+        return "tree_attention" if cuda and dtype == torch.bfloat16 and not sliding and not prefix else "sdpa"
     if asked == "tree_attention" and (not cuda or dtype != torch.bfloat16 or sliding):
         why = "the model has sliding windows" if sliding else "its kernels need CUDA and train.bf16"
         raise UserError(f"language.attention = tree_attention: {why}; set it to auto")
@@ -252,6 +269,11 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
         if layers := lora_layers(getattr(model, part)):
             kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
             print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
+    layers, size = base_of(model.language).config.num_hidden_layers, config.language.adapter_size
+    if config.language.train == "prefix":
+        print(f"prefix    {size} keys and values in front of each of {layers} layers of the language model")
+    elif config.language.train == "adapter":
+        print(f"adapter   {size} wide, after attention and MLP of {layers} layers of the language model")
     known, validation = feed.known, feed.validation_dataset
     if isinstance(feed, StreamFeed):
         print(f"stream    {feed.dataset}; of the first window:")

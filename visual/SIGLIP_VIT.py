@@ -6,6 +6,7 @@ A folder may hold the vision tower alone or both towers; only the vision tower i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,13 +97,17 @@ def resize_positions(tower: PreTrainedModel, image_size: int) -> None:
     embeddings = tower.embeddings
     class_tokens = embeddings.num_positions - embeddings.num_patches  # CLIP's; its embedding is not interpolated
     side = image_size // embeddings.patch_size
-    old = embeddings.position_embedding.weight.detach()  # [class_tokens + N, D]
-    old_side = int(embeddings.num_patches**0.5)
+    new = interpolate_positions(embeddings.position_embedding.weight.detach(), class_tokens, side)
+    embeddings.position_embedding = nn.Embedding.from_pretrained(new, freeze=False)
+    embeddings.position_ids = torch.arange(len(new), device=new.device)[None]
+    embeddings.num_patches, embeddings.num_positions = side * side, len(new)
+    embeddings.image_size = tower.config.image_size = image_size
+
+
+def interpolate_positions(old: torch.Tensor, class_tokens: int, side: int) -> torch.Tensor:
+    """Position embeddings [class_tokens + n * n, D] -> [class_tokens + side * side, D], bicubic, in the same dtype."""
+    old_side = math.isqrt(len(old) - class_tokens)
     grid = old[class_tokens:].float().reshape(1, old_side, old_side, -1).permute(0, 3, 1, 2)  # [1, D, n, n]
     grid = nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)  # [1, D, n', n']
     patches = grid.permute(0, 2, 3, 1).flatten(0, 2).to(old.dtype)  # [N', D]
-    new = torch.cat([old[:class_tokens], patches])  # [class_tokens + N', D]
-    embeddings.position_embedding = nn.Embedding.from_pretrained(new, freeze=False)
-    embeddings.position_ids = torch.arange(len(new), device=old.device)[None]
-    embeddings.num_patches, embeddings.num_positions = side * side, len(new)
-    embeddings.image_size = tower.config.image_size = image_size
+    return torch.cat([old[:class_tokens], patches])

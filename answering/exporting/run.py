@@ -17,6 +17,7 @@ from answering.exporting.formats import Format, Options, Reopened
 from common.errors import UserError
 from common.files import publish_folder, write_text
 from dataset.prompt import Request
+from model.adapters import require_mergeable
 from model.checkpoint import base_models, load_undamaged
 from model.connectors import Connector
 from model.connectors.mlp import MLPConnector
@@ -48,6 +49,7 @@ def export(
     Raises:
         UserError: the format cannot hold this model, the disk has no room, or the export is not the same model.
     """
+    require_mergeable(config)
     form.require(config, options)
     require_room(config, output, form, options)
     source = open_source(checkpoint, config)

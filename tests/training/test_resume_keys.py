@@ -192,6 +192,7 @@ def test_prompts_and_answers_apply(applied):
         ("vision.layer=-2", "was trained with -1, and the weights of the checkpoint were trained on other visual tok"),
         ("projector.hidden_size=99", "was trained with null, and the checkpoint's projector has another form"),
         ("lora.lora_alpha=32", "was trained with 8, and it would rescale the trained adapters"),
+        ("train.start_from=elsewhere", "was trained with null, and the run has begun; --resume takes its weights from"),
         ("lora.r=8", "was trained with 4, and the checkpoint's adapters have another shape or another start"),
     ],
 )
