@@ -22,7 +22,8 @@ from dataset.prompt import (
     PromptError,
     Request,
     Turn,
-    encode_text,
+    decode_said,
+    encode_said,
     fit_prompt,
     skip_thoughts,
     token_id,
@@ -103,7 +104,7 @@ class Assistant:
             **generate_arguments(generate),
             stopping_criteria=self._stops(generate),
         )  # [B, new]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = [decode_said(self.tokenizer, answer.tolist()) for answer in ids]
         if self.config.language.thinking:
             texts = [without_thoughts(text) for text in texts]
         return [cut_at_stop(text, generate.stop_strings).strip() for text in texts]
@@ -155,7 +156,7 @@ class Assistant:
             )
         *before, last = request.turns
         text = last.answer or ""
-        answer = list(encode_text(self.tokenizer, text))
+        answer = list(encode_said(self.tokenizer, text))
         if not answer or len(request.images) != 1:
             raise UserError("where the model looks can be shown for an answer about one picture")
         prompt = self._prompt(Request([*before, Turn(last.question)], request.images, request.system), overrides)
@@ -252,12 +253,12 @@ class _Pieces(TextIteratorStreamer):
     """transformers' streamer, which waits for whole characters; it also ends if the model fails."""
 
     def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        super().__init__(_Decoder(tokenizer), skip_prompt=True)
         self.error: BaseException | None = None
 
     def put_answer(self, ids: torch.Tensor) -> None:
         """The whole answer [new], as one piece."""
-        self.on_finalized_text(self.tokenizer.decode(ids, skip_special_tokens=True), stream_end=True)
+        self.on_finalized_text(self.tokenizer.decode(ids.tolist()), stream_end=True)
 
     def run(self, generate: Callable[[], None]) -> None:
         try:
@@ -265,6 +266,16 @@ class _Pieces(TextIteratorStreamer):
         except BaseException as error:  # raised again in the thread that reads
             self.error = error
             self.text_queue.put(self.stop_signal)
+
+
+class _Decoder:
+    """What transformers' streamer asks a tokenizer for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return decode_said(self.tokenizer, ids)
 
 
 class _StopWhen(StoppingCriteria):

@@ -25,6 +25,7 @@ import torch
 from transformers import StaticCache
 
 from answering.prefix_cache import PrefixCache, prefix_of, to_dynamic
+from dataset.prompt import decode_said
 from model.model import MMultiModal
 
 # What the mouse selects as a word: characters up to a space, or one character of a script without spaces.
@@ -121,5 +122,5 @@ def token_spans(tokenizer: Any, ids: list[int]) -> list[tuple[int, int]]:
 
     A character that takes several tokens ends the span of the token that completes it; the others' spans are empty.
     """
-    ends = [len(tokenizer.decode(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
+    ends = [len(decode_said(tokenizer, ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
     return list(zip([0, *ends[:-1]], ends, strict=True))

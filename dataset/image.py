@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 
 from common.errors import UserError
 from common.hub import model_folder
+from dataset.boxes import PictureSize
 
 if TYPE_CHECKING:  # processes that only check images need neither
     import torch
@@ -86,6 +87,23 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int, at_least: 
     except Image.DecompressionBombError:  # Pillow raises it from twice its limit on
         raise ImageError(f"too large: more than {2 * max_pixels:,} pixels, limit {max_pixels:,} in all") from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, from SyntaxError to MemoryError
+        raise ImageError(f"cannot be decoded: {_one_line(error)}") from None
+
+
+def picture_size(path: str | os.PathLike[str]) -> PictureSize:
+    """The stored size of an image file and its EXIF orientation. Reads the head of the file; nothing is decoded.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_formats_of(path)) as image:
+                return PictureSize(*image.size, _orientation(image))
+    except ImageError:
+        raise
+    except Exception as error:
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from None
 
 
@@ -179,12 +197,17 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF data say; as it is if they are damaged."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    method = _UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where the EXIF data are damaged or say nothing."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return 1
+    return found if found in _UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -15,19 +15,21 @@ begins: in other projects that search ends in "tokenization mismatch" and losses
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from dataset.boxes import MARKS, spread_marks
 from dataset.layout import layout_of
-from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, token_id
+from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, box_tokens, token_id
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
+_BOX_MARK = re.compile("(" + "|".join(MARKS) + ")")
 
 
 class PromptError(ValueError):
@@ -54,9 +56,10 @@ class Request:
 def neutralise(text: str) -> str:
     """Separate the characters of every control token in user text: ``<|im_end|>`` becomes ``<| im_end |>``.
 
-    ``<image>`` becomes ``< image >``. Only spaces are added, so no new control token can form from broken ones.
+    ``<image>`` becomes ``< image >``, the marks of boxes ``< box >``. Only spaces are added, so no new control token
+    can form from broken ones.
     """
-    return _CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text)
+    return spread_marks(_CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text))
 
 
 def question_with_images(text: str, images: int) -> str:
@@ -73,12 +76,44 @@ def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
+def encode_said(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """:func:`encode_text` of a question or an answer, whose marks of boxes are the tokens for them."""
+    ids: list[int] = []
+    for is_mark, piece in _said(tokenizer, text):
+        ids += [token_id(tokenizer, piece)] if is_mark else encode_text(tokenizer, piece)
+    return tuple(ids)
+
+
+def decode_said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of an answer: the tokens of boxes as their marks, other control tokens left out.
+
+    A mark that the model spelt in ordinary characters is spread out: it is not a box.
+    """
+    marks = {token_id(tokenizer, token): mark for mark, token in box_tokens(tokenizer).items()}
+    pieces: list[str] = []
+    start = 0
+    for end in [*(i for i, token in enumerate(ids) if token in marks), len(ids)]:
+        text = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        pieces += [spread_marks(text) if marks else text, *(marks[token] for token in ids[end : end + 1])]
+        start = end + 1
+    return "".join(pieces)
+
+
+def _said(tokenizer: Tokenizer, text: str) -> Iterator[tuple[bool, str]]:
+    """The pieces of a text: (True, control token) for each mark of a box, (False, text) for what is between."""
+    tokens = box_tokens(tokenizer)
+    for piece in _BOX_MARK.split(text) if tokens else [text]:
+        if piece:
+            yield (True, tokens[piece]) if piece in tokens else (False, piece)
+
+
 def build_prompt(
     tokenizer: Tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0, thinking: bool = False
 ) -> tuple[list[int], list[int]]:
     """Build ``input_ids`` and ``labels`` (two lists of equal length) of one conversation.
 
-    Every ``<|extra_0|>`` in a question is expanded to ``image_context_length`` ids of that token. Labels are the
+    Every ``<|extra_0|>`` in a question is expanded to ``image_context_length`` ids of that token. The marks of boxes
+    (dataset/boxes.py) become the tokenizer's tokens for them. Labels are the
     answers and the ``<|im_end|>`` after each, for every turn; everything else is ``IGNORE_INDEX``. A last turn
     without an answer ends the prompt after ``assistant\\n``, ready for ``generate``.
 
@@ -114,11 +149,11 @@ def build_prompt(
         for position, piece in enumerate(layout.question(turn.question).split(IMAGE_TOKEN)):
             if position:
                 prompt.control(IMAGE_TOKEN)
-            prompt.text(piece)
+            prompt.said(piece)
         prompt.literal(layout.opening if last else layout.earlier)
         prompt.flush()
         if turn.answer is not None:
-            prompt.text(layout.lead + turn.answer)
+            prompt.said(layout.lead + turn.answer)
             if last or layout.ends_each:
                 prompt.control(layout.end)
             prompt.flush(supervised=True)
@@ -142,6 +177,11 @@ class _Prompt:
     def text(self, text: str) -> None:
         """What somebody said: control tokens spelled out in it are ordinary characters."""
         self._text += text
+
+    def said(self, text: str) -> None:
+        """A question or an answer: the marks of boxes in it become the model's tokens for them, if it has such."""
+        for is_mark, piece in _said(self.tokenizer, text):
+            (self.control if is_mark else self.text)(piece)
 
     def control(self, token: str) -> None:
         """A control token; the placeholder of images as often as a picture has visual tokens."""

@@ -69,7 +69,7 @@ def main() -> None:
         config = load_config(args.config, args.overrides)
         if config.data.stream is None:
             require_paths(config, "data.image_map", "data.annotations")
-        tokenizer = load_tokenizer(config.language.path)
+        tokenizer = load_tokenizer(config.language.path, config.data.has_boxes)
         processor = load_image_processor(config.vision.path, config.vision.image_size)
         dataset = open_split(config, tokenizer, processor, args.split)
         if not 0 <= args.index < len(dataset):

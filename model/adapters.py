@@ -6,6 +6,7 @@ LoRA is peft's. A prefix (qwen/prefix.py) and bottleneck adapters (model/bottlen
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from common.errors import UserError
 from model.bottleneck import add_bottlenecks
 from model.fused_lora import fuse_lora
 from model.plain_peft import LoraConfig, LoraLayer, PeftModel, get_peft_model, get_peft_model_state_dict
+from qwen.load import matrices
 from qwen.prefix import add_prefix
 
 if TYPE_CHECKING:
@@ -28,9 +30,11 @@ _TAKES_FROM_BASE = re.compile(r"olora|pissa")
 
 
 def prepare_part(
-    part: PreTrainedModel, how: str, lora: Lora, last_blocks: int | None = None
+    part: PreTrainedModel, how: str, lora: Lora, last_blocks: int | None = None, rows: Sequence[int] = ()
 ) -> PreTrainedModel | PeftModel:
     """Set what is trained of a tower or language model: ``how`` is frozen, lora, last_blocks or full.
+
+    ``rows`` are token ids whose rows in a language model's matrices are trained beside adapters.
 
     Raises:
         UserError: peft refuses ``lora`` for this model, or the model has fewer blocks than ``last_blocks``.
@@ -39,14 +43,19 @@ def prepare_part(
     if how == "last_blocks" and last_blocks is not None:
         for module in last_modules(part, last_blocks):
             module.requires_grad_(True)
-    return add_lora(part, lora) if how == "lora" else part
+    return add_lora(part, with_rows(part, lora, rows) if rows else lora) if how == "lora" else part
 
 
 def prepare_language(language: PreTrainedModel, config: Config) -> PreTrainedModel | PeftModel:
     """:func:`prepare_part` for the language model, which may also be trained by a prefix or by bottleneck adapters."""
     how, size = config.language.train, config.language.adapter_size
+    rows = language.box_rows if config.data.has_boxes else ()
+    if rows and how not in ("lora", "full"):
+        raise UserError(
+            f"language.train = {how}: data.sources has boxes, whose marks are new tokens to this model; set it to lora"
+        )
     if how not in ("prefix", "adapter"):
-        return prepare_part(language, how, config.lora)
+        return prepare_part(language, how, config.lora, rows=rows)
     language.requires_grad_(False)
     if how == "prefix":
         add_prefix(language.model.layers, size)
@@ -74,6 +83,15 @@ def last_modules(tower: PreTrainedModel, count: int) -> list[nn.Module]:
     if count > len(blocks):
         raise UserError(f"vision.last_blocks: {count}, but the encoder has {len(blocks)} blocks")
     return [*blocks[-count:], tower.post_layernorm]
+
+
+def with_rows(language: PreTrainedModel, lora: Lora, rows: Sequence[int]) -> Lora:
+    """``lora`` that also trains ``rows`` of the embedding, and of the output matrix where that is another."""
+    given = lora.trainable_token_indices or {}
+    wanted = dict(given) if isinstance(given, dict) else {"embed_tokens": given}
+    for name in matrices(language):
+        wanted[name] = sorted({*wanted.get(name, []), *rows})
+    return lora.model_copy(update={"trainable_token_indices": wanted})
 
 
 def add_lora(part: PreTrainedModel, lora: Lora) -> PeftModel:
@@ -112,10 +130,11 @@ def lora_layers(part: PreTrainedModel | PeftModel) -> list[str]:
 def linear_layers(base: PreTrainedModel) -> set[str]:
     """Names of all linear layers of a transformers model, plain or inside an adapter, except its output matrix."""
     head = base.get_output_embeddings()
+    heads = [] if head is None else [*head.modules()]  # where rows of it are trained, peft's layer and the matrix in it
     return {
         name.removesuffix(".base_layer")
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        if isinstance(module, nn.Linear) and not any(module is one for one in heads) and "lora_" not in name
     }
 
 

@@ -7,6 +7,7 @@ to transformers, with results equal to the bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ class ImageInputMixin(_Family):
 
     image_token_id: int | None = None
     grown_from: int  # rows of the embedding matrix before qwen.load.grow
+    box_rows: Sequence[int] = ()  # ids of the marks of boxes that must be learnt (qwen.tokenizer.untrained_box_rows)
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

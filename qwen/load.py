@@ -24,7 +24,7 @@ from common.llava import is_llava, llava_config, read_part
 from common.optional import import_bitsandbytes, is_installed
 from qwen.Mqwen import MODEL_CLASSES, ImageInputMixin
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
-from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer, token_id
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer, token_id, untrained_box_rows
 
 STOPS = ("<|im_end|>", "<|endoftext|>")  # in every family, the end of an answer and the end of a text
 
@@ -89,6 +89,7 @@ def family(
 def take_images(language: ImageInputMixin, tokenizer: Tokenizer) -> ImageInputMixin:
     """Give a Qwen its placeholder, an embedding for every token, and its stop tokens."""
     language.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+    language.box_rows = untrained_box_rows(tokenizer)
     grow(language, len(tokenizer))
     # Instruct models bring sampling defaults (temperature 0.7, repetition penalty 1.05) that would apply whenever a
     # call does not set them. So none of theirs are kept.
@@ -117,8 +118,13 @@ def grow(language: ImageInputMixin, tokens: int) -> None:
 
 def matrices(language: ImageInputMixin) -> dict[str, torch.Tensor]:
     """The matrices with a row per token, by name: one if input and output share it, else two."""
-    embedding, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
+    embedding, head = _matrix(language.get_input_embeddings()), _matrix(language.get_output_embeddings())
     return {"embed_tokens": embedding} if head is embedding else {"embed_tokens": embedding, "lm_head": head}
+
+
+def _matrix(module: Any) -> torch.Tensor:
+    """The weight of an embedding or a head, without the trained rows that peft puts around it."""
+    return (module.original_module if hasattr(module, "token_adapter") else module).weight
 
 
 def four_bit_options(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:

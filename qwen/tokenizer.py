@@ -6,6 +6,7 @@ placeholder and no more.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# The marks of boxes (dataset/boxes.py) and the control tokens for them: Qwen-VL's own, else those of Qwen2.5 and later.
+BOX_TOKENS = {
+    "<ref>": ("<ref>", "<|object_ref_start|>"),
+    "</ref>": ("</ref>", "<|object_ref_end|>"),
+    "<box>": ("<box>", "<|box_start|>"),
+    "</box>": ("</box>", "<|box_end|>"),
+}
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerFast, which has no types
 
@@ -44,11 +53,26 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
-def load_tokenizer(path: str) -> Tokenizer:
+@lru_cache(maxsize=16)
+def box_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """The control token of each mark of boxes; {} if the tokenizer lacks one of them."""
+    known = tokenizer.added_tokens_encoder
+    pairs = zip(*BOX_TOKENS.values(), strict=True)
+    return next((dict(zip(BOX_TOKENS, names, strict=True)) for names in pairs if set(names) <= known.keys()), {})
+
+
+def untrained_box_rows(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the control tokens of boxes, which no text model has learnt; [] for Qwen-VL's, which it has."""
+    tokens = box_tokens(tokenizer)
+    return [] if tokens.get("<box>") == "<box>" else [token_id(tokenizer, token) for token in tokens.values()]
+
+
+def load_tokenizer(path: str, boxes: bool = False) -> Tokenizer:
     """The base model's tokenizer, with ``<|extra_0|>`` added where it is not native (Qwen1.5 and later).
 
     The new token takes the first id after the vocabulary. Qwen's matrices have spare rows there (151,936 rows for
     151,665 tokens in Qwen2.5), so nothing has to grow. A base model without a chat template gets ChatML's.
+    With ``boxes`` the tokenizer has the control tokens of boxes too.
 
     Raises:
         UserError: there is no readable tokenizer, or it lacks ChatML's tokens.
@@ -83,4 +107,16 @@ def load_tokenizer(path: str) -> Tokenizer:
         tokenizer.pad_token = "<|endoftext|>"
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHATML
+    if boxes:
+        _add_box_tokens(tokenizer)
     return tokenizer
+
+
+def _add_box_tokens(tokenizer: Tokenizer) -> None:
+    """Add the control tokens of boxes, in spare rows of the model, if there are none."""
+    from transformers import AddedToken
+
+    if not box_tokens(tokenizer):
+        names = [AddedToken(names[1], special=True, normalized=False) for names in BOX_TOKENS.values()]
+        tokenizer.add_tokens(names, special_tokens=True)
+        box_tokens.cache_clear()

@@ -74,6 +74,11 @@ class Source(Section):
     )
     images: FilePaths = Field(description="the path of a folder, or a list of them")
     language: Literal["en", "zh", "auto"] = Field("auto", description="en, zh or auto")
+    boxes: Literal["pixels", "unit", "0-999", "0-1000"] | None = Field(
+        None, description="pixels, unit, 0-999 or 0-1000, or null where the texts have no boxes"
+    )
+    box_format: Literal["xyxy", "xywh"] | None = Field(None, description="xyxy, xywh, or null for the format's own")
+    box_picture: Literal["upright", "stored", "padded"] = Field("upright", description="upright, stored or padded")
     metric: Text = Field("exact_match", description="the name of a metric, such as exact_match")
 
 
@@ -103,6 +108,11 @@ class Data(Section):
     stream_window: Count = Field(1000, description="a whole number of records, 1 or more")
     workers: Count | None = Field(None, description="a whole number, 1 or more, or null for all cores")
     progress: bool = Field(True, description=FLAG)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether a source declares boxes, so that the model needs tokens for their marks."""
+        return any(source.boxes for source in self.sources)
 
     @model_validator(mode="before")
     @classmethod

@@ -20,7 +20,16 @@ from dataset.converters.base import is_chinese
 from dataset.image import ImageError, load_image, prepare_image
 from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.normalise import normalise
-from dataset.prompt import IMAGE_TOKEN, PromptError, Turn, encode_text, fit_prompt, images_first, without_thoughts
+from dataset.prompt import (
+    IMAGE_TOKEN,
+    PromptError,
+    Turn,
+    decode_said,
+    encode_text,
+    fit_prompt,
+    images_first,
+    without_thoughts,
+)
 from model.adapters import base_of
 from model.model import MMultiModal
 from training.distributed import gather, rank, world_size
@@ -167,7 +176,7 @@ def answer(model: MMultiModal, questions: Sequence[SampleQuestion], tokenizer: A
         max_new_tokens=LONGEST,
         do_sample=False,
     )  # [B, new]
-    return [without_thoughts(text).strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    return [without_thoughts(decode_said(tokenizer, ids.tolist())).strip() for ids in new]
 
 
 def entry_of(question: SampleQuestion, text: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None, star
         fsdp.require_fit(config)
     dtype, reason = choose_dtype(config)
     print(f"compute   {str(dtype).removeprefix('torch.')}: {reason}")
-    tokenizer = load_tokenizer(config.language.path)
+    tokenizer = load_tokenizer(config.language.path, config.data.has_boxes)
     processor = load_image_processor(config.vision.path, config.vision.image_size)
     feed = open_feed(decide_packing(config, dtype), tokenizer, processor)
     require_optional(config)

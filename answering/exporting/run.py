@@ -70,7 +70,7 @@ def export(
 
 def require_room(config: Config, output: Path, form: Format, options: Options) -> None:
     """Raises UserError if the disk of ``output`` has no room for the export; reads no weights."""
-    tokens = len(load_tokenizer(config.language.path))
+    tokens = len(load_tokenizer(config.language.path, config.data.has_boxes))
     needed = form.size(empty_model(config, tokens, torch.float32), options) + SPARE
     parent = next(folder for folder in output.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free

@@ -67,6 +67,7 @@ class Format:
     columns: tuple[str, ...] = ()  # the names that `columns:` may give; () where the format has no columns
     needs_questions: bool = False  # questions are in a second file, `questions:`
     embedded: bool = False  # the pictures are inside the file
+    box_order: str | None = None  # xyxy or xywh: of the boxes that its records always have; None: texts may hold some
 
 
 def image_names(record: object, keys: Sequence[str] = ("image_id", "image", "images")) -> list[str]:

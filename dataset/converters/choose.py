@@ -74,6 +74,14 @@ def found_format(source: Source, key: str) -> tuple[str, str]:
     return next(iter(found.items()))
 
 
+def check_boxes(source: Source, key: str, form: Format) -> None:
+    """Raises UserError if a source does not say how its boxes are written, or says it in part."""
+    if form.box_order and source.boxes is None:
+        raise UserError(f"{key}.boxes: expected pixels, unit, 0-999 or 0-1000: {form.title} holds boxes")
+    if source.boxes is None and (source.box_format or source.box_picture != "upright"):
+        raise UserError(f"{key}.boxes: null, but box_format or box_picture says how boxes are written; set boxes too")
+
+
 def _check_keys(source: Source, key: str, name: str, form: Format) -> None:
     if form.needs_questions and len(source.questions or []) != len(source.annotations):
         many = f"{len(source.annotations)} files of questions" if len(source.annotations) > 1 else "the questions file"

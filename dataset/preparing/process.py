@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from dataset.boxes import SourceBoxes
 from dataset.converters import FORMATS, Format
 from dataset.converters.base import Example, is_chinese
 from dataset.preparing.find import real_path
@@ -22,6 +23,7 @@ _PICTURE_KEY = re.compile(
 _PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4)$", re.I)
 
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
+BoxesOf = Callable[[list[Path]], SourceBoxes]
 Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
 Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
 
@@ -65,6 +67,7 @@ def process_records(
     changes: Changes | None = None,
     given_splits: dict[int, str] | None = None,
     first: int = 0,
+    boxes: BoxesOf | None = None,
 ) -> tuple[ImageMap, Annotations]:
     """Conversations of records in one format.
 
@@ -83,6 +86,7 @@ def process_records(
         given_splits: gets the split of each image whose record tells one, the first of test, validation and train;
             extended in place.
         first: the index of the first record, where they are given in several calls.
+        boxes: how the source declares its boxes, for the files of a record's pictures; None: it declares none.
 
     Returns:
         The map of the new images, {name: {"ID", "path"}}, and the conversations by image id (as text), each under
@@ -106,7 +110,8 @@ def process_records(
                 raise RecordError(f"has {len(names)} images, {limit}")
             if any(name not in paths for name in names):
                 continue  # the image is in the skip list already
-            talk = talk_of(example, len(names), f"{seed}:{source}:{index}", keep_all_captions)
+            own = boxes([paths[name] for name in names]) if boxes else None
+            talk = talk_of(example, len(names), f"{seed}:{source}:{index}", keep_all_captions, own)
         except RecordError as error:
             if rejected is not None:
                 rejected.append((index, str(error)))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
+from common.errors import UserError
+from common.hub import model_folder
+from dataset.boxes import Crop, crop_of
 from dataset.preparing.check import check_images
 from dataset.preparing.machines import read_shards, shard_file
 from dataset.preparing.report import SizesBy, change_lines, counted, few_lines, picture_lines, size_table
@@ -12,6 +17,22 @@ from dataset.preparing.sources import drop_unusable, files_of, find_images, merg
 from dataset.preparing.split import choose_splits
 from dataset.preparing.write import write_results
 from settings import Config, require_paths
+
+
+def crop_of_tower(config: Config) -> Crop | None:
+    """What the tower's processor cuts off the pictures.
+
+    Raises:
+        UserError: the tower's folder is missing, or has no readable preprocessor_config.json.
+    """
+    folder = model_folder(config.vision.path, "vision.path")
+    try:
+        settings = json.loads((Path(folder) / "preprocessor_config.json").read_text(encoding="utf-8"))
+        crop = crop_of(settings)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"vision.path: {folder} has no readable preprocessor_config.json ({error})") from None
+    size = config.vision.image_size
+    return crop if crop is None or size is None else Crop(size, size)
 
 
 def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
@@ -33,7 +54,7 @@ def prepare(config: Config, shard_commands: Sequence[str] = ()) -> None:
         unusable = check_images(files, max_pixels=data.max_pixels, workers=data.workers, progress=data.progress)
     drop_unusable(parts, unusable)
     check_images_share(parts, data.max_skipped)
-    image_map, conversations = merge(parts, data)
+    image_map, conversations = merge(parts, data, crop_of_tower(config) if data.has_boxes else None)
     check_records_share(parts, data.max_skipped)
     splits, unmatched = choose_splits(data, parts, image_map, conversations)
     sizes: SizesBy = {}

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dataset.boxes import Crop, SourceBoxes, source_boxes
 from dataset.converters.base import File, Format
-from dataset.converters.choose import choose
-from dataset.image import ImageError
+from dataset.converters.choose import check_boxes, choose
+from dataset.image import ImageError, picture_size
 from dataset.preparing.find import find_image, real_path
-from dataset.preparing.process import TEXT_ONLY, Annotations, Changes, ImageMap, process_records
+from dataset.preparing.process import TEXT_ONLY, Annotations, BoxesOf, Changes, ImageMap, process_records
 from dataset.records import RecordError
 from settings import Data, Source
 
@@ -78,6 +79,7 @@ def find_images(data: Data) -> list[Part]:
     parts = []
     for number, source in enumerate(data.sources):
         name, form, sign, files = choose(source, f"data.sources.{number}")
+        check_boxes(source, f"data.sources.{number}", form)
         if sign:
             print(f"source {source.name}: read as format {name}: {sign}")
         parts.append(Part(source, Records(form, files)))
@@ -115,6 +117,21 @@ def _referenced(part: Part) -> dict[str, None]:
     return names
 
 
+def boxes_of(part: Part, crop: Crop | None) -> BoxesOf | None:
+    """How a source's boxes are read, for the files of one record's pictures; None if it declares none."""
+    if part.source.boxes is None:
+        return None
+    order = part.records.form.box_order
+    size = lru_cache(maxsize=10_000)(picture_size)  # the records of one picture follow one another in most files
+
+    def of(files: list[Path]) -> SourceBoxes:
+        boxes = source_boxes(part.source, order, crop, lambda number: size(files[number]))
+        assert boxes is not None
+        return boxes
+
+    return of
+
+
 class Conversations:
     """Conversations by the id of their first image, packed as JSON: objects would take five times the memory."""
 
@@ -138,10 +155,11 @@ class Conversations:
             yield key, [(part, json.loads(text) | split) for part, text in self.packed[key]]
 
 
-def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
+def merge(parts: list[Part], data: Data, crop: Crop | None = None) -> tuple[ImageMap, Conversations]:
     """Process the sources one after another, with consecutive ids, into one image map and one set of conversations.
 
     An image whose name belongs to another image of an earlier source gets its source's name in front, "source/name".
+    ``crop``: what the tower's processor cuts off, for the boxes of sources that declare some.
     """
     image_map: ImageMap = {}
     conversations = Conversations()
@@ -161,6 +179,7 @@ def merge(parts: list[Part], data: Data) -> tuple[ImageMap, Conversations]:
             rejected=part.rejected,
             changes=part.changes,
             given_splits=conversations.given_splits,
+            boxes=boxes_of(part, crop),
         )
         records, first = iter(part.records), 0
         while some := list(islice(records, RECORDS_AT_ONCE)):

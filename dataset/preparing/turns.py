@@ -6,6 +6,8 @@
 - A turn with an empty message, one that is not text or one of another role is dropped. The other turns stay.
 - Control tokens in questions are spread out (:func:`dataset.prompt.neutralise`). In answers they are removed: a model
   learns what is in answers, ``< image >`` too.
+- Boxes of a source that declares them are brought into the neutral form (dataset/boxes.py); a turn with a box that
+  cannot be used is dropped. In all other sources their marks are text like any other.
 
 ``process_image.py`` reads records from files, :mod:`dataset.shards` from tar and Parquet; both make turns here.
 """
@@ -15,11 +17,12 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from dataset.boxes import BoxError, SourceBoxes
 from dataset.prompt import neutralise
 from dataset.records import PLACEHOLDER, SURROGATE, RecordError
 from qwen.tokenizer import IMAGE_TOKEN
@@ -87,21 +90,23 @@ class _Run:
         return ["\n".join(text for texts in given for text in texts if text.strip())]
 
 
-def talk_of(example: Example, images: int, seed: str, keep_all_captions: bool) -> Talk:
+def talk_of(
+    example: Example, images: int, seed: str, keep_all_captions: bool, boxes: SourceBoxes | None = None
+) -> Talk:
     """The turns of an example about ``images`` images, from its messages or from its captions.
 
     Of captions one is drawn, unless all are kept as references, and one of two questions is put before it. ``seed``
-    decides both draws.
+    decides both draws. ``boxes``: how the source declares its boxes.
 
     Raises:
         RecordError: it cannot be used.
     """
     if not example.captions:
-        return talk_from(example.messages, images)
+        return talk_from(example.messages, images, boxes)
     if images != 1:
         raise RecordError(f"a caption belongs to one image, this one has {images}")
     changes: Counter[str] = Counter()
-    captions = _clean_answers(example.captions, changes)
+    captions = _clean_answers(example.captions, changes, Cleaner(changes, boxes, images))
     if not captions:
         raise RecordError("the caption is empty")
     rng = random.Random(seed)
@@ -110,7 +115,7 @@ def talk_of(example: Example, images: int, seed: str, keep_all_captions: bool) -
     return Talk([{"q": question, "a": kept}], 1, changes=changes)
 
 
-def talk_from(messages: Sequence[Message], images: int) -> Talk:
+def talk_from(messages: Sequence[Message], images: int, boxes: SourceBoxes | None = None) -> Talk:
     """The turns of messages about ``images`` images, with one ``<|extra_0|>`` for each image that is shown.
 
     The images are those of the ``<image>`` marks in the questions, in order. Images without a mark come before the
@@ -125,13 +130,20 @@ def talk_from(messages: Sequence[Message], images: int) -> Talk:
     marks = {id(run): len(_MARK.findall(run.question())) for run in runs if run.role == "human"}
     _check_marks([system, *(run.question() for run in runs if run.role == "human")], images)
     waiting = images - sum(marks.values())  # images that the next question shows in front
+    cleaner = Cleaner(changes, boxes, images)
     turns: Turns = []
     for asked, answered in _pairs(runs, changes):
-        question = _placed(asked.question(), waiting)
-        answers = _clean_answers(answered.answers(), changes) if answered else []
-        fault = _fault(asked, answered, question, answers)
+        before = cleaner.shown
+        cleaner.shown += waiting
+        try:
+            question = _placed(asked.question(), waiting, cleaner)
+            answers = _clean_answers(answered.answers(), changes, cleaner) if answered else []
+            fault = _fault(asked, answered, question, answers)
+        except BoxError as error:
+            fault = str(error)
         if fault:
             changes[fault] += 1
+            cleaner.shown = before
             waiting += marks[id(asked)]
         else:
             turns.append({"q": question, "a": answers})
@@ -140,7 +152,7 @@ def talk_from(messages: Sequence[Message], images: int) -> Talk:
         found = "; ".join(reason for reason in changes if reason != JOINED)
         raise RecordError("has no question with an answer" + f" ({found})" * bool(found))
     if images and waiting == images:  # no question that was kept has a mark
-        turns[0]["q"], waiting = _placed(turns[0]["q"], images), 0
+        turns[0]["q"], waiting = f"{IMAGE_TOKEN * images}\n{turns[0]['q']}", 0
     elif waiting:
         changes[NOT_SHOWN] += waiting
     return Talk(turns, images - waiting, _cleaned(_MARK.sub("", system)).strip(), changes)
@@ -207,23 +219,56 @@ def _check_marks(texts: list[str], images: int) -> None:
             raise RecordError(f"a question has {_shown(other[0])}, which is not read as an image")
 
 
-def _placed(text: str, waiting: int) -> str:
+def _placed(text: str, waiting: int, cleaner: Cleaner) -> str:
     """A question with ``<|extra_0|>`` where its ``<image>`` are, after ``waiting`` images that come before it."""
-    placed = IMAGE_TOKEN.join(_cleaned(piece) for piece in _MARK.split(text))
+    pieces = []
+    for number, piece in enumerate(_MARK.split(text)):
+        cleaner.shown += bool(number)
+        pieces.append(cleaner.question(piece))
+    placed = IMAGE_TOKEN.join(pieces)
     return f"{IMAGE_TOKEN * waiting}\n{placed}".strip()
 
 
-def _clean_answers(given: Sequence[str], changes: Counter[str]) -> list[str]:
+def _clean_answers(given: Sequence[str], changes: Counter[str], cleaner: Cleaner) -> list[str]:
     """Reference answers without control tokens and without the empty ones."""
     kept: list[str] = []
-    removed: set[str] = set()
+    removed: Counter[str] = Counter()
     for text in given:
         text, images = _IMAGE_IN_ANSWER.subn("", text)
-        text, tokens = _CONTROL_IN_ANSWER.subn("", text)
-        removed |= {reason for reason, number in ((IMAGE_IN_ANSWER, images), (CONTROL_IN_ANSWER, tokens)) if number}
-        kept.append(_cleaned(text).strip())
-    changes.update(removed)
+        removed[IMAGE_IN_ANSWER] += images
+        kept.append(cleaner.answer(text, removed).strip())
+    changes.update(reason for reason, number in removed.items() if number)
     return [text for text in kept if text]
+
+
+@dataclass
+class Cleaner:
+    """Text of a record as it is kept: its control tokens spread out or removed, its boxes in the neutral form."""
+
+    changes: Counter[str]
+    boxes: SourceBoxes | None
+    images: int  # of the record
+    shown: int = 0  # of these, before the text that comes next
+
+    def question(self, text: str) -> str:
+        """Raises BoxError, as :meth:`answer` does."""
+        return self._cleaned(text, _cleaned)
+
+    def answer(self, text: str, removed: Counter[str]) -> str:
+        """``removed`` counts the control tokens that were removed."""
+
+        def clean(piece: str) -> str:
+            piece, tokens = _CONTROL_IN_ANSWER.subn("", piece)
+            removed[CONTROL_IN_ANSWER] += tokens
+            return _cleaned(piece)
+
+        return self._cleaned(text, clean)
+
+    def _cleaned(self, text: str, clean: Callable[[str], str]) -> str:
+        if self.boxes is None:
+            return clean(text)
+        picture = max(0, self.shown - 1) if self.images else -1
+        return self.boxes.neutral(text, picture, self.changes, clean)
 
 
 def _cleaned(text: str) -> str:

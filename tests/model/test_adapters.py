@@ -71,7 +71,7 @@ def test_an_adapter_in_the_tower_would_be_noticed(make_config, monkeypatch):
 
     prepare = adapters.prepare_part
 
-    def careless(part, how, lora, last_blocks=None):
+    def careless(part, how, lora, last_blocks=None, rows=()):
         part = prepare(part, how, lora, last_blocks)
         return adapters.add_lora(part, lora) if how == "frozen" else part
 

@@ -33,7 +33,7 @@ def too_long(data: Examined) -> Finding | None:
     if not doubtful:
         return None
     try:
-        tokenizer = load_tokenizer(data.config.language.path)
+        tokenizer = load_tokenizer(data.config.language.path, data.config.data.has_boxes)
     except UserError as error:
         raise CannotCheck(str(error)) from None
     options: dict[str, Any] = {
