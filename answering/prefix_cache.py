@@ -119,7 +119,7 @@ def prefill(
 ) -> DynamicCache:
     """Keys and values of ``input_ids`` [P, T], of which row p shows ``pixels[p]`` [n, 3, H, W]."""
     shown = [images for images in pixels if len(images)]
-    cache = DynamicCache(config=model.language.config)
+    cache = model.new_cache()
     model(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -219,11 +219,15 @@ def show(result: Mapping) -> str:
 
 def sight_line(sight: Sight) -> str:
     error = "" if sight["standard_error"] is None else f" ± {sight['standard_error']:.3f}"
-    return (
+    losses = (
         f"Loss of the reference answers {sight['loss']:.3f} nats a token, with another picture "
-        f"{sight['loss_other_picture']:.3f}: gap {sight['gap']:+.3f}{error}. Visual tokens are "
-        f"{sight['visual_token_lengths']:.1f} times as long as words and differ by {sight['visual_token_spread']:.0%} "
-        "of their length."
+        f"{sight['loss_other_picture']:.3f}: gap {sight['gap']:+.3f}{error}."
+    )
+    lengths, spread = sight["visual_token_lengths"], sight["visual_token_spread"]
+    if lengths is None or spread is None:
+        return losses
+    return (
+        f"{losses} Visual tokens are {lengths:.1f} times as long as words and differ by {spread:.0%} of their length."
     )
 
 

@@ -102,14 +102,17 @@ class Verdict(TypedDict):
 
 
 class Sight(TypedDict):
-    """Losses in nats a token of the reference answers; lengths of visual tokens, in lengths of words."""
+    """Losses in nats a token of the reference answers; lengths of visual tokens, in lengths of words.
+
+    Lengths and spread are None where the pictures are outside the sequence.
+    """
 
     loss: float
     loss_other_picture: float
     gap: float
     standard_error: float | None  # None: infinite, from a single batch
-    visual_token_lengths: float
-    visual_token_spread: float
+    visual_token_lengths: float | None
+    visual_token_spread: float | None
     warnings: list[str]
 
 

@@ -28,7 +28,7 @@ def measure_sight(assistant: Assistant, questions: Sequence[Question]) -> Sight 
         batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))], 0)
         inputs = {name: tensor.to(assistant.device) for name, tensor in model_inputs(batch).items()}
         swapped = others.swap(inputs["pixel_values"], batch["info"].images_per_tree)
-        if shape is None:
+        if shape is None and assistant.model.projector.in_sequence:
             shape = token_shape(assistant.model, assistant.model.encode_images(inputs["pixel_values"]))
         if swapped is not None:
             own, other = (
@@ -37,10 +37,10 @@ def measure_sight(assistant: Assistant, questions: Sequence[Question]) -> Sight 
             )
             gap.add(own, other, int((batch["labels"][:, 1:] != -100).sum()))
     found = gap.result()
-    return None if found is None or shape is None else summary(gap, found, shape)
+    return None if found is None else summary(gap, found, shape)
 
 
-def summary(gap: PictureGap, found: tuple[float, float], shape: TokenShape) -> Sight:
+def summary(gap: PictureGap, found: tuple[float, float], shape: TokenShape | None) -> Sight:
     _, labels, own, *_ = gap.sums.tolist()
     value, error = found
     return {
@@ -48,8 +48,8 @@ def summary(gap: PictureGap, found: tuple[float, float], shape: TokenShape) -> S
         "loss_other_picture": own / labels + value,
         "gap": value,
         "standard_error": error if math.isfinite(error) else None,
-        "visual_token_lengths": shape.lengths,
-        "visual_token_spread": shape.relative_spread,
+        "visual_token_lengths": None if shape is None else shape.lengths,
+        "visual_token_spread": None if shape is None else shape.relative_spread,
         "warnings": warnings_of(found, shape),
     }
 

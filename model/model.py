@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +21,7 @@ from common.llava import read_part
 from dataset.layout import layout_of
 from model.adapters import assert_trainable, base_of, prepare_language, prepare_part
 from model.connectors import Connector, build_connector
+from model.connectors.cross_attention import CrossAttentionConnector, PictureCache, Pictures
 from model.plain_peft import PeftModel
 from qwen.load import load_language
 from qwen.Mqwen import ImageInputMixin
@@ -51,7 +52,8 @@ class MMultiModal(nn.Module):
     Args:
         vision: maps ``pixel_values`` [K, 3, H, W] to features [K, 729, Dv]; perhaps inside a ``PeftModel``.
         language: a Qwen with :class:`qwen.Mqwen.ImageInputMixin`, perhaps inside a ``PeftModel``.
-        projector: maps the features [K, 728, Dv] to visual tokens [K, N, Dl].
+        projector: maps the features [K, 728, Dv] to visual tokens [K, N, Dl]; with cross-attention, its layers are
+            attached to the language model's.
         drop_first_token: leave out feature 0. SigLIP has no class token, so with so400m/14 at 384 px this gives 728 of
             729 real patches: the design's choice, stored with every checkpoint.
         train_vision: let gradients into the tower; otherwise it runs without a graph.
@@ -74,6 +76,8 @@ class MMultiModal(nn.Module):
         self.vision, self.language, self.projector = vision, language, projector
         self.drop_first_token, self.train_vision = drop_first_token, train_vision
         self.changed_bases: set[str] = set()  # parts whose frozen weights are train.start_from's, not the base model's
+        if isinstance(projector, CrossAttentionConnector):
+            projector.attach(base_of(language).model.layers)
 
     @property
     def patch_grid(self) -> PatchGrid:
@@ -149,12 +153,42 @@ class MMultiModal(nn.Module):
                 processes that train together wait for the gradients of every parameter.
         """
         images = self.images_by_row(images_per_row, pixel_values, image_features, image_index)
-        output = self.language(
-            input_ids=input_ids, attention_mask=attention_mask, images=images, labels=labels, **kwargs
-        )
+        shown = self.shown(images, input_ids, kwargs.get("segments"), kwargs.get("past_key_values"))
+        output = self.language(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **shown, **kwargs)
         if use_all and images is None:
-            output.loss = output.loss + 0.0 * self._blank_tokens().sum()
+            output.loss = output.loss + 0.0 * self._unused()
         return output
+
+    def shown(
+        self,
+        images: list[torch.Tensor] | None,
+        input_ids: torch.Tensor,
+        segments: torch.Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> dict[str, Any]:
+        """What the language model is told of ``images``: visual tokens among its words, or pictures outside of them.
+
+        Pictures outside go into the ``cache``, where there is one, and later calls find them there.
+        """
+        if self.projector.in_sequence:
+            return {"images": images}
+        if images is None:
+            return {}
+        pictures = Pictures.of(images, input_ids.eq(base_of(self.language).image_token_id), segments)
+        if cache is None:
+            return {"pictures": pictures}
+        cache.pictures = pictures
+        return {}
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache for keys and values."""
+        kind = DynamicCache if self.projector.in_sequence else PictureCache
+        return kind(config=base_of(self.language).config)
+
+    def _unused(self) -> torch.Tensor:
+        """A number that every parameter outside the language model had a part in."""
+        used = self._blank_tokens().sum()
+        return used if self.projector.in_sequence else used + sum(p.sum() for p in self.projector.parameters())
 
     def _blank_tokens(self) -> torch.Tensor:
         """Visual tokens [1, N, Dl] of a black image; of features that are 0 where the tower is frozen."""
@@ -175,7 +209,12 @@ class MMultiModal(nn.Module):
     ) -> torch.Tensor:
         """Ids of the answers [B, new] without the prompt. Batches must be padded on the left."""
         images = self.images_by_row(images_per_row, pixel_values)
-        ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, images=images, **kwargs)
+        cache = self.new_cache() if images is not None and not self.projector.in_sequence else None
+        shown = self.shown(images, input_ids, cache=cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(kwargs.get("num_beams", 1))  # generate repeats every input but the cache
+            kwargs["past_key_values"] = cache
+        ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, **shown, **kwargs)
         return ids[:, input_ids.shape[1] :]
 
     def train(self, mode: bool = True) -> MMultiModal:
@@ -317,11 +356,18 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
     """
     widths = feature_width(vision), language.config.hidden_size
     grid = patch_grid(vision.config.to_dict(), config.vision.drop_first_token)
-    kind, standardize = config.projector.kind, config.projector.standardize
+    connector = build_connector(
+        *widths,
+        kind=config.projector.kind,
+        grid=grid,
+        decoder_layers=language.config.num_hidden_layers,
+        standardize=config.projector.standardize,
+        **config.projector.sizes,
+    )
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_language(language, config),
-        build_connector(*widths, kind=kind, grid=grid, standardize=standardize, **config.projector.sizes),
+        connector,
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",
     )

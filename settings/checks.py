@@ -224,7 +224,7 @@ def _check_together(config: Config) -> None:
 def _check_projector(config: Config) -> None:
     """A size that the kind of projector does not have, or cannot have."""
     projector = config.projector
-    for name in ("layers", "hidden_size", "queries", "pool"):
+    for name in ("layers", "hidden_size", "queries", "pool", "every"):
         if (value := getattr(projector, name)) is not None and name not in PROJECTOR_SIZES[projector.kind]:
             kinds = ", ".join(kind for kind, sizes in PROJECTOR_SIZES.items() if name in sizes)
             problem = f"expected null with projector.kind = {projector.kind}: it is a size of {kinds}"
@@ -241,10 +241,24 @@ def _check_projector(config: Config) -> None:
     if projector.kind == "qformer" and hidden_size is not None and hidden_size % min(64, hidden_size):
         problem = "expected a multiple of 64 with projector.kind = qformer, whose heads are 64 wide"
         raise Invalid("projector.hidden_size", problem, hidden_size)
+    if projector.kind == "cross_attention":
+        _check_cross_attention(config)
     if queries is not None and queries != config.vision.image_context_length:
         giver = f"projector.kind = {projector.kind} gives (projector.queries {queries})"
         problem = f"expected {queries}, which is what {giver}"
         raise Invalid("vision.image_context_length", problem, config.vision.image_context_length)
+
+
+def _check_cross_attention(config: Config) -> None:
+    """What does not go with pictures outside the sequence."""
+    kind = "with projector.kind = cross_attention"
+    if config.vision.image_context_length != 1:
+        problem = f"expected 1 {kind}: the picture stays outside the sequence, and one token says where it is"
+        raise Invalid("vision.image_context_length", problem, config.vision.image_context_length)
+    if config.language.attention == "flex_attention":
+        raise Invalid("language.attention", f"expected auto, tree_attention or sdpa {kind}", "flex_attention")
+    if config.generate.compile:
+        raise Invalid("generate.compile", f"expected false {kind}, whose keys are in no static cache", True)
 
 
 def _check_generate(generate: Generate) -> None:

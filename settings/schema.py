@@ -173,14 +173,15 @@ PROJECTOR_SIZES: dict[str, dict[str, int | None]] = {
     "pool": {"pool": 3, "layers": 2, "hidden_size": None},
     "resampler": {"queries": 256},
     "qformer": {"queries": 32, "layers": 12, "hidden_size": 768},
+    "cross_attention": {"every": 4},
 }
 
 
 class Projector(Section):
     """The connector between encoder and language model."""
 
-    kind: Literal["linear", "mlp", "pool", "resampler", "qformer"] = Field(
-        "mlp", description="one of linear, mlp, pool, resampler, qformer"
+    kind: Literal["linear", "mlp", "pool", "resampler", "qformer", "cross_attention"] = Field(
+        "mlp", description="one of linear, mlp, pool, resampler, qformer, cross_attention"
     )
     layers: Count | None = Field(None, description="a whole number of layers, 1 or more, or null for its kind's")
     hidden_size: Count | None = Field(None, description="a whole number, 1 or more, or null for the language model's")
@@ -188,6 +189,7 @@ class Projector(Section):
         None, description="a whole number of visual tokens, 1 or more, or null for its kind's"
     )
     pool: Count | None = Field(None, description="a whole number of patches along a cell's side, or null for 3")
+    every: Count | None = Field(None, description="a whole number of decoder layers, 1 or more, or null for 4")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     standardize: bool = Field(True, description=FLAG)
 
@@ -203,6 +205,8 @@ class Projector(Section):
 
     def num_tokens(self, grid: PatchGrid) -> int:
         """How many visual tokens a picture becomes; the number that the connector itself gives."""
+        if self.kind == "cross_attention":
+            return 1  # the picture stays outside the sequence, and a placeholder says where it is
         sizes = self.token_sizes
         if (queries := sizes.get("queries")) is not None:
             return queries

@@ -25,6 +25,8 @@ class Connector(nn.Module, ABC):
 
     name: ClassVar[str]  # its key in model.connectors.CONNECTORS
     needs_grid: ClassVar[bool] = False  # its constructor is given the grid of the features
+    needs_decoder_layers: ClassVar[bool] = False  # its constructor is given how many the language model has
+    in_sequence: ClassVar[bool] = True  # what it gives replaces the placeholders; else it is read from outside
     feature_mean: torch.Tensor | None
     feature_std: torch.Tensor | None
 

@@ -11,6 +11,7 @@ from model.connectors import CONNECTORS, build_connector
 from visual.geometry import PatchGrid
 
 WIDTHS = 1152, 1536  # of so400m's features and of Qwen2.5-1.5B's embeddings
+LAYERS = 28  # of Qwen2.5-1.5B
 
 
 def rows() -> list[tuple[str, int, int]]:
@@ -20,7 +21,7 @@ def rows() -> list[tuple[str, int, int]]:
     for kind, sizes in [*defaults, ("pool", {"pool": 2})]:
         grid = PatchGrid(27, 27, dropped=int(kind != "pool"))
         with torch.device("meta"):
-            connector = build_connector(*WIDTHS, kind=kind, grid=grid, **sizes)
+            connector = build_connector(*WIDTHS, kind=kind, grid=grid, decoder_layers=LAYERS, **sizes)
         name = " ".join([kind, *map(str, sizes.values())])
         found.append((name, connector.num_tokens(grid), sum(p.numel() for p in connector.parameters())))
     return found
@@ -28,4 +29,4 @@ def rows() -> list[tuple[str, int, int]]:
 
 if __name__ == "__main__":
     for name, tokens, parameters in rows():
-        print(f"{name:10} {tokens:4} tokens {parameters:12,} parameters")
+        print(f"{name:15} {tokens:4} tokens {parameters:12,} parameters")

@@ -19,7 +19,14 @@ def test_every_connector_can_be_named_and_has_the_sizes_that_the_config_knows():
     assert set(kinds) == set(CONNECTORS) == set(PROJECTOR_SIZES)
     for kind, sizes in PROJECTOR_SIZES.items():
         options = inspect.signature(CONNECTORS[kind].__init__).parameters
-        assert set(sizes) == set(options) - {"self", "vision_width", "language_width", "grid", "standardize"}
+        assert set(sizes) == set(options) - {
+            "self",
+            "vision_width",
+            "language_width",
+            "grid",
+            "decoder_layers",
+            "standardize",
+        }
         assert {name: options[name].default for name in sizes} == sizes
 
 
@@ -28,7 +35,7 @@ def test_every_connector_can_be_named_and_has_the_sizes_that_the_config_knows():
 def test_the_config_counts_the_tokens_that_the_connector_gives(kind, grid):
     projector = Projector(kind=kind)
     sizes = {**projector.sizes, **({"layers": 1, "hidden_size": 8} if kind == "qformer" else {})}
-    connector = build_connector(8, 8, kind=kind, grid=grid, **sizes)
+    connector = build_connector(8, 8, kind=kind, grid=grid, decoder_layers=8, **sizes)
     assert projector.num_tokens(grid) == connector.num_tokens(grid)
 
 

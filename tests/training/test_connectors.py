@@ -29,6 +29,7 @@ KINDS = {  # settings of each kind, and its tokens for a picture of 3 x 3 patche
     "pool": (["projector.pool=2", "vision.drop_first_token=false"], 4),
     "resampler": (["projector.queries=4"], 4),
     "qformer": (["projector.queries=5", "projector.layers=2", "projector.hidden_size=16"], 5),
+    "cross_attention": (["projector.every=2"], 1),
 }
 
 

@@ -121,6 +121,19 @@ def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monke
         build_loop(make_config("language.train=full"), Path("never"))
 
 
+@pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: three processes, half a minute")
+def test_so_does_cross_attention_in_batches_without_an_image(make_config, tmp_path):
+    more = ["projector.kind=cross_attention", "projector.every=1", "vision.image_context_length=1"]
+    more += ["train.gradient_checkpointing=true", "projector.standardize=false"]
+    start = runs_of(make_config, tmp_path, [*OPTIONS, *more], {"text": TEXT})
+    one, alone = start("one", "train.gradient_accumulation_steps=4")
+    two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")
+    assert one()["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    assert_close(shared, alone, rel=1e-5)
+
+
 def test_one_process_alone_is_refused(make_config):
     with pytest.raises(UserError, match="only one process; start several"):
         build_loop(make_config("language.train=full", "train.fsdp=true"), Path("never"))

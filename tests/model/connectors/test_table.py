@@ -12,5 +12,6 @@ def test_the_table_counts_tokens_and_parameters():
         ("pool", 81, 18_287_616),
         ("resampler", 256, 13_974_528),
         ("qformer", 32, 103_984_128),
+        ("cross_attention", 1, 189_966_350),
         ("pool 2", 196, 9_440_256),
     ]
