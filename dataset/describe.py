@@ -173,6 +173,8 @@ def config_block(source: Source, choice: Choice, folders: Sequence[Path]) -> str
         content["questions"] = _paths(source.questions)
     if source.columns:
         content["columns"] = dict(source.columns)
+    if choice.form.box_order:
+        content["boxes"] = "pixels"
     content["images"] = _paths(folders) if folders else "FOLDER"
     block = yaml.safe_dump({"data": {"sources": [content]}}, allow_unicode=True, sort_keys=False)
     note = "" if folders else "# FOLDER: the folder of the pictures\n"

@@ -3,7 +3,22 @@ A new format is one module and one entry of FORMATS. May import what dataset.pre
 
 from __future__ import annotations
 
-from dataset.converters import ali, coco_captions, flickr30k, gqa, llava, parquet, qwen_vl, table, textvqa, vqa
+from dataset.converters import (
+    ali,
+    bbox,
+    coco_captions,
+    coco_instances,
+    flickr30k,
+    gqa,
+    llava,
+    parquet,
+    qwen_vl,
+    refcoco,
+    table,
+    textvqa,
+    visual_genome,
+    vqa,
+)
 from dataset.converters.base import Format
 
 # format: auto takes the first that knows a file by its sign.
@@ -14,6 +29,10 @@ FORMATS: dict[str, Format] = {
     "gqa": gqa.FORMAT,
     "coco_captions": coco_captions.FORMAT,
     "flickr30k": flickr30k.FORMAT,
+    "coco_instances": coco_instances.FORMAT,
+    "refcoco": refcoco.FORMAT,
+    "visual_genome": visual_genome.FORMAT,
+    "bbox": bbox.FORMAT,
     "table": table.FORMAT,
     "qwen_vl": qwen_vl.FORMAT,
     "llava": llava.FORMAT,

@@ -14,14 +14,15 @@ from dataset.records import KINDS, RecordError
 if TYPE_CHECKING:
     from dataset.converters.look import Look
 
-# What data sets call their splits. "restval" is the part of COCO's validation images that Karpathy's split trains on.
+# What data sets call their splits. "restval" is the part of COCO's validation images that Karpathy's split trains on;
+# RefCOCO has a testA and a testB.
 SPLITS = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "testa", "testb"), "test"),
 }
 
-ADDED = ("row", "about")  # keys that readers add to records for messages and names
+ADDED = ("row", "about", "ask")  # keys that readers add to records for messages and names
 
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 

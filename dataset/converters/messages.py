@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from dataset.converters.base import Message
+from dataset.converters.regions import Raw, plain, raw_boxes, write_raw
 from dataset.records import PLACEHOLDER, RecordError
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
@@ -84,7 +85,8 @@ def _part(part: object, what: str) -> str:
     given: dict[str, Any] = part if isinstance(part, dict) else {}
     kind = given.get("type") or next((key for key in ("text", "image", "image_url", "box") if key in given), None)
     if kind == "box":
-        return f"<ref>{given.get('ref', '')}</ref><box>{_corners(given['box'], what)}</box>"
+        name = f"<ref>{plain(given['ref'])}</ref>" if given.get("ref") else ""
+        return name + "".join(map(write_raw, _boxes(given["box"], what)))
     if kind not in ("text", "image", "image_url"):
         raise RecordError(f"{what} is {kind!r:.40}, which is neither text nor an image")
     value = given.get(kind)
@@ -101,11 +103,12 @@ def _part(part: object, what: str) -> str:
     return f"<img>{value.removeprefix('file://')}</img>"
 
 
-def _corners(box: object, what: str) -> str:
-    """Qwen-VL's text of a box, (left, top), (right, bottom), in thousandths of the picture's sides."""
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(n, int) for n in box):
-        raise RecordError(f"{what} is a box without four whole numbers")
-    return "({},{}),({},{})".format(*box)
+def _boxes(box: object, what: str) -> list[Raw]:
+    """One box or a list of boxes, as Qwen-VL's ``from_list_format`` takes it."""
+    try:
+        return raw_boxes(box)
+    except RecordError:
+        raise RecordError(f"{what} is a box without four numbers") from None
 
 
 def _in_order(images: list[str], marks: Marks) -> list[str]:

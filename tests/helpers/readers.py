@@ -108,6 +108,7 @@ def format_files() -> list[bytes]:
     parts = [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"text": "?"}, {"ref": "x", "box": [1, 2, 3, 4]}]
     talk = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A dog."}]
     asked = [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\n?"}, {"from": "gpt", "value": ["yes", "no"]}]
+    region = {"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0}
     objects: list[object] = [
         {"data_subtype": "train2014", "questions": [question], "annotations": said, "question_types": {"one": "Sport"}},
         {"data": [{**question, "answers": ["net", "mesh"]}]},
@@ -117,6 +118,10 @@ def format_files() -> list[bytes]:
         [{"images": ["a.jpg"], "messages": talk}, {"image": "a.jpg", "conversations": asked}],
         [{"query": "<img>a.jpg</img>?", "response": "yes", "history": [["a", "b"]], "system": "s"}],
         [{"image": "a.jpg", "question": "?", "answer": ["yes", "no"], "split": "val", "options": ["a", "b"]}],
+        {"images": [{"id": 9, "file_name": "a"}], "categories": [{"id": 1, "name": "b"}], "annotations": [region]},
+        [{"ref_id": 1, "image_id": 9, "sentences": [{"sent": "a dog"}], "bbox": [1, 2, 3, 4]}],
+        [{"id": 9, "regions": [{"image_id": 9, "x": 1, "y": 2, "width": 3, "height": 4, "phrase": "a dog"}]}],
+        [{"image": "a.jpg", "label": "a dog", "bbox": [[1, 2, 3, 4]]}],
     ]
     tables = [
         'image;question;answer;type;split\r\na.jpg;"Is it ""red""?";yes;is;val\r\n;1+1?;2;;\r\n',

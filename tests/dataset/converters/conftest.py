@@ -12,6 +12,7 @@ from dataset.converters.base import Example, File
 from dataset.converters.choose import found_format
 from dataset.records import RecordError
 from settings import Source
+from tests.helpers.workplace import Workplace
 
 
 class Files:
@@ -48,3 +49,8 @@ class Files:
 @pytest.fixture
 def files(tmp_path) -> Files:
     return Files(tmp_path)
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Workplace:
+    return Workplace(tmp_path)

@@ -83,7 +83,7 @@ def test_a_message_that_makes_no_sense_keeps_no_text_or_no_role():
         ([{"type": "image_url", "image_url": {"url": ""}}], "part 0 of message 0 is image_url without a file name"),
         ([{"type": "image", "image": "a<b.jpg"}], "part 0 of message 0 is image without a file name"),
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "holds the picture itself"),
-        ([{"text": "?"}, {"box": [1, 2, 3]}], "part 1 of message 0 is a box without four whole numbers"),
+        ([{"text": "?"}, {"box": [1, 2, 3]}], "part 1 of message 0 is a box without four numbers"),
         ([{"text": "?"}, 5], "part 1 of message 0 is None, which is neither text nor an image"),
     ],
 )
