@@ -1,9 +1,11 @@
-"""Score a checkpoint, and find out whether it looks at the picture.
+"""Score a checkpoint or another model, and find out whether it looks at the picture.
 
     python evaluate.py --checkpoint checkpoints/demo --output result.json
     python evaluate.py --checkpoint checkpoints/demo --resume                      # after Ctrl-C or a crash
     python evaluate.py --checkpoint checkpoints/demo --split train --limit 500 generate.batch_size=32
     torchrun --nproc-per-node 8 evaluate.py --checkpoint checkpoints/demo          # eight GPUs share the questions
+    python evaluate.py --config demo.yaml --model HuggingFaceTB/SmolVLM-256M-Instruct   # another model
+    python evaluate.py --config demo.yaml --endpoint http://127.0.0.1:8000/v1 --model NAME
 
 Captions are scored by BLEU, ROUGE-L and CIDEr; all other answers by the metric of their source, which is exact match
 after normalisation by default, and by VQA accuracy too if ten people answered.
@@ -21,7 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from answering.checkpoints import add_checkpoint_arguments
 from common.command import typed_command
@@ -52,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a checkpoint and test whether it looks at the picture.")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint, or a run's folder")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run's folder")
+    parser.add_argument("--model", metavar="NAME", help="a model of transformers instead, or of the server --endpoint")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="an OpenAI-compatible server, such as http://127.0.0.1:8000/v1"
+    )
+    parser.add_argument("--config", metavar="FILE", help="the run whose questions --model is asked")
     parser.add_argument("--split", choices=SPLITS, help="default: test; of given files, everything")
     parser.add_argument("--image-map", type=Path, metavar="FILE", help="other data than the run's, with --annotations")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="other data than the run's, with --image-map")
@@ -68,6 +75,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if (args.image_map is None) != (args.annotations is None):
         parser.error("--image-map and --annotations go together")
+    if (args.checkpoint is None) == (args.model is None):
+        parser.error("name one model: --checkpoint, or --model (with --endpoint, the server's name for it)")
+    if args.model is not None and args.config is None and args.image_map is None:
+        parser.error("--model needs questions: --config FILE, or --image-map and --annotations")
+    if args.checkpoint is not None and (args.config or args.endpoint):
+        parser.error("--config and --endpoint go with --model; a checkpoint has its own config")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
     return args
@@ -78,14 +91,18 @@ def evaluate(args: argparse.Namespace) -> int:
     begin = time.monotonic()
     from answering.checkpoints import base_overrides, check_overrides, open_config
     from answering.devices import check_device
+    from evaluation.other_models import other_config
     from evaluation.questions import choose_metrics, read_questions, sample
     from evaluation.report import check_output, check_packages
     from evaluation.resuming import find_unfinished, questions_hash
 
-    check_overrides(args.overrides)
-    args.overrides = [*args.overrides, *base_overrides(args)]
     check_device(args.device)
-    config = open_config(args.checkpoint, args.overrides)
+    if args.checkpoint:
+        check_overrides(args.overrides)
+        args.overrides = [*args.overrides, *base_overrides(args)]
+        config = open_config(args.checkpoint, args.overrides)
+    else:
+        config = other_config(args)
     files = (args.image_map, args.annotations) if args.image_map else None
     asked, train, data = read_questions(config, args.split, files)
     metrics = choose_metrics(asked, config, args.metric)
@@ -120,15 +137,18 @@ def score_model(
     from answering.assistant import Assistant
     from evaluation.asking import Pictures, ask_all
     from evaluation.baselines import fit_baselines
+    from evaluation.endpoint import ServerFailed
     from evaluation.report import build_result, show, write_result
     from evaluation.resuming import Saver, check_same, restore
     from training import distributed
 
-    answerer, identity = load_answerer(args)
+    answerer, identity = load_answerer(args, config)
     facts |= {**identity, "device": answerer.device}
     torch.manual_seed(facts["seed"])  # used by sampled decoding only
     if unfinished:
         check_same(args.output, unfinished, {"checkpoint_sha256": identity["checkpoint_sha256"]})
+        for name, count in unfinished.get("tokens", {}).items():
+            facts["tokens"][name] += count
         print(f"{restore(questions, unfinished)} of {len(questions)} questions are answered in {args.output}")
     pictures = Pictures(config.data.max_pixels)
     earlier = unfinished["seconds"] if unfinished else 0.0
@@ -147,6 +167,9 @@ def score_model(
     except torch.OutOfMemoryError as error:
         write(complete=False)
         raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
+    except ServerFailed as error:
+        write(complete=False)
+        raise UserError(f"{error}; what was answered is in {args.output}, --resume asks the rest") from error
     if complete:  # after Ctrl-C the other processes may never come here
         distributed.leave_together()
         if all(question.prediction is None for question in questions):
@@ -191,11 +214,12 @@ def show_page(result: dict, output: Path) -> None:
     print(f"Every prediction is in {output}. {page}")
 
 
-def load_answerer(args: argparse.Namespace) -> tuple[Answerer, dict[str, str]]:
+def load_answerer(args: argparse.Namespace, config: Config) -> tuple[Answerer, dict[str, Any]]:
     """The model that answers, and what the result file says it is: its name and a hash by which --resume knows it."""
     import torch
 
     from answering.assistant import Assistant
+    from evaluation.other_models import open_other
     from evaluation.resuming import checkpoint_hash
     from model.model import quiet_libraries
     from training import distributed
@@ -206,6 +230,8 @@ def load_answerer(args: argparse.Namespace) -> tuple[Answerer, dict[str, str]]:
     if device is None and distributed.world_size() > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
+        if args.model:
+            return open_other(args, config, device)
         assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify, overrides=args.overrides)
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: the model does not fit") from error

@@ -202,6 +202,8 @@ def show(result: Mapping) -> str:
         lines += ["", *table(captions, {key: key for key in next(iter(captions.values()))})]
     lines += ["", result["verdict"], f"Questions: {result['data']}."]
     lines += [f"Majority and question only are fitted on {result['baselines_fitted_on']}."]
+    if tokens := result.get("tokens"):
+        lines.append(f"Cost: {tokens['prompt']:,} prompt tokens and {tokens['completion']:,} completion tokens.")
     if sight := result.get("sight"):
         lines += [sight_line(sight), *sight["warnings"]]
     if result["long_references"]:

@@ -122,7 +122,8 @@ class Result(Verdict):
     complete: bool  # False: interrupted
     checkpoint: str
     checkpoint_sha256: str  # of its manifest
-    device: str
+    device: str  # or the address of the server
+    tokens: NotRequired[dict[str, int]]  # of a server: what all answers cost, "prompt" and "completion"
     data: str
     questions_sha256: str
     limit: int | None

@@ -13,8 +13,8 @@ from evaluation.result import Group, Prediction
 from evaluation.verdict import FEW_IMAGES
 
 DETAILS = (
-    "verdict checkpoint data device system generate metrics history baselines_fitted_on normalisation caption_words "
-    "segmenter limit seed versions unreadable_images"
+    "verdict checkpoint data device tokens system generate metrics history baselines_fitted_on normalisation "
+    "caption_words segmenter limit seed versions unreadable_images"
 ).split()
 
 
