@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from answering.attention_map import AttentionMap, answer_attention, on_grid, to_patches, token_spans
+from answering.attention_map import AttentionMap, Shows, answer_attention, on_grid, to_patches, token_spans
 from answering.decoding import StopAt, cut_at_stop, generate_arguments, pieces_to_stop
 from answering.devices import choose_device
 from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
@@ -142,18 +142,11 @@ class Assistant:
             raise pieces.error
 
     def where_it_looks(self, request: Request, **overrides) -> AttentionMap:
-        """How much the last turn's answer attends to each visual token of the picture.
+        """How much the last turn's answer attends to each part of the picture.
 
         Raises:
-            UserError: the last turn has no answer, there is not exactly one picture, or the connector mixes the
-                picture's parts.
+            UserError: the last turn has no answer, or there is not exactly one picture.
         """
-        grid = self.model.projector.token_grid(self.model.patch_grid)
-        if grid is None:
-            raise UserError(
-                f"where the model looks cannot be shown with the connector {self.model.projector.name}: "
-                "its visual tokens do not belong to parts of the picture"
-            )
         *before, last = request.turns
         text = last.answer or ""
         answer = list(encode_said(self.tokenizer, text))
@@ -165,6 +158,12 @@ class Assistant:
             self.model, prompt, answer, self._end_of_images(prompt), lambda: self._pixels(request.images), prefix
         )
         self._last = (request.images, result)
+        grid = self.model.projector.token_grid(self.model.patch_grid)
+        shows: Shows = "tokens"
+        if grid is None:
+            grid = self.model.patch_grid
+            looks = self.model.where_queries_look(self._pixels(request.images))
+            weights, shows = (weights, "cross_attention") if looks is None else (weights @ looks[0].cpu(), "queries")
         maps = on_grid(
             weights,
             grid.rows,
@@ -175,7 +174,7 @@ class Assistant:
         if grid.cell > 1:
             patches = self.model.patch_grid
             maps = to_patches(maps, grid.cell, patches.rows, patches.columns)
-        return AttentionMap(text, token_spans(self.tokenizer, answer), maps)
+        return AttentionMap(text, token_spans(self.tokenizer, answer), maps, shows)
 
     def _take_prefix(self, images: list[Image.Image]) -> PrefixCache | None:
         """The prefix cache of the last call, if it showed the same images. The next call cannot take it again."""

@@ -7,15 +7,21 @@ that was fitted to what autograd keeps (``tests/model/test_memory.py``). CUDA's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.model import MMultiModal, assemble, tower_options
+from model.adapters import base_of
+from model.connectors import Connector
+from model.connectors.cross_attention import CrossAttentionConnector, GatedCrossAttention
+from model.model import MMultiModal, assemble, new_connector, tower_options
 from qwen.load import empty_language, four_bit_bytes, readable
 from visual.load import empty_vision
+from visual.SIGLIP_VIT import feature_width
 
 if TYPE_CHECKING:
     from settings import Config
@@ -121,7 +127,45 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     one = patches * block_bytes(tower.hidden_size, tower.intermediate_size, tower.hidden_size, dtype)
     trained = {"frozen": 0, "last_blocks": config.vision.last_blocks}.get(config.vision.train, tower.num_hidden_layers)
     seen = kept_bytes(one, patches * tower.hidden_size * dtype.itemsize, trained, checkpointing) if trained else one
-    return int(kept + head + mask + seen)
+    return int(kept + head + mask + seen + connector_bytes(model, config, batch, dtype, checkpointing))
+
+
+def connector_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: torch.dtype, checkpointing: bool) -> int:
+    """Bytes that the connector keeps for the backward pass: counted in a forward pass of tensors without data."""
+    if not batch.images:
+        return 0
+    vision, language = base_of(model.vision), base_of(model.language)
+    with torch.device("meta"):
+        connector = new_connector(config, vision, language)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", dtype, enabled=dtype.itemsize < 4):
+        connector.to_empty(device="cpu")
+        pictures = batch.images, model.patch_grid.features, feature_width(vision)
+        if not isinstance(connector, CrossAttentionConnector):
+            return saved_bytes(connector, lambda: connector(torch.zeros(pictures)))
+        layer = connector.layers[0]
+        assert isinstance(layer, GatedCrossAttention)
+        each = -(-batch.images // batch.rows)  # pictures of a row
+        hidden_states = torch.zeros(batch.rows, batch.length, language.config.hidden_size, requires_grad=True)
+        features = torch.zeros(batch.rows, each, *pictures[1:])
+        seen = torch.ones(batch.rows, batch.length, each, dtype=torch.bool)
+        one = saved_bytes(connector, lambda: layer(hidden_states, layer.keys_values(features), seen))
+    # Its layers are recomputed with the decoder layers that they are in front of.
+    return one if checkpointing else one * len(connector.layers)
+
+
+def saved_bytes(connector: Connector, forward: Callable[[], torch.Tensor]) -> int:
+    """Bytes that autograd keeps of ``forward``, without the parameters of ``connector``."""
+    known = {parameter.untyped_storage()._cdata for parameter in connector.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # by storage; the tensors are held, so that no two have the same
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if (storage := tensor.untyped_storage()._cdata) not in known:
+            kept[storage] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def block_bytes(width: int, inner: int, kv_width: int, dtype: torch.dtype, dropout: bool = False) -> int:

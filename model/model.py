@@ -103,6 +103,16 @@ class MMultiModal(nn.Module):
         """The tower's features [K, 729, Dv] -> visual tokens [K, N, Dl]."""
         return self.projector(self.kept(features))  # [K, N, Dl]
 
+    @torch.inference_mode()
+    def where_queries_look(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """How much each learnt query attends to each feature [K, M, N] of ``pixel_values`` [K, 3, H, W].
+
+        None if the connector has no such queries.
+        """
+        features = self.projector.standardised(self.kept(self.vision(pixel_values)))
+        looks = self.projector.looks(features)
+        return None if looks is None else looks.float()
+
     def kept(self, features: torch.Tensor) -> torch.Tensor:
         """The features that the projector is given: [K, 729, Dv] -> [K, 728, Dv]."""
         return features[:, 1:] if self.drop_first_token else features
@@ -354,16 +364,7 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
         UserError: the model gives another number of visual tokens than ``vision.image_context_length``, the connector
             cannot take these features, or peft refuses the ``lora`` section.
     """
-    widths = feature_width(vision), language.config.hidden_size
-    grid = patch_grid(vision.config.to_dict(), config.vision.drop_first_token)
-    connector = build_connector(
-        *widths,
-        kind=config.projector.kind,
-        grid=grid,
-        decoder_layers=language.config.num_hidden_layers,
-        standardize=config.projector.standardize,
-        **config.projector.sizes,
-    )
+    connector = new_connector(config, vision, language)
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_language(language, config),
@@ -377,6 +378,23 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
             parameter.data = parameter.data.float()
     assert_trainable(model, config)
     return model.eval()
+
+
+def new_connector(config: Config, vision: Tower, language: ImageInputMixin) -> Connector:
+    """A fresh connector between two base models.
+
+    Raises:
+        UserError: it cannot take these features.
+    """
+    return build_connector(
+        feature_width(vision),
+        language.config.hidden_size,
+        kind=config.projector.kind,
+        grid=patch_grid(vision.config.to_dict(), config.vision.drop_first_token),
+        decoder_layers=language.config.num_hidden_layers,
+        standardize=config.projector.standardize,
+        **config.projector.sizes,
+    )
 
 
 def check_token_count(model: MMultiModal, config: Config) -> None:

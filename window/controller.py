@@ -39,6 +39,8 @@ BUSY_S = 0.02  # the longest time for which one poll takes events: keys and clic
 CHECKPOINTS = Path("checkpoints")
 DEFAULTS = {"max_new_tokens": 256, "system": ""}  # shown in the settings while no model is loaded
 PICTURES = " ".join(f"*.{end} *.{end.upper()}" for end in "jpg jpeg png webp gif bmp tif tiff avif jp2".split())
+# What the line under the picture says of each kind of map.
+SHOWS = {"tokens": "shows_tokens", "queries": "shows_queries", "cross_attention": "shows_cross_attention"}
 
 
 class Note(NamedTuple):
@@ -458,9 +460,8 @@ class Window:
         if found is None or grid is None:
             return self.t("no_map_yet") if self.preferences.look and not self.conversation.turns else ""
         share = f"{100 * float(np.nansum(grid)):.0f} %"
-        if span is None:
-            return self.t("whole_answer", share=share)
-        return self.t("one_word", word=found.text[slice(*span)], share=share)
+        who = self.t("whole_answer") if span is None else self.t("one_word", word=found.text[slice(*span)])
+        return self.t(SHOWS[found.shows], who=who, share=share)
 
     def on_word(self, turn: int | None, offset: int) -> None:
         """The mouse is over character ``offset`` of an answer, or (None) over none."""

@@ -41,10 +41,14 @@ class Connector(nn.Module, ABC):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """``features`` [K, N, Dv] -> visual tokens [K, M, Dl]."""
+        return self.tokens(self.standardised(features))
+
+    def standardised(self, features: torch.Tensor) -> torch.Tensor:
+        """``features`` [K, N, Dv] by the statistics, in :attr:`dtype`."""
         if self.feature_mean is not None and self.feature_std is not None:
             # In fp32: the mean is several times as long as what differs, and bf16 keeps 8 bits.
             features = (features.float() - self.feature_mean.float()) / self.feature_std.float()  # [K, N, Dv]
-        return self.tokens(features.to(self.dtype))
+        return features.to(self.dtype)
 
     @abstractmethod
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
@@ -61,6 +65,13 @@ class Connector(nn.Module, ABC):
         The tokens are first the result's ``kept_class_tokens``, which have no position, and then its cells in reading
         order without the first ``dropped_patches``. None if tokens do not belong to one part of the picture each.
         """
+
+    def looks(self, features: torch.Tensor) -> torch.Tensor | None:
+        """How much each visual token attended to each of ``features`` [K, N, Dv], standardised: [K, M, N].
+
+        A mean over heads and layers; each token's sum is 1. None if the tokens are not learnt queries.
+        """
+        return None
 
     @property
     def dtype(self) -> torch.dtype:

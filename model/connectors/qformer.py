@@ -64,6 +64,16 @@ class QFormerConnector(Connector):
         hidden_states = self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
         return self.language_projection(hidden_states)  # [K, M, Dl]
 
+    def looks(self, features: torch.Tensor) -> torch.Tensor | None:
+        queries = self.query_tokens.expand(len(features), -1, -1)  # [K, M, D]
+        usual = self.qformer.config._attn_implementation
+        self.qformer.set_attn_implementation("eager")  # the fused kernels return no weights
+        try:
+            output = self.qformer(query_embeds=queries, encoder_hidden_states=features, output_attentions=True)
+        finally:
+            self.qformer.set_attn_implementation(usual)
+        return torch.stack([weights.mean(1) for weights in output.cross_attentions]).mean(0)  # [K, M, N]
+
     def num_tokens(self, grid: PatchGrid) -> int:
         return self.query_tokens.shape[1]
 

@@ -74,10 +74,17 @@ class ResamplerConnector(Connector):
         self.start_statistics(vision_width, standardize)
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
+        out, _ = self.attend(features)
+        return self.ln_post(out) @ self.proj  # [K, M, Dl]
+
+    def looks(self, features: torch.Tensor) -> torch.Tensor | None:
+        return self.attend(features, need_weights=True)[1]
+
+    def attend(self, features: torch.Tensor, need_weights: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``features`` [K, N, Dv] -> what the queries read [K, M, Dl], and if asked for, their weights [K, M, N]."""
         x = self.ln_kv(self.kv_proj(features))  # [K, N, Dl]
         query = (self.ln_q(self.query) + self.positions.to(x)).expand(len(x), -1, -1)  # [K, M, Dl]
-        out, _ = self.attn(query, x + self.key_positions.to(x), x, need_weights=False)
-        return self.ln_post(out) @ self.proj  # [K, M, Dl]
+        return self.attn(query, x + self.key_positions.to(x), x, need_weights=need_weights)
 
     def num_tokens(self, grid: PatchGrid) -> int:
         return len(self.query)

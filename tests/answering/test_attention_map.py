@@ -9,13 +9,15 @@ import pytest
 import torch
 from transformers import StaticCache
 
+from answering.assistant import Assistant
 from answering.attention_map import AttentionMap, on_grid, to_patches, token_spans
 from common.errors import UserError
 from dataset.prompt import Request, Turn, encode_text, question_with_images
 from model.adapters import base_of
 from qwen.tokenizer import IMAGE_TOKEN, token_id
 from tests.helpers.asking import count_pictures, reference_answers
-from tests.helpers.tiny import picture
+from tests.helpers.models import build, save
+from tests.helpers.tiny import enlarge_projector, picture
 
 ANSWER = "a red circle, 红色"
 
@@ -120,10 +122,46 @@ def test_class_tokens_are_not_drawn_and_a_grid_need_not_be_square():
     assert on_grid(torch.arange(7.0)[None], 2, 3, class_tokens=1)[0].tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_a_connector_that_mixes_the_pictures_parts_has_no_map(assistant, monkeypatch):
-    monkeypatch.setattr(type(assistant.model.projector), "token_grid", lambda self, grid: None)
-    with pytest.raises(UserError, match="cannot be shown with the connector mlp"):
-        assistant.where_it_looks(answered())
+@pytest.mark.parametrize("kind", ["resampler", "qformer"])
+def test_learnt_queries_show_where_they_looked_on_the_patches_and_say_so(make_config, tmp_path, kind):
+    sizes = ["projector.layers=3", "projector.hidden_size=16"] if kind == "qformer" else []
+    config = make_config(f"projector.kind={kind}", "projector.queries=4", "vision.image_context_length=4", *sizes)
+    model = build(config)
+    enlarge_projector(model)
+    assistant = Assistant.load(save(config, model, tmp_path / "checkpoint"), "cpu")
+    found = assistant.where_it_looks(answered())
+    assert found.shows == "queries" and found.weights.shape == (len(found.spans), 3, 3)
+    looks = assistant.model.where_queries_look(assistant._pixels([picture("red")]))
+    assert looks.shape == (1, 4, 8)  # four queries, eight patches
+    torch.testing.assert_close(looks.sum(-1), torch.ones(1, 4))
+    wanted = attention_by_hand(assistant, answered()) @ looks[0]  # [A, 4] @ [4, 8]
+    np.testing.assert_allclose(found.weights.reshape(len(wanted), 9)[:, 1:], wanted.numpy(), atol=1e-5)
+    assert np.isnan(found.weights[:, 0, 0]).all()
+
+
+def test_cross_attention_shows_its_own_weights(make_config, tmp_path):
+    config = make_config("projector.kind=cross_attention", "projector.every=1", "vision.image_context_length=1")
+    model = build(config)
+    enlarge_projector(model)
+    assistant = Assistant.load(save(config, model, tmp_path / "checkpoint"), "cpu")
+    found = assistant.where_it_looks(answered())
+    assert found.shows == "cross_attention" and found.weights.shape == (len(found.spans), 3, 3)
+    assert np.nansum(found.weights, (1, 2)) == pytest.approx(1.0)
+    states: list[torch.Tensor] = []
+    for layer in assistant.model.projector.layers:
+        layer.norm.register_forward_hook(lambda module, args, output: states.append(output[0]))
+    prompt = assistant._prompt(Request([Turn(answered().turns[0].question)], [picture("red")]))
+    answer = list(encode_text(assistant.tokenizer, ANSWER))
+    pixels = assistant._pixels([picture("red")])
+    with torch.no_grad():
+        assistant.model(torch.tensor([prompt + answer]), pixel_values=pixels, images_per_row=torch.tensor([1]))
+        features = assistant.model.encode_images(pixels)[0]  # [8, 16]
+        shares = [
+            (layer.q_proj(normed[len(prompt) - 1 : -1]) @ layer.k_proj(features).T / 32**0.5).softmax(-1)
+            for layer, normed in zip(assistant.model.projector.layers, states, strict=True)
+        ]  # one head of 32
+    wanted = torch.stack(shares).mean(0)
+    np.testing.assert_allclose(found.weights.reshape(len(wanted), 9)[:, 1:], wanted.numpy(), atol=1e-5)
 
 
 def test_a_word_is_the_mean_of_the_tokens_it_touches():

@@ -14,7 +14,7 @@ from common.errors import UserError
 from dataset.image import load_image_processor
 from model.checkpoint import save_weights
 from model.manifest import write_manifest
-from model.memory import Batch, block_bytes, estimate
+from model.memory import Batch, block_bytes, connector_bytes, empty_model, estimate, saved_bytes
 from model.model import build_model
 from model.plain_peft import LoraConfig, get_peft_model
 from qwen.load import four_bit_bytes, four_bit_options
@@ -89,6 +89,45 @@ def test_a_blocks_activations_are_what_autograd_keeps(dtype, dropout, inner, kv_
     found = (saved[1] - saved[0]) / 2 / (2 * 128)
     wanted = block_bytes(256, inner, kv_heads * 64, dtype, dropout > 0)
     assert wanted == pytest.approx(found, rel=0.05)  # within 2 % seen
+
+
+CONNECTORS = {
+    "linear": [],
+    "mlp": [],
+    "pool": ["projector.pool=2", "vision.drop_first_token=false", "vision.image_context_length=4"],
+    "resampler": ["projector.queries=4", "vision.image_context_length=4"],
+    "qformer": ["projector.layers=3", "projector.hidden_size=64", "vision.image_context_length=32"],
+    "cross_attention": ["projector.every=1", "vision.image_context_length=1"],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_a_connectors_activations_are_what_autograd_keeps(make_config, kind, dtype):
+    config = make_config(f"projector.kind={kind}", *CONNECTORS[kind])
+    model = build(config).train()
+    wanted = connector_bytes(empty_model(config, 553, dtype), config, BATCH, dtype, checkpointing=False)
+    features, x = torch.randn(2, model.patch_grid.features, 16), torch.randn(2, 60, 32, requires_grad=True)
+    seen = torch.ones(2, 60, 1, dtype=torch.bool)
+
+    def forward():
+        if kind != "cross_attention":
+            return model.projector(features)
+        layers = [layer(x, layer.keys_values(features[:, None]), seen) for layer in model.projector.layers]
+        return sum(layers)
+
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        found = saved_bytes(model.projector, forward)
+    assert wanted == pytest.approx(found, rel=0.1) and found > 0  # a copy of a weight in bf16 may be shared or not
+
+
+def test_recomputed_cross_attention_keeps_one_layer(make_config):
+    config = make_config("projector.kind=cross_attention", *CONNECTORS["cross_attention"])
+    model = empty_model(config, 553, torch.float32)
+    whole, one = (
+        connector_bytes(model, config, BATCH, torch.float32, checkpointing) for checkpointing in (False, True)
+    )
+    assert whole == 2 * one > 0
 
 
 def kept_for_backward(model, dtype) -> int:

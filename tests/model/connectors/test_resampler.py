@@ -93,6 +93,17 @@ def test_it_gives_as_many_tokens_as_queries_which_have_no_part_of_the_picture():
     assert connector.token_grid(grid) is None
 
 
+def test_what_its_queries_looked_at_is_what_they_read():
+    connector, features = resampler(), torch.randn(1, 9, 6)
+    assert connector.attn.num_heads == 1
+    looks = connector.looks(features)[0]  # [M, N]
+    width = connector.query.shape[1]
+    weight, bias = connector.attn.in_proj_weight[2 * width :], connector.attn.in_proj_bias[2 * width :]
+    values = connector.ln_kv(connector.kv_proj(features))[0] @ weight.T + bias  # [N, Dl]
+    read = connector.attn.out_proj(looks @ values)
+    torch.testing.assert_close(connector(features)[0], connector.ln_post(read) @ connector.proj, atol=1e-5, rtol=0)
+
+
 def test_it_starts_as_qwen_vl_does():
     torch.manual_seed(0)
     state = resampler(256, 512, queries=256).state_dict()
