@@ -3,6 +3,8 @@
     python ask.py --checkpoint checkpoints/demo --image photo.jpg "What color is the circle?"
     python ask.py --checkpoint checkpoints/demo --image photo.jpg --json "What color?" generate.num_beams=4
     python ask.py --checkpoint checkpoints/demo --questions questions.jsonl > answers.txt
+    python ask.py --checkpoint checkpoints/run --image photo.jpg --box 120,80,300,260 "What is this?"
+    python ask.py --checkpoint checkpoints/run --image photo.jpg --draw out.png "Where is the red bus?"
 
 prints the answer and nothing else on stdout. Without a question it becomes a conversation about the picture.
 """
@@ -63,6 +65,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--questions", type=Path, metavar="FILE", help="ask each line: text, or .jsonl with question and image"
     )
+    parser.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="ask about a part of the last picture, in its pixels as displayed; may be given several times",
+    )
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="write the last picture with the answer's boxes")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_checkpoint_arguments(parser)
@@ -85,6 +95,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--questions FILE and a question exclude each other")
     if args.questions is None and not args.image:
         parser.error("the following arguments are required: --image")
+    if args.question is None and (args.box or args.draw):
+        parser.error("--box and --draw need a question")
+    if not args.image and (args.box or args.draw):
+        parser.error("--box and --draw need a picture: --image FILE")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
     return args
@@ -94,6 +108,7 @@ def ask(args: argparse.Namespace) -> int:
     """Check the checkpoint and the pictures, load the model, which takes seconds, and ask it. Returns the status."""
     from answering.conversation import Conversation, read_image
     from answering.devices import check_device
+    from answering.drawing import check_drawing, parse_box
     from answering.question_file import read_question_file
 
     check_device(args.device)
@@ -105,6 +120,9 @@ def ask(args: argparse.Namespace) -> int:
         say_replaced(replaced)
     else:
         images = [read_image(path, config.data.max_pixels) for path in args.image]
+        check_drawing(args.draw)
+        for text in args.box:
+            parse_box(text, images[-1].size, None)
 
     from answering.assistant import Assistant
     from model.model import quiet_libraries
@@ -115,7 +133,7 @@ def ask(args: argparse.Namespace) -> int:
         return ask_many(assistant, config, asked, args.json)
     conversation = Conversation(images, args.image)
     if args.question is not None:
-        answer_one(assistant, conversation, args.question, args.json)
+        answer_one(assistant, conversation, args.question, args.json, args.box, args.draw)
     else:
         converse(assistant, conversation, args.json)
     return 0
@@ -135,16 +153,39 @@ def converse(assistant: Assistant, conversation: Conversation, as_json: bool) ->
         answer_one(assistant, conversation, line, as_json)
 
 
-def answer_one(assistant: Assistant, conversation: Conversation, question: str, as_json: bool) -> None:
-    """Print the answer to a question and keep it in the conversation."""
-    request = conversation.ask(question)
+def answer_one(
+    assistant: Assistant,
+    conversation: Conversation,
+    question: str,
+    as_json: bool,
+    about: Sequence[str] = (),
+    drawing: Path | None = None,
+) -> None:
+    """Print the answer to a question and keep it in the conversation.
+
+    ``about``: boxes of the last picture, as they were typed. ``drawing``: the file for it with the answer's boxes.
+    """
+    from answering.drawing import box_fields, draw_answer, parse_box
+    from dataset.boxes import asked_about
+
+    if about and not assistant.takes_boxes:
+        raise UserError("--box: this checkpoint has no tokens for boxes; train it on a source with boxes")
+    boxes = [parse_box(text, conversation.images[-1].size, assistant.crop) for text in about]
+    request = conversation.ask(question, boxes)
     say_replaced(conversation.replaced)
     if as_json:
         conversation.answer("".join(assistant.stream(request)).strip())
         asked, answer = conversation.answered()[-1]
-        print_json({"question": asked, "images": conversation.paths, "answer": answer})
+        line = {"question": asked_about(asked)[1], "images": conversation.paths, "answer": answer}
+        print_json({**line, **box_fields(answer, conversation.images, assistant)})
     else:
         conversation.answer(print_answer(assistant, request))
+    if drawing:
+        drawn = draw_answer(
+            conversation.images[-1], boxes, conversation.turns[-1].answer or "", assistant.crop, drawing
+        )
+        if not drawn:
+            print("note: the answer has no box", file=sys.stderr)
 
 
 def print_answer(assistant: Assistant, request: Request) -> str:
@@ -173,6 +214,7 @@ def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: 
     """
     from tqdm import tqdm
 
+    from answering.drawing import box_fields
     from dataset.prompt import Request, Turn, question_with_images
     from evaluation.asking import Pictures, answers_to
 
@@ -189,7 +231,9 @@ def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: 
     for one, answer, problem in in_order(asked, progress):
         if as_json:
             error = {"error": problem} if problem else {}
-            print_json({**one.fields, "images": one.images, "answer": answer, **error})
+            shown = [pictures(path) for path in one.images] if answer else []
+            boxes = box_fields(answer or "", shown, assistant)
+            print_json({**one.fields, "images": one.images, "answer": answer, **boxes, **error})
         else:
             line = " ".join((answer or "").splitlines())
             print(line, flush=True)

@@ -16,6 +16,7 @@ from answering.decoding import StopAt, cut_at_stop, generate_arguments, pieces_t
 from answering.devices import choose_device
 from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
 from common.errors import UserError
+from dataset.boxes import Crop, crop_of
 from dataset.image import prepare_image
 from dataset.prompt import (
     IMAGE_TOKEN,
@@ -31,6 +32,7 @@ from dataset.prompt import (
 )
 from model.checkpoint import load_undamaged
 from model.model import MMultiModal
+from qwen.tokenizer import box_tokens
 from settings import Config, Generate, change_generate
 
 
@@ -75,6 +77,16 @@ class Assistant:
     @property
     def device(self) -> str:
         return str(self.model.device)
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether the model has tokens for the marks of boxes."""
+        return bool(box_tokens(self.tokenizer))
+
+    @property
+    def crop(self) -> Crop | None:
+        """What the tower is not shown of a picture."""
+        return crop_of(self.image_processor.to_dict())
 
     @property
     def compiles(self) -> bool:

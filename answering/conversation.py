@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import write_text
 from common.text import whole
+from dataset.boxes import LARGEST, Box, asked_about
 from dataset.image import ImageError, load_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
 
@@ -34,11 +36,14 @@ class Conversation:
     about: dict[str, Any] = field(default_factory=dict)
     replaced: int = 0  # characters of the last question that were halves of characters, and became U+FFFD
 
-    def ask(self, question: str) -> Request:
-        """Add a question and return the request for its answer. A question without an answer is removed first."""
+    def ask(self, question: str, boxes: Sequence[Box] = ()) -> Request:
+        """Add a question and return the request for its answer. A question without an answer is removed first.
+
+        ``boxes``: the parts of the last picture that it is about.
+        """
         question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
-        self.turns.append(Turn(question_with_images(question, 0 if self.turns else len(self.images))))
+        self.turns.append(Turn(question_with_images(question, 0 if self.turns else len(self.images), boxes)))
         return self.up_to(len(self.turns) - 1)
 
     def answer(self, text: str) -> None:
@@ -77,7 +82,7 @@ class Conversation:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             paths, about = [str(path) for path in content["images"]], dict(content["about"])
-            pairs = [(str(turn["question"]), str(turn["answer"])) for turn in content["turns"]]
+            turns = [(str(turn["question"]), str(turn["answer"]), read_boxes(turn)) for turn in content["turns"]]
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -89,13 +94,13 @@ class Conversation:
             except ImageError as error:
                 raise UserError(f"{path}: {error}; the conversation is about this picture") from error
         conversation = cls(images, paths, about=about)
-        for question, answer in pairs:
-            conversation.ask(question)
+        for question, answer, boxes in turns:
+            conversation.ask(question, boxes)
             conversation.answer(answer)
         return conversation
 
     def _json(self) -> str:
-        turns = [{"question": question, "answer": answer} for question, answer in self.answered()]
+        turns = [{**question_fields(question), "answer": answer} for question, answer in self.answered()]
         content = {"images": self.paths, "about": self.about, "turns": turns}
         text = json.dumps(content, ensure_ascii=False, indent=2)
         # A file's name that is not UTF-8 holds lone surrogates. Escaped, they are read back as they were.
@@ -115,6 +120,24 @@ class Conversation:
 def typed(question: str) -> str:
     """A question without its pictures."""
     return question.replace(IMAGE_TOKEN, "").lstrip("\n")
+
+
+def question_fields(question: str) -> dict[str, Any]:
+    """A question in JSON: its text, and its boxes in thousandths if it is about some."""
+    boxes, text = asked_about(question)
+    return {"question": text, "boxes": boxes} if boxes else {"question": text}
+
+
+def read_boxes(turn: dict[str, Any]) -> list[Box]:
+    """The boxes of a question that :func:`question_fields` wrote.
+
+    Raises:
+        ValueError, TypeError: they are no boxes.
+    """
+    boxes = [(int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in turn.get("boxes", [])]
+    if any(not (0 <= box[0] < box[2] <= LARGEST and 0 <= box[1] < box[3] <= LARGEST) for box in boxes):
+        raise ValueError("a box beyond its picture")
+    return boxes
 
 
 def read_image(path: str, max_pixels: int) -> Image.Image:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from dataset.boxes import MARKS, spread_marks
+from dataset.boxes import MARKS, Box, ask_about, spread_marks
 from dataset.layout import layout_of
 from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, box_tokens, token_id
 
@@ -62,9 +62,13 @@ def neutralise(text: str) -> str:
     return spread_marks(_CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text))
 
 
-def question_with_images(text: str, images: int) -> str:
-    """What a person typed, as a question about ``images`` pictures; control tokens in it are neutralised."""
-    return IMAGE_TOKEN * images + ("\n" if images else "") + neutralise(text)
+def question_with_images(text: str, images: int, boxes: Sequence[Box] = ()) -> str:
+    """What a person typed, as a question about ``images`` pictures; control tokens in it are neutralised.
+
+    ``boxes`` are parts of the last picture that it is about.
+    """
+    text = neutralise(text)
+    return IMAGE_TOKEN * images + ("\n" if images else "") + (ask_about(boxes, text) if boxes else text)
 
 
 @lru_cache(maxsize=10_000)

@@ -237,3 +237,38 @@ def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path):
     asking = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     asking.stdout.close()
     assert (asking.stderr.read(), asking.wait()) == ("", 1)
+
+
+def test_a_box_is_asked_about_and_the_answers_boxes_are_pixels_and_drawn(console, tmp_path):
+    """The picture has 30 x 60 pixels."""
+    seen = []
+
+    def stream(request):
+        seen.append(request.turns[-1].question)
+        return iter(["<ref>the dog</ref><box>(100,500),(600,", "999)</box>"])
+
+    console.patch.setattr(console.assistant, "stream", stream)
+    box = ["--box", "3,30,18,60", "What is <box>(1,2),(3,4)</box>?"]
+    done = console.run("--json", *box)
+    assert done.status == 2 and done.err.startswith("error: --box: this checkpoint has no tokens for boxes")
+    console.patch.setattr(Assistant, "takes_boxes", True)
+    done = console.run("--json", *box, "--draw", str(tmp_path / "out.png"))
+    assert seen == ["<|extra_0|>\n<box>(100,500),(600,999)</box> What is < box >(1,2),(3,4)< /box >?"]
+    found = json.loads(done.out)
+    assert found["boxes"] == [{"label": "the dog", "box": [3, 30, 18, 60]}]
+    assert found["question"] == "What is < box >(1,2),(3,4)< /box >?"
+    assert (tmp_path / "out.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--box", "1,2", "x"], "error: --box 1,2: expected left,top,right,bottom in pixels"),
+        (["--box", "40,1,50,2", "x"], "error: --box 40,1,50,2: a box outside its picture"),
+        (["--draw", "a.txt", "x"], "error: --draw a.txt: expected a name that ends in .png"),
+    ],
+)
+def test_mistakes_with_boxes_are_found_before_the_model_is_loaded(console, arguments, message):
+    console.patch.setattr(Assistant, "load", lambda *a, **k: pytest.fail("loaded"))
+    done = console.run(*arguments)
+    assert done.status == 2 and message in done.err

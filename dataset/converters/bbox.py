@@ -57,14 +57,15 @@ def example(record: object) -> Example:
     images = image_names(fields, ("image", "image_id", "images", "file_name", "img_path", "image_path"))
     if len(images) != 1:
         raise RecordError(f"a box belongs to one image, this record has {len(images)}")
-    more = {"id": _text(fields.get("id")), "split": SPLITS.get(str(fields.get("split")).lower())}
+    number, split = _text(fields.get("id")), SPLITS.get(str(fields.get("split")).lower())
     boxes = raw_boxes(fields.get("bbox"))
     if "question" in fields:
         question = f"{''.join(map(write_raw, boxes))} {text_of(fields, 'question')}"
         kind = _text(fields.get("type")) or TYPES[WHAT]
-        return question_and_answers(question, texts(fields.get("answer"), "the answer"), images, type=kind, **more)
+        answers = texts(fields.get("answer"), "the answer")
+        return question_and_answers(question, answers, images, type=kind, id=number, split=split)
     name = next((fields[key] for key in NAMES if isinstance(fields.get(key), str)), "")
-    return region_example(images[0], fields.get("ask", WHERE), [name], boxes, **more)
+    return region_example(images[0], fields.get("ask", WHERE), [name], boxes, id=number, split=split)
 
 
 def _text(value: Any) -> str | None:

@@ -143,3 +143,19 @@ def test_a_conversation_whose_picture_is_gone_names_it(tmp_path):
         Conversation.open(tmp_path / "talk.json", 10_000)
     with pytest.raises(UserError, match="cannot be written"):
         Conversation().save(tmp_path / "talk.json" / "a file is no folder.json")
+
+
+def test_boxes_of_questions_are_saved_and_typed_ones_are_not_boxes(tmp_path):
+    picture("red").save(tmp_path / "red.png")
+    conversation = Conversation([picture("red")], [str(tmp_path / "red.png")])
+    request = conversation.ask("What is <box>(1,2),(3,4)</box> this?", [(100, 300, 600, 800)])
+    asked = "<box>(100,300),(600,800)</box> What is < box >(1,2),(3,4)< /box > this?"
+    assert request.turns[0].question == f"{IMAGE_TOKEN}\n{asked}"
+    conversation.answer("a dog")
+    conversation.save(tmp_path / "a.json")
+    assert Conversation.open(tmp_path / "a.json", 10**6).turns == conversation.turns
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    for wrong in ("[[600, 300, 100, 800]]", "[[1, 2, 3]]", "[[0, 0, 1000, 5]]", "7"):
+        (tmp_path / "b.json").write_text(re.sub(r'"boxes": \[.*?\]\s*\]', f'"boxes": {wrong}', text, flags=re.S))
+        with pytest.raises(UserError, match="not a conversation"):
+            Conversation.open(tmp_path / "b.json", 10**6)
