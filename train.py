@@ -119,6 +119,8 @@ def train(config: Config, folder: RunFolder, changes: list[str], start: Start | 
     if loop.stopping and progress.step < loop.total:
         print(f"stopped at step {progress.step}; continue with: {resume_command()}")
         return
+    for change, count in progress.changes.most_common():
+        print(f"changed in records that are used: {count:,} x {change}")
     early = f" (early_stopping_patience = {config.train.early_stopping_patience})" if loop.stops_early() else ""
     best = f", the best is {Path(progress.best_checkpoint).name}" if progress.best_checkpoint else ""
     print(f"done: {progress.step} steps{early}, checkpoints in {folder.path}{best}")

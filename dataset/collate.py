@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,7 @@ class BatchInfo:
 
     ids: list[str] = field(default_factory=list)  # the names of its conversations
     skipped: list[str] = field(default_factory=list)  # one line for each conversation that could not be used
+    changes: Counter[str] = field(default_factory=Counter)  # of a stream: in the windows that its step begins
     counts: Counts = Counts()
     images_per_tree: int = 0  # the most that a tree has
     real: bool = True  # False: a repeated batch, which keeps the processes in step and must count for nothing

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -47,6 +48,7 @@ class Window:
     dataset: ImageCaptionDataset
     batches: list[list[int]] = field(default_factory=list)  # in the order in which they are taken
     skipped: list[str] = field(default_factory=list)  # a line for each record that cannot be used
+    changes: Counter[str] = field(default_factory=Counter)  # dataset.preparing.turns.Talk.changes of all records
 
 
 class StreamedDataset:
@@ -133,6 +135,7 @@ class StreamedDataset:
         images: dict[int, str | bytes] = {}
         conversations: list[tuple[str, dict]] = []
         skipped: list[str] = []
+        changes: Counter[str] = Counter()
         for _, _, name, row in rows:
             name = "".join(c if c.isprintable() else "?" for c in name)
             try:
@@ -149,7 +152,7 @@ class StreamedDataset:
             images.update(zip(ids, found, strict=True))
             for number, part in enumerate(parts_of(said)):
                 try:
-                    conversations += self._conversation(f"{name}/{number}", part, list(ids))
+                    conversations += self._conversation(f"{name}/{number}", part, list(ids), changes)
                 except RecordError as error:
                     skipped.append(f"{name}/{number}: {error}")
         given = (images, conversations)
@@ -158,14 +161,17 @@ class StreamedDataset:
         if dataset.unusable and not dataset.trees and len(rows) >= 100:
             reason = dataset.unusable[0]
             raise UserError(f"data.stream: {len(rows)} records in a row cannot be used; the first: {reason}")
-        return Window(start, dataset, skipped=dataset.unusable)
+        return Window(start, dataset, skipped=dataset.unusable, changes=changes)
 
-    def _conversation(self, name: str, part: object, images: list[int]) -> list[tuple[str, dict]]:
-        """(name, conversation), or nothing if it is of a split that is not trained on."""
+    def _conversation(
+        self, name: str, part: object, images: list[int], changes: Counter[str]
+    ) -> list[tuple[str, dict]]:
+        """(name, conversation), or nothing if it is of a split that is not trained on. Adds to ``changes``."""
         if self.split == "train" and isinstance(part, dict) and part.get("split") in NOT_TRAINED_ON:
             return []
         seed = f"{self.config.data.seed}:{name}"
         talk = talk_in(part, len(images), seed, self.config.data.keep_all_captions)
+        changes.update(talk.changes)
         return [(name, {"turns": talk.turns, "images": images[: talk.images], "system": talk.system})]
 
 
@@ -217,6 +223,9 @@ class StreamedBatches(IterableDataset):
                     real = number < len(share)
                     batch = self._load(step[share[number] if real else 0], real)
                     batch["info"].position = step[-1].after
+                    if number == 0:
+                        for begun in (planned.window for planned in step if planned.number == 0):
+                            batch["info"].changes.update(begun.changes)
                     yield batch
                 turn += 1
 

@@ -56,13 +56,29 @@ def find_unfinished(output: Path, facts: Mapping[str, Any], resume: bool) -> Res
     ``facts`` are those of this evaluation that are known before the model is loaded.
 
     Raises:
-        UserError: it cannot be read, or was made with other data or settings.
+        UserError: it cannot be read, or was made with other data or settings; or ``resume`` is not set, and answers of
+            an interrupted evaluation would be lost.
     """
-    if not resume or not output.exists():
+    if not output.exists():
+        return None
+    if not resume:
+        _check_finished(output)
         return None
     result = read_result(output)
     check_same(output, result, facts)
     return result
+
+
+def _check_finished(output: Path) -> None:
+    try:
+        result = read_result(output)
+    except UserError:
+        return  # no result file
+    if not result["complete"] and result["answered"]:
+        raise UserError(
+            f"{output} holds {result['answered']} answers of an interrupted evaluation; continue it with --resume, "
+            "delete it, or name another file with --output"
+        )
 
 
 def check_same(output: Path, result: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -223,7 +223,7 @@ class StreamFeed:
                 "the processes have read different records from the shards: some of them see a damaged or another "
                 f"file; fix that, then continue from the last checkpoint with: {resume_command()}"
             )
-        return {"stream": {"place": list(self.order.position), "fingerprint": self.dataset.fingerprint()}}
+        return {"stream": {"position": list(self.order.position), "fingerprint": self.dataset.fingerprint()}}
 
     def resume(self, progress: dict[str, Any]) -> None:
         if progress["stream"]["fingerprint"] != self.dataset.fingerprint():
@@ -231,7 +231,8 @@ class StreamFeed:
                 "--resume: the names or sizes of the shards (data.stream) are not those of the checkpoint; put them "
                 "back, or start another run with train.run=NAME"
             )
-        self.order.position = Position(*progress["stream"]["place"])
+        stream = progress["stream"]
+        self.order.position = Position(*stream.get("position", stream.get("place")))  # "place" in old checkpoints
 
     def total_steps(self, done: int) -> int:
         assert self.config.train.max_steps is not None, "settings asks for it with data.stream"

@@ -175,6 +175,7 @@ class Loop:
         for batch in batches:
             self.throughput.add(batch["info"].counts)
             self.warn_of_skipped(batch)
+            self.count_changes(batch)
         self.throughput.waiting += time.perf_counter() - begin
         return batches, labels
 
@@ -253,6 +254,13 @@ class Loop:
         for line in batch["info"].skipped:
             self.progress.skipped_samples += 1
             logger.warning("skipped %s (%d so far)", line, self.progress.skipped_samples)
+
+    def count_changes(self, batch: Batch) -> None:
+        """Count what was joined, dropped or removed in a stream's records. The first of each kind is logged."""
+        for change, count in batch["info"].changes.items():
+            if change not in self.progress.changes:
+                logger.warning("changed in records that are used: %s (counted, not repeated)", change)
+            self.progress.changes[change] += count
 
     # ------------------------------------------------------------------------------------------ log and evaluate
 

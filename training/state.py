@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Progress:
     last_logged: int = 0  # the step of the last log, later by one for each step that was dropped since
     images: int = 0  # training pictures so far, in all processes
     skipped_samples: int = 0
+    changes: Counter[str] = field(default_factory=Counter)  # in a stream's records; the same in all processes
     nonfinite_steps: int = 0
     nonfinite_in_a_row: int = 0
     best_step: int | None = None
@@ -55,6 +57,7 @@ class Progress:
             last_logged=content["last_logged"],
             images=content.get("images", 0),
             skipped_samples=content["skipped_samples"],
+            changes=Counter(content.get("changes", {})),
             nonfinite_steps=content["nonfinite_steps"],
             nonfinite_in_a_row=content["nonfinite_in_a_row"],
             best_step=state["best_global_step"],
@@ -72,6 +75,7 @@ class Progress:
                 "last_logged",
                 "images",
                 "skipped_samples",
+                "changes",
                 "nonfinite_steps",
                 "nonfinite_in_a_row",
                 "evaluations_without_best",

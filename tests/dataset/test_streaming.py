@@ -9,6 +9,7 @@ import random
 import re
 import tarfile
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from common.errors import UserError
 from dataset.collate import Position
 from dataset.image import load_image_processor
 from dataset.image_caption_dataset import ImageCaptionDataset
+from dataset.preparing.turns import JOINED, TRAILING
 from dataset.streaming import StreamedBatches, StreamedDataset
 from dataset.write_shards import write_shards
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer
@@ -227,6 +229,21 @@ def test_bad_records_are_skipped_counted_and_named_and_no_pickle_is_read(make_co
     assert not mark.exists()
 
 
+def test_what_is_changed_in_records_is_counted_once_by_every_process(make_config, tmp_path):
+    talk = [
+        {"from": "human", "value": "first"},
+        {"from": "human", "value": "second"},
+        {"from": "gpt", "value": "answer"},
+        {"from": "human", "value": "never answered"},
+    ]
+    record = {"png": photo(), "json": json.dumps({"conversations": talk}).encode()}
+    stream = stream_of(make_config, only_tar(tmp_path / "tar", [record] * 7), "data.stream_window=2")
+    for rank in (0, 1):
+        batches = list(StreamedBatches(stream, 1, None, None, processes=2, rank=rank, accumulation=2))
+        counted = sum((batch["info"].changes for batch in batches), Counter())
+        assert counted == {JOINED: 7, TRAILING: 7}
+
+
 def test_a_damaged_shard_is_read_up_to_the_damage_and_the_position_stays_exact(make_stream, tmp_path):
     config = make_stream("data.stream_window=2", size=5)
     shard = tmp_path / "shards" / "train-000000.tar"
@@ -397,7 +414,7 @@ def test_killed_in_either_epoch_it_ends_bit_equal(start):
     for count in (6, 11):  # of 24 batches, 6 or 7 an epoch; saved after every fourth
         assert broken("--resume", kill={"event": "step", "count": count})["codes"] == [-9]
     progress = json.loads((run / "checkpoint-6" / "progress.json").read_text(encoding="utf-8"))
-    assert progress["stream"]["place"][0] >= 1 and progress["stream"]["place"][4] > 0  # amid a window of epoch 1
+    assert progress["stream"]["position"][0] >= 1 and progress["stream"]["position"][4] > 0  # amid a window of epoch 1
     result = broken("--resume")
     assert result["codes"] == [0] and "resuming from" in result["output"], result["output"]
     assert_same(run, reference)

@@ -67,6 +67,8 @@ def test_ctrl_c_says_how_to_continue_and_a_finished_evaluation_asks_nothing_more
     stub(crashing(12, KeyboardInterrupt))
     run(data, status=130)
     assert "to continue: " in (error := capsys.readouterr().err) and error.rstrip().endswith("--resume")
+    run(data, status=2)
+    assert "holds 10 answers of an interrupted evaluation; continue it with --resume" in capsys.readouterr().err
     stub(looks)
     run(data, "--resume")
     assert "10 of 36 questions are answered in" in capsys.readouterr().out
