@@ -7,7 +7,7 @@ batch with padding, and in pieces.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -18,7 +18,9 @@ from transformers import (
 )
 
 from dataset.prompt import without_thoughts
-from settings import Generate
+
+if TYPE_CHECKING:
+    from settings import Generate
 
 
 def generate_arguments(generate: Generate) -> dict[str, Any]:

@@ -40,6 +40,13 @@ def whole(tmp_path_factory):
     return result
 
 
+def test_only_the_estimates_need_pydantic():
+    parts = ", ".join(f"benchmarks.gpu.{part}" for part in sorted(PARTS))
+    code = f"import sys; sys.modules['pydantic'] = None; import benchmarks.gpu.__main__, {parts}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def by_name(result: dict, part: str) -> dict[str, dict]:
     return {r["name"]: r for r in result["measurements"] if r["part"] == part and r["status"] == "ok"}
 
