@@ -236,7 +236,8 @@ def load_answerer(args: argparse.Namespace, config: Config) -> tuple[Answerer, d
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: the model does not fit") from error
     checkpoint = Path(assistant.checkpoint or args.checkpoint)
-    return assistant, {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
+    identity = {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
+    return assistant, {**identity, "crop": assistant.crop}
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from dataset.boxes import boxes_in
 from dataset.choices import bare_options, chosen_label, options_in
 
 MULTIPLE_CHOICE = "multiple choice"
-TYPES = ("color", "shape", "size", "place", "count", "yes/no", MULTIPLE_CHOICE, "caption", "other")
+GROUNDING, REGION = "grounding", "region"
+TYPES = ("color", "shape", "size", "place", "count", "yes/no", GROUNDING, REGION, MULTIPLE_CHOICE, "caption", "other")
 
 SIZE_WORDS = set("large small big little tiny huge larger smaller bigger spacious tall short".split())
 COLOR_WORDS = set("red orange yellow green blue purple violet pink brown black white gray grey beige tan".split())
@@ -116,10 +118,13 @@ def kind_of(turn: Mapping, text: str, language: str) -> tuple[str, list[str]]:
 
     ``turn`` has "q", "a", and where the data tell them "type" and "options"; without these, options may be listed in
     the question. They count only if each reference chooses one: "Does A. Smith or B. Jones play?" is answered by yes.
-    The type is the data's own, unless the question asks for a caption.
+    The type is the data's own, unless the question asks for a caption. Questions whose answers are boxes are of type
+    "grounding", questions about boxes of type "region".
     """
+    if all(map(boxes_in, turn["a"])):
+        return turn.get("type") or GROUNDING, []
     options = bare_options(turn.get("options") or options_in(turn["q"])[1])
     if options and all(chosen_label(reference, options, language) for reference in turn["a"]):
         return turn.get("type") or MULTIPLE_CHOICE, options
-    found = question_type(text, turn["a"])
+    found = REGION if boxes_in(text) else question_type(text, turn["a"])
     return found if found == "caption" else turn.get("type") or found, []

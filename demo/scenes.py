@@ -18,9 +18,10 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -105,39 +106,59 @@ def fold_of(scene: object) -> int:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw a scene, 112 x 112 RGB. Places, sizes, colours and paper vary, so that no two pictures are equal."""
-    scale = 4  # drawn at four times the size and reduced, for smooth edges
+class Placed(NamedTuple):
+    """An object in one picture: its center and radius in pixels, and its colour."""
+
+    thing: Thing
+    x: float
+    y: float
+    radius: float
+    color: tuple[int, ...]
+
+
+def arrange(scene: Scene, rng: random.Random) -> tuple[tuple[int, int, int], list[Placed]]:
+    """The paper and the objects of one picture. Places, sizes, colours and paper vary, so that no two are equal."""
     paper = (rng.randint(215, 255), rng.randint(215, 255), rng.randint(215, 255))
+    placed = []
+    for thing in scene:
+        x, y = (c + rng.uniform(-3, 3) for c in CENTERS[thing.place])
+        radius = RADIUS[thing.size] + rng.uniform(-1.5, 1.5)
+        color = tuple(min(255, max(0, c + rng.randint(-14, 14))) for c in RGB[thing.color])
+        placed.append(Placed(thing, x, y, radius, color))
+    return paper, placed
+
+
+def render(scene: Scene, rng: random.Random) -> Image.Image:
+    """Draw a scene, 112 x 112 RGB."""
+    scale = 4  # drawn at four times the size and reduced, for smooth edges
+    paper, placed = arrange(scene, rng)
     picture = Image.new("RGB", (PICTURE_SIZE * scale,) * 2, paper)
     draw = ImageDraw.Draw(picture)
-    for thing in scene:
-        x, y = ((c + rng.uniform(-3, 3)) * scale for c in CENTERS[thing.place])
-        radius = (RADIUS[thing.size] + rng.uniform(-1.5, 1.5)) * scale
-        color = tuple(min(255, max(0, c + rng.randint(-14, 14))) for c in RGB[thing.color])
-        _draw_shape(draw, thing.shape, x, y, radius, color)
+    for thing, x, y, radius, color in placed:
+        corners = outline(thing.shape, x * scale, y * scale, radius * scale)
+        if thing.shape == "circle":
+            draw.ellipse(corners, fill=color)
+        elif thing.shape == "square":
+            draw.rectangle(corners, fill=color)
+        else:
+            draw.polygon(corners, fill=color)
     return picture.resize((PICTURE_SIZE,) * 2, Image.Resampling.BOX)
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: tuple[int, ...]
-) -> None:
-    if shape == "circle":
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-    elif shape == "square":
-        side = radius * 0.9
-        draw.rectangle((x - side, y - side, x + side, y + side), fill=color)
-    else:
-        points, inner = (3, 1.0) if shape == "triangle" else (5, 0.42)
-        steps = points if shape == "triangle" else 2 * points
-        corners = [
-            (
-                x + math.sin(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
-                y - math.cos(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
-            )
-            for k in range(steps)
-        ]
-        draw.polygon(corners, fill=color)
+def outline(shape: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    """The corners of a triangle or a star; two opposite ones of a square, or of the square around a circle."""
+    if shape in ("circle", "square"):
+        half = radius if shape == "circle" else radius * 0.9
+        return [(x - half, y - half), (x + half, y + half)]
+    points, inner = (3, 1.0) if shape == "triangle" else (5, 0.42)
+    steps = points if shape == "triangle" else 2 * points
+    return [
+        (
+            x + math.sin(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
+            y - math.cos(2 * math.pi * k / steps) * radius * 1.15 * (inner if k % 2 and steps == 10 else 1.0),
+        )
+        for k in range(steps)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- words
@@ -292,28 +313,35 @@ def write_raw(
     for source in records:
         (output / f"{source}_images").mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {split: [] for split in FOLDS_OF}
-    taken: set[Scene] = set()
     sizes = {"train": train, "validation": validation, "test": test}
-    pictures = [(split, number) for split, size in sizes.items() for number in range(size)]
-    for split, number in tqdm(pictures, desc="drawing pictures", unit="picture", disable=not progress):
-        rng = random.Random(f"{seed}:{split}:{number}")
-        scene = draw_scene(rng, folds=FOLDS_OF[split])
-        while scene in taken:
-            scene = draw_scene(rng, folds=FOLDS_OF[split])
-        source = ("ali", "coco")[number % 2]
-        name = f"{source}_{split}_{number:05d}.png"
+    pictures = drawn_scenes(sizes, seed)
+    bar = tqdm(pictures, desc="drawing pictures", unit="picture", total=sum(sizes.values()), disable=not progress)
+    for split, source, name, scene, rng in bar:
         render(scene, rng).save(output / f"{source}_images" / name)
         write = _ali_records if source == "ali" else _coco_records
         records[source] += write(name, scene, rng)
         names[split].append(name)
-        if split != "train":
-            taken.add(scene)
     for file, content in (("ali_annotations.json", records["ali"]), ("coco_conversations.json", records["coco"])):
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
         (output / file).write_text(text, encoding="utf-8", newline="\n")
     for split in ("validation", "test"):
         text = "".join(f"{name}\n" for name in names[split])
         (output / f"{split}.txt").write_text(text, encoding="utf-8", newline="\n")
+
+
+def drawn_scenes(sizes: Mapping[str, int], seed: int) -> Iterator[tuple[str, str, str, Scene, random.Random]]:
+    """Split, source ("ali" or "coco"), file name, scene of each picture, and the generator that then renders it."""
+    taken: set[Scene] = set()
+    for split, size in sizes.items():
+        for number in range(size):
+            rng = random.Random(f"{seed}:{split}:{number}")
+            scene = draw_scene(rng, folds=FOLDS_OF[split])
+            while scene in taken:
+                scene = draw_scene(rng, folds=FOLDS_OF[split])
+            source = ("ali", "coco")[number % 2]
+            yield split, source, f"{source}_{split}_{number:05d}.png", scene, rng
+            if split != "train":
+                taken.add(scene)
 
 
 def _ali_records(name: str, scene: Scene, rng: random.Random) -> list[dict]:

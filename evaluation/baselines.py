@@ -14,6 +14,7 @@ from itertools import islice
 
 from dataset.choices import LABELS, options_in
 from dataset.normalise import normalise
+from evaluation.boxes import commonest_boxes, has_boxes
 from evaluation.questions import Question
 
 
@@ -47,6 +48,10 @@ def needs_picture(question: Question) -> bool:
 def fit_baselines(questions: Sequence[Question], train: Sequence[Question] | None) -> str:
     """Write the fitted baselines' answers into the questions. Returns what they were fitted on, for the report."""
     chosen = [question for question in questions if needs_picture(question)]
+    pointing = [question for question in chosen if has_boxes(question.references)]
+    for question, (majority, question_only) in zip(pointing, commonest_boxes(pointing, train), strict=True):
+        question.baselines |= {"majority": majority, "question_only": question_only}
+    chosen = [question for question in chosen if not has_boxes(question.references)]
     answers = zip(chosen, majority_answers(chosen, train), question_only_answers(chosen, train), strict=True)
     for question, majority, question_only in answers:
         question.baselines |= {"majority": majority, "question_only": question_only}
@@ -96,7 +101,7 @@ def _most_common(asked: Sequence[Question], train: Sequence[Question] | None, na
 
 def _keys(question: Question) -> list[Hashable]:
     """What answers are counted under, from the narrowest to the widest."""
-    text = options_in(question.text)[0] if question.options else question.text
+    text = options_in(question.words)[0] if question.options else question.words
     text = " ".join(text.lower().split())
     return [("text", question.language, text), ("type", question.language, question.type), "all"]
 
@@ -111,6 +116,8 @@ class _AnswerTable:
         self.counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
         self.surface: dict[str, str] = {}  # normalised answer -> the first way it was written
         for question in questions:
+            if has_boxes(question.references):  # evaluation/boxes.py fits those
+                continue
             # A question with several references is satisfied by any of them, so each counts once.
             written = [
                 _option_text(question, text) if by_text else question.chosen(text) for text in question.references

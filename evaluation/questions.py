@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from dataset.boxes import without_boxes
 from dataset.choices import chosen_label
 from dataset.conversations import SPLITS, read_conversations
 from dataset.prompt import IMAGE_TOKEN, Turn, images_first, question_with_images
 from dataset.question_types import kind_of
 from evaluation.question_forms import begins_with, first_of, frequent_beginnings
-from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric, check_metrics
+from evaluation.scores import DEFAULT_METRIC, METRICS, check_metric, check_metrics, metric_for
 from settings import Config, require_paths
 
 HISTORY = "none: each turn is asked alone, with the pictures its conversation has shown so far"
@@ -64,6 +65,11 @@ class Question:
             return None
         references = [self.chosen(reference) for reference in self.references]
         return METRICS[metric or self.metric].score(self.chosen(answer), references, self.language)
+
+    @property
+    def words(self) -> str:
+        """The question's text without boxes."""
+        return without_boxes(self.text)
 
     @property
     def metrics(self) -> list[str]:
@@ -156,10 +162,10 @@ def conversation_questions(
 
 def name_beginnings(asked: Sequence[Question], train: Sequence[Question]) -> None:
     """Give questions of the type "other" their first words as type, if they are frequent among the ``asked``."""
-    kept = frequent_beginnings([question.text for question in asked if question.type == "other"])
+    kept = frequent_beginnings([question.words for question in asked if question.type == "other"])
     for question in [*asked, *train]:
         if question.type == "other":
-            question.type = first_of(begins_with(question.text), kept) or "other"
+            question.type = first_of(begins_with(question.words), kept) or "other"
 
 
 def number_ids(questions: Sequence[Question]) -> None:
@@ -191,7 +197,7 @@ def choose_metrics(questions: Iterable[Question], config: Config, given: Sequenc
         chosen |= dict.fromkeys([source] if separator else sources, name)
     metrics = {source: chosen.get(source, DEFAULT_METRIC) for source in sources}
     for question in questions:
-        question.metric = metrics[question.source]
+        question.metric = metric_for(question.references, metrics[question.source])
     return metrics
 
 

@@ -191,7 +191,7 @@ def show(result: Mapping) -> str:
     named |= {f"source {name}": group for name, group in scores["by_source"].items()}
     verdicts = {"all": result, **{f"type {name}": own for name, own in result["verdict_by_type"].items()}}
     rows = {name: _row(group, verdicts.get(name)) for name, group in named.items() if group["n"]}
-    lines = table(rows, _columns(result["metrics"].values()))
+    lines = table(rows, _columns({line["metric"] for line in result["predictions"]} or result["metrics"].values()))
     captions = {
         f"{name} ({language})": group["captions"][language]
         for name, group in named.items()

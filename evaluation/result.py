@@ -123,6 +123,7 @@ class Result(Verdict):
     checkpoint: str
     checkpoint_sha256: str  # of its manifest
     device: str  # or the address of the server
+    crop: NotRequired[tuple[int, int] | None]  # dataset.boxes.Crop: boxes are of what it leaves of a picture
     tokens: NotRequired[dict[str, int]]  # of a server: what all answers cost, "prompt" and "completion"
     data: str
     questions_sha256: str

@@ -1,4 +1,4 @@
-"""How an answer is scored: exact match, VQA accuracy, a number within 5 %, or ANLS. Pure functions of text.
+"""How an answer is scored: exact match, VQA accuracy, a number within 5 %, ANLS, or boxes. Pure functions of text.
 
 A new metric is one function that gives an answer a score from 0 to 1, and one entry in :data:`METRICS`. A source
 chooses its metric with ``data.sources[].metric``; tables, baselines and verdict work with any of them.
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
+from dataset.boxes import boxes_in
 from dataset.normalise import normalise, vqa_text
+from evaluation.boxes import box_accuracy, box_iou, box_recall, has_boxes
 from settings import Source
 
 
@@ -109,12 +111,30 @@ class Metric:
 
 
 METRICS = {
-    "exact_match": Metric("exact", exact_match, beside=lambda references: True),
+    "exact_match": Metric("exact", exact_match, beside=lambda references: not has_boxes(references)),
     "vqa_accuracy": Metric("VQA", vqa_accuracy, beside=lambda references: len(references) == 10),
     "relaxed_accuracy": Metric("relaxed", relaxed_accuracy),
     "anls": Metric("ANLS", anls),
+    "box_accuracy": Metric("IoU .5", box_accuracy, beside=has_boxes),
+    "box_iou": Metric("mean IoU", box_iou, beside=has_boxes),
+    "box_recall": Metric(
+        "recall", box_recall, beside=lambda references: has_boxes(references) and _several(references)
+    ),
 }
+BOX_METRICS = ("box_accuracy", "box_iou", "box_recall")
 DEFAULT_METRIC = "exact_match"
+
+
+def _several(references: Sequence[str]) -> bool:
+    return any(len(boxes_in(text)) > 1 for text in references)
+
+
+def metric_for(references: Sequence[str], chosen: str) -> str:
+    """The metric of a question whose source has the metric ``chosen``: answers that are boxes have their own."""
+    boxes = has_boxes(references)
+    if boxes != (chosen in BOX_METRICS):
+        return BOX_METRICS[0] if boxes else DEFAULT_METRIC
+    return chosen
 
 
 def check_metric(name: str, key: str) -> None:

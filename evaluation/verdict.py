@@ -125,7 +125,7 @@ def weak_forms(questions: Sequence[Question]) -> list[Form]:
     picture; without that probe, that score is not clearly above 0. Only where the usual answer is wrong does the
     picture tell, so a form with few such questions is not judged.
     """
-    names = [question_forms(question.text) for question in questions]
+    names = [question_forms(question.words) for question in questions]
     against = [own for question, own in zip(questions, names, strict=True) if floor_is_wrong(question)]
     kept = frequent_names(against, FEW_AGAINST)
     by_form: dict[str | None, list[Question]] = defaultdict(list)

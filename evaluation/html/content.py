@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 
+from dataset.boxes import boxes_in, without_boxes
 from evaluation.baselines import BASELINES, PROBES
 from evaluation.html.choosing import MOST_BYTES, choose
 from evaluation.html.page import write_page
@@ -58,6 +59,7 @@ def report_content(result: Mapping, most_bytes: int = MOST_BYTES) -> dict:
             "long_references": result["long_references"],
         },
         "details": details(result),
+        "crop": result.get("crop"),
         "pictures": pictures,
         "questions": questions,
     }
@@ -128,7 +130,12 @@ def question(line: Prediction) -> dict:
     baselines = line["baselines"]
     return {
         "id": line["id"],
-        "text": line["question"],
+        "text": without_boxes(line["question"]),
+        "boxes": {
+            "asked": boxes_in(line["question"]),
+            "reference": [box for text in line["references"][:1] for box in boxes_in(text)],
+            "answer": boxes_in(line["prediction"] or ""),
+        },
         "options": line["options"],
         "references": line["references"],
         "pictures": line["images"],

@@ -44,6 +44,40 @@ function el(name, attributes = {}, ...children) {
 /** Text from outside: its direction cannot reach what is around it. */
 const outside = (name, attributes, text) => el(name, { dir: "auto", ...attributes }, text);
 
+/** An element of a drawing. */
+function svg(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+/** Boxes over a picture of the content: {"reference": [[left, top, right, bottom], ...], ...} in thousandths. */
+function boxesOver(index, boxes) {
+  const { size } = CONTENT.pictures[index];
+  if (!size || !Object.values(boxes).some((some) => some.length)) return null;
+  const [width, height] = size;
+  // The part that the tower was shown (dataset/boxes.py, view_of): CLIP crops a square from the middle.
+  const side = CONTENT.crop ? (CONTENT.crop[1] * Math.min(width, height)) / CONTENT.crop[0] : 0;
+  const [w, h] = side ? [side, side] : [width, height];
+  const [x, y] = [(width - w) / 2, (height - h) / 2];
+  const drawing = svg("svg", { class: "boxes", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
+  for (const [kind, some] of Object.entries(boxes)) {
+    for (const [left, top, right, bottom] of some) {
+      drawing.append(
+        svg("rect", {
+          class: `box-${kind}`,
+          x: x + (left / 1000) * w,
+          y: y + (top / 1000) * h,
+          width: ((right - left) / 1000) * w,
+          height: ((bottom - top) / 1000) * h,
+          "vector-effect": "non-scaling-stroke",
+        }),
+      );
+    }
+  }
+  return drawing;
+}
+
 /** A drawing of the page's own, from path data. */
 function icon(name, path) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");

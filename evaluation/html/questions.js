@@ -185,6 +185,8 @@ const referenceText = (question) => [...new Set(question.references)].join(" · 
 function pictureFrame(question) {
   const frame = el("span", { class: `frame ${question.pictures.length > 1 ? "several" : ""}` });
   frame.append(...question.pictures.slice(0, 4).map(picture));
+  const drawing = question.pictures.length === 1 ? boxesOver(question.pictures[0], question.boxes) : null;
+  if (drawing) frame.append(drawing);
   if (!question.pictures.length) frame.append(el("span", { class: "absent" }, t("text_only")));
   if (!COMPARES) frame.append(mark(score(question), false));
   return frame;
@@ -234,9 +236,17 @@ function detail(question) {
 }
 
 function detailPictures(question) {
-  const figures = question.pictures.map((i) =>
-    el("figure", {}, el("span", { class: "frame" }, picture(i)), outside("figcaption", { title: CONTENT.pictures[i].name }, baseName(CONTENT.pictures[i].name))),
+  const last = question.pictures.length - 1; // boxes are of the last picture
+  const figures = question.pictures.map((i, position) =>
+    el(
+      "figure",
+      {},
+      el("span", { class: "frame" }, picture(i), position === last ? boxesOver(i, question.boxes) : null),
+      outside("figcaption", { title: CONTENT.pictures[i].name }, baseName(CONTENT.pictures[i].name)),
+    ),
   );
+  const kinds = Object.keys(question.boxes).filter((kind) => question.boxes[kind].length);
+  if (kinds.length) figures.push(el("p", { class: "legend" }, ...kinds.map((kind) => el("span", { class: `key box-${kind}` }, t(`box_${kind}`)))));
   if (!figures.length) figures.push(el("figure", {}, el("span", { class: "frame" }, el("span", { class: "absent" }, t("text_only")))));
   return el("div", { class: "figures" }, ...figures);
 }

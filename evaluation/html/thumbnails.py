@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 from PIL import Image
 
@@ -23,13 +24,14 @@ class Thumbnails:
 
     def __init__(self, edge: int, max_pixels: int) -> None:
         self.edge, self.max_pixels = edge, max_pixels
-        self.made: dict[str, dict[str, str]] = {}
+        self.made: dict[str, dict[str, Any]] = {}
 
-    def __call__(self, path: str) -> dict[str, str]:
-        """``src``, a data URI, or ``problem``: why the picture cannot be shown."""
+    def __call__(self, path: str) -> dict[str, Any]:
+        """``src``, a data URI, and ``size``, width and height; or ``problem``: why the picture cannot be shown."""
         if path not in self.made:
             try:
-                self.made[path] = {"src": data_uri(load_image(path, self.max_pixels, self.edge), self.edge)}
+                image = load_image(path, self.max_pixels, self.edge)
+                self.made[path] = {"src": data_uri(image, self.edge), "size": image.size}
             except ImageError as error:
                 self.made[path] = {"problem": str(error)}
         return self.made[path]

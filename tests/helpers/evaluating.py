@@ -21,6 +21,7 @@ class Stub(Assistant):
     """An assistant that answers ``reply(question, colours of the pictures)``, and keeps what it was asked."""
 
     device = "cpu"
+    crop = None  # the tower is shown whole pictures
 
     def __init__(self, config: Config, checkpoint: Path, reply: Callable[[str, list[str]], str]) -> None:
         self.config, self.checkpoint, self.reply = config, checkpoint, reply

@@ -267,3 +267,33 @@ def test_a_script_that_was_put_into_the_file_by_hand_does_not_run(page, some, ch
     chromium.open(file, "language=en")
     assert chromium.run("typeof window.hacked") == "undefined"
     assert asked(chromium) and any("Content Security Policy" in text for text in chromium.complaints())
+
+
+def test_boxes_of_reference_and_answer_are_over_the_picture_in_two_colours(page, tmp_path):
+    (picture,) = draw(tmp_path, 1)
+    about, wanted, found = (
+        "<box>(0,0),(500,500)</box>",
+        "<box>(100,200),(300,600)</box>",
+        "<box>(100,200),(300,500)</box>",
+    )
+    boxes = line(
+        0, [picture], question=f"{about} Where is <b>?", references=[wanted], prediction=found, type="grounding"
+    )
+    browser = page([boxes, line(1, [picture])])
+    assert asked(browser) == ["Where is <b>?", "What color is thing 1?"]
+    places = """[...document.querySelectorAll('#grid rect')].map((rect) => {
+        const [box, shown] = [rect.getBoundingClientRect(), rect.closest('.frame').querySelector('img')];
+        const [w, h, frame] = [shown.naturalWidth, shown.naturalHeight, shown.getBoundingClientRect()];
+        const scale = Math.min(frame.width / w, frame.height / h);
+        const left = frame.x + (frame.width - w * scale) / 2, top = frame.y + (frame.height - h * scale) / 2;
+        const style = getComputedStyle(rect).stroke;
+        const shares = [(box.x - left) / (w * scale), (box.y - top) / (h * scale), box.width / (w * scale)];
+        return [rect.getAttribute('class'), style, ...shares.map((n) => Math.round(n * 100) / 100)];
+    })"""
+    found_places = {name: (color, *shares) for name, color, *shares in browser.run(places)}
+    assert found_places["box-reference"][1:] == (0.1, 0.2, 0.2) and found_places["box-answer"][1:] == (0.1, 0.2, 0.2)
+    assert len({color for color, *_ in found_places.values()}) == 3
+    browser.run("openQuestion(0)")
+    assert "box of the reference" in text_of(browser, "#detail") and "box of the answer" in text_of(browser, "#detail")
+    browser.run("openQuestion(1)")
+    assert "box of" not in text_of(browser, "#detail")
