@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "training": {"common", "settings", "dataset", "model", "visual", "qwen"},
     "answering": {"common", "settings", "dataset", "model", "visual.geometry", "qwen"},
     "evaluation": {"common", "settings", "dataset", "model", "answering", "training.distributed"},
+    "retrieval": {"common", "settings", "dataset", "model", "visual", "training"},
     "window": {"common", "settings", "dataset", "answering"},
 }
 OUTSIDE = {"demo", "benchmarks", "docs"}  # may import every room; no room imports them

@@ -1,0 +1,83 @@
+"""Find pictures by words or by another picture and name them by labels.
+
+python -m retrieval index photos/ --model google/siglip-base-patch16-224     # again: only what is new
+python -m retrieval search "a red bus at night" --top 10 --html found.html
+python -m retrieval search --image bus.jpg
+python -m retrieval classify photos/ --labels cat,dog,bus
+python -m retrieval evaluate --config config.yaml --model google/siglip-base-patch16-224
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from common.text import prepare_console
+
+INDEX = Path("data/index")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    prepare_console()
+    args = parse_arguments(argv)
+    from retrieval import commands
+
+    try:
+        return getattr(commands, args.command)(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command continues", file=sys.stderr)
+        return 130
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m retrieval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    model = "SigLIP or CLIP with both towers: a folder, a hub name, or a checkpoint of train"
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    index = argparse.ArgumentParser(add_help=False, parents=[device])
+    index.add_argument("--index", type=Path, default=INDEX, metavar="DIR", help="default: %(default)s")
+    sheet = argparse.ArgumentParser(add_help=False)
+    shown = "write a contact sheet (default name: %(const)s)"
+    sheet.add_argument("--html", nargs="?", type=Path, const=Path("found.html"), metavar="FILE", help=shown)
+
+    one = commands.add_parser("index", parents=[index], help="make the vectors of the pictures under a folder")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--model", help=f"{model}; needed the first time")
+
+    one = commands.add_parser("search", parents=[index, sheet], help="the pictures nearest to a text or a picture")
+    one.add_argument("text", nargs="?")
+    one.add_argument("--image", type=Path, metavar="FILE", help="a picture instead of a text")
+    one.add_argument("--top", type=int, default=10, metavar="N", help="default: %(default)s")
+
+    one = commands.add_parser("classify", parents=[index, sheet], help="the label of each picture under a folder")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--labels", required=True, metavar="A,B,...")
+    one.add_argument("--template", action="append", default=[], metavar="TEXT", help="a sentence with {} for the label")
+    one.add_argument("--model", help=f"{model}; needed the first time")
+
+    one = commands.add_parser("evaluate", parents=[device], help="Recall@1/5/10 on captions, or zero-shot accuracy")
+    one.add_argument("--model", required=True, help=model)
+    one.add_argument("--config", default="config.yaml", metavar="FILE", help="whose captions (default: %(default)s)")
+    one.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    one.add_argument("--language", choices=("en", "zh"), help="captions of one language (default: all)")
+    one.add_argument("--classes", type=Path, metavar="DIR", help="a folder of pictures for each label, instead")
+    one.add_argument("--template", action="append", default=[], metavar="TEXT", help="a sentence with {} for the label")
+    one.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON")
+
+    args = parser.parse_args(argv)
+    if args.command == "search" and ((args.text is None) == (args.image is None) or args.top < 1):
+        parser.error("search for a text or an --image, and for at least one picture")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

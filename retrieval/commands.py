@@ -1,0 +1,155 @@
+"""What each command does, after its arguments are read. torch is imported after paths are checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from common.files import write_json
+from common.hub import model_folder
+from retrieval.index import Index, pictures_under
+
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder
+
+
+def index(args: argparse.Namespace) -> int:
+    files = pictures_under(args.folder)
+    indexed(args, files)
+    return 0
+
+
+def search(args: argparse.Namespace) -> int:
+    found = Index.open(args.index)
+    encoder = open_encoder(found.model, args.device)
+    check_same(found, args.index)
+    query = encoder.image(args.image) if args.image else encoder.texts([args.text])[0]
+    results = found.search(query, args.top)
+    for path, score in results:
+        print(f"{score:.4f}  {path}")
+    if args.html:
+        from retrieval.contact_sheet import write_sheet
+
+        title = str(args.image or args.text)
+        write_sheet(args.html, title, [(path, f"{score:.4f}") for path, score in results])
+        print(f"{args.html} shows them.")
+    return 0
+
+
+def classify(args: argparse.Namespace) -> int:
+    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise UserError(f"--labels {args.labels}: expected two labels or more, with commas between them")
+    files = pictures_under(args.folder)
+    found, encoder = indexed(args, files)
+    from retrieval.zero_shot import label_vectors, probabilities, unknown_labels
+
+    for label in unknown_labels(encoder, labels):
+        print(f"WARNING: the towers' tokenizer does not know all of {label!r}", file=sys.stderr)
+    wanted = label_vectors(encoder, labels, args.template)  # [labels, D]
+    rows = [found.rows[str(file)] for file in files if str(file) in found.rows]
+    chances = probabilities(encoder, found.vectors[rows] @ wanted.T)  # [pictures, labels]
+    said = []
+    for row, own in zip(rows, chances, strict=True):
+        said.append((str(found.paths[row]), f"{labels[own.argmax()]} {own.max():.3f}"))
+        print(f"{labels[own.argmax()]}  {own.max():.3f}  {found.paths[row]}")
+    if args.html:
+        from retrieval.contact_sheet import write_sheet
+
+        write_sheet(args.html, ", ".join(labels), said)
+        print(f"{args.html} shows them.")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from settings import load_config
+
+    if args.classes:
+        classes = class_folders(args.classes)
+        from retrieval.zero_shot import zero_shot_accuracy
+
+        numbers = zero_shot_accuracy(open_encoder(args.model, args.device), classes, args.template)
+        print(f"accuracy {numbers['accuracy']:.3f} ± {numbers['standard_error']:.3f} of {numbers['n']} pictures")
+        print(f"chance   {1 / len(classes):.3f}")
+        content: dict = {"model": args.model, "zero_shot": numbers}
+    else:
+        from retrieval.captions import read_captions
+        from retrieval.recall import recall_of
+
+        pictures = read_captions(load_config(args.config, check_models=False), args.split, args.language)
+        found = recall_of(open_encoder(args.model, args.device), pictures)
+        for name, row in found.items():
+            ks = "   ".join(
+                f"R@{k} {row[f'recall_at_{k}']:.3f} ± {row[f'standard_error_at_{k}']:.3f}" for k in (1, 5, 10)
+            )
+            print(f"{name.replace('_', ' ')}   {ks}   chance {row['chance_at_1']:.3f}   n {row['n']:.0f}")
+        content = {"model": args.model, "config": args.config, "split": args.split, "language": args.language, **found}
+    if args.output:
+        write_json(args.output, content)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in ``folder``, each of which has a label's name.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    found = sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    if len(found) < 2:
+        raise UserError(f"--classes {folder}: expected two folders or more in it, each named after its label")
+    return found
+
+
+def indexed(args: argparse.Namespace, files: list[Path]) -> tuple[Index, Encoder]:
+    """The index with a row for each readable one of ``files``, and its towers."""
+    if args.model is None and not (args.index / "index.json").exists():
+        raise UserError(f"{args.index}: a new index needs --model, the towers that make its vectors")
+    model = args.model or Index.open(args.index).model
+    encoder = open_encoder(model, args.device)
+    from tqdm import tqdm
+
+    from retrieval.encoder import model_hash
+
+    width = encoder.texts([""]).shape[1]
+    found = Index.create(args.index, model, model_hash(model), width)
+    missing, problems = found.missing(files), dict[Path, str]()
+    with tqdm(total=len(missing), desc="index", unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for some, vectors in encoder.images(missing, problems):
+            found.add(some, vectors)  # at once: an interrupted index continues here
+            bar.update(len(some))
+    gone = found.forget_missing(args.folder.resolve())
+    new = len(missing) - len(problems)
+    print(f"{len(found.rows):,} pictures in {args.index}: {new:,} new or changed, {gone:,} no longer there")
+    for file, why in list(problems.items())[:3]:
+        print(f"skipped   {file}: {why}", file=sys.stderr)
+    if len(problems) > 3:
+        print(f"skipped   {len(problems):,} pictures in all", file=sys.stderr)
+    return found, encoder
+
+
+def open_encoder(model: str, device: str | None) -> Encoder:
+    model_folder(model, "--model")
+    import torch
+
+    from retrieval.encoder import load_encoder
+
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return load_encoder(model, chosen)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def check_same(index: Index, folder: Path) -> None:
+    """Raises UserError if the towers are not the ones that made the index: their vectors mean nothing to each other."""
+    from retrieval.encoder import model_hash
+
+    if model_hash(index.model) != index.model_sha256:
+        raise UserError(f"{index.model} has changed since {folder} was made; delete that folder and index again")

@@ -1,0 +1,89 @@
+"""From pictures and texts to vectors of length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common.errors import UserError
+from common.hashing import hash_model
+from dataset.image import ImageError, load_image, load_image_processor, prepare_image
+from visual.two_towers import TwoTowers, load_two_towers, towers_folder
+
+BATCH = 32  # pictures or texts at once
+
+
+class Encoder:
+    """Two towers that encode, and the image processor of the one for pictures."""
+
+    def __init__(self, towers: TwoTowers, image_processor: Any, max_pixels: int = 50_000_000) -> None:
+        self.towers, self.image_processor, self.max_pixels = towers.eval(), image_processor, max_pixels
+
+    def pixels(self, file: str | Path) -> torch.Tensor | str:
+        """The tower's input [3, H, W] for a picture, or why it cannot be read."""
+        try:
+            return prepare_image(load_image(file, self.max_pixels), self.image_processor)
+        except ImageError as error:
+            return str(error)
+
+    @torch.no_grad()
+    def images(self, files: Sequence[Path], problems: dict[Path, str]) -> Iterator[tuple[list[Path], np.ndarray]]:
+        """Batches of files and their vectors [n, D] float32. What cannot be read goes into ``problems``."""
+        with ThreadPoolExecutor(4) as pool:  # decoding frees the interpreter
+            for start in range(0, len(files), BATCH):
+                some = files[start : start + BATCH]
+                read = dict(zip(some, pool.map(self.pixels, some), strict=True))
+                problems |= {file: why for file, why in read.items() if isinstance(why, str)}
+                pixels = {file: tensor for file, tensor in read.items() if isinstance(tensor, torch.Tensor)}
+                if pixels:
+                    batch = torch.stack(list(pixels.values())).to(self.towers.device)  # [n, 3, H, W]
+                    yield list(pixels), unit(self.towers.encode_images(batch))
+
+    def image(self, file: Path) -> np.ndarray:
+        """The vector [D] of one picture.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        problems: dict[Path, str] = {}
+        for _, vectors in self.images([file], problems):
+            return vectors[0]
+        raise UserError(f"{file}: {problems[file]}")
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """The vectors [n, D] float32 of texts."""
+        found = []
+        for start in range(0, len(texts), BATCH):
+            tokens = self.towers.tokenize(list(texts[start : start + BATCH]))
+            found.append(unit(self.towers.encode_texts({k: v.to(self.towers.device) for k, v in tokens.items()})))
+        return np.concatenate(found)
+
+    def logits(self, cosines: np.ndarray) -> np.ndarray:
+        """Cosines as the towers were trained to see them: times the learnt scale, plus SigLIP's bias."""
+        bias = 0.0 if self.towers.bias is None else float(self.towers.bias.detach())
+        return cosines * float(self.towers.log_scale.detach().exp()) + bias
+
+
+def unit(vectors: torch.Tensor) -> np.ndarray:
+    return F.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+def load_encoder(path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Encoder:
+    """The encoder of ``--model``.
+
+    Raises:
+        UserError: it is missing, incomplete or of another kind.
+    """
+    towers = load_two_towers(path, dtype=dtype)
+    return Encoder(towers.to(device), load_image_processor(towers_folder(path, "--model")))
+
+
+def model_hash(path: str) -> str:
+    return hash_model(towers_folder(path, "--model"), "--model", verify=False)
