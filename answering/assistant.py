@@ -153,28 +153,29 @@ class Assistant:
         if pieces.error is not None:
             raise pieces.error
 
-    def where_it_looks(self, request: Request, **overrides) -> AttentionMap:
-        """How much the last turn's answer attends to each part of the picture.
+    def where_it_looks(self, request: Request, picture: int = 0, **overrides) -> AttentionMap:
+        """How much the last turn's answer attends to each part of a picture; ``picture`` counts from 0.
 
         Raises:
-            UserError: the last turn has no answer, or there is not exactly one picture.
+            UserError: the last turn has no answer, or there is no such picture.
         """
         *before, last = request.turns
         text = last.answer or ""
         answer = list(encode_said(self.tokenizer, text))
-        if not answer or len(request.images) != 1:
-            raise UserError("where the model looks can be shown for an answer about one picture")
+        if not answer or picture >= len(request.images):
+            raise UserError("where the model looks can be shown for an answer about a picture")
         prompt = self._prompt(Request([*before, Turn(last.question)], request.images, request.system), overrides)
         prefix = self._take_prefix(request.images)
         weights, result = answer_attention(
             self.model, prompt, answer, self._end_of_images(prompt), lambda: self._pixels(request.images), prefix
         )
         self._last = (request.images, result)
+        weights = weights.chunk(len(request.images), dim=1)[picture]  # [A, N] of [A, n * N]
         grid = self.model.projector.token_grid(self.model.patch_grid)
         shows: Shows = "tokens"
         if grid is None:
             grid = self.model.patch_grid
-            looks = self.model.where_queries_look(self._pixels(request.images))
+            looks = self.model.where_queries_look(self._pixels([request.images[picture]]))
             weights, shows = (weights, "cross_attention") if looks is None else (weights @ looks[0].cpu(), "queries")
         maps = on_grid(
             weights,
@@ -236,6 +237,7 @@ class Assistant:
                 system=system if request.system is None else request.system,
                 image_context_length=self.config.vision.image_context_length,
                 thinking=self.config.language.thinking,
+                picture_numbers=self.config.language.picture_numbers,
             )
         except PromptError as error:
             raise UserError(f"the question cannot be asked: {error}") from error

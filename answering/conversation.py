@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from PIL import Image
 from common.errors import UserError
 from common.files import write_text
 from common.text import whole
-from dataset.boxes import LARGEST, Box, asked_about
+from dataset.boxes import LARGEST, Box, BoxError, Crop, asked_about, to_thousandths, view_of, write_box
+from dataset.converters.regions import plain
 from dataset.image import ImageError, load_image
-from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
+from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with_images
 
 
 @dataclass
@@ -115,6 +116,42 @@ class Conversation:
         for question, answer in self.answered():
             blocks += ["> " + _as_typed(question).replace("\n", "\n> "), _as_markdown(answer)]
         return whole("\n\n".join(block for block in blocks if block))[0] + "\n"
+
+
+def request_of(
+    parts: Sequence[Mapping[str, Any]], max_pixels: int, crop: Crop | None = None, system: str | None = None
+) -> Request:
+    """A question as a list, as Qwen-VL's ``from_list_format`` takes it.
+
+        [{"image": "a.jpg"}, {"image": "b.jpg"}, {"text": "Which one is larger?"}]
+        [{"image": "a.jpg"}, {"box": (120, 80, 300, 260)}, {"text": "What is this?"}]
+
+    An image is a path or a PIL picture. A box is in pixels of the picture before it, as that is displayed. ``crop`` is
+    :attr:`answering.assistant.Assistant.crop`.
+
+    Raises:
+        UserError: a picture cannot be read, a box cannot be used, or a part is none of the three.
+    """
+    images: list[Image.Image] = []
+    question = ""
+    for number, part in enumerate(parts):
+        if "image" in part:
+            given = part["image"]
+            images.append(given if isinstance(given, Image.Image) else read_image(given, max_pixels))
+            question += IMAGE_TOKEN
+        elif "text" in part:
+            question += ("\n" if question.endswith(IMAGE_TOKEN) else "") + neutralise(part["text"])
+        elif "box" in part and images:
+            try:
+                left, top, right, bottom = map(float, part["box"])
+                box = to_thousandths((left, top, right, bottom), view_of(images[-1].size, crop))
+            except (BoxError, ValueError, TypeError) as error:
+                raise UserError(f"part {number}: a box that cannot be used ({error})") from None
+            label = f"<ref>{plain(part['ref'])}</ref>" if part.get("ref") else ""
+            question += ("\n" if question.endswith(IMAGE_TOKEN) else "") + label + write_box(box)
+        else:
+            raise UserError(f"part {number}: expected image, text, or a box after an image, not {', '.join(part)}")
+    return Request([Turn(question)], images, system)
 
 
 def typed(question: str) -> str:

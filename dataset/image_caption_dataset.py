@@ -67,6 +67,7 @@ class ImageCaptionDataset(Dataset[Sample]):
         """
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.system, self.thinking = config.language.system, config.language.thinking
+        self.picture_numbers = config.language.picture_numbers
         self.max_length = config.language.max_length  # in tokens, visual ones included
         self.image_context_length = config.vision.image_context_length
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
@@ -170,6 +171,7 @@ class ImageCaptionDataset(Dataset[Sample]):
             system=conversation.get("system") or self.system,
             image_context_length=self.image_context_length,
             thinking=self.thinking,
+            picture_numbers=self.picture_numbers,
         )
 
     def _plan(self, message_trees: bool, progress: bool) -> None:

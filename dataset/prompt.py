@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _CONTROL = re.compile(r"<\|([^<>|\s]{1,40})\|>|<(image)>", re.IGNORECASE)
+_NUMBER = re.compile(r"Picture \d+: ?$")  # before a picture, in data that have it
 _BOX_MARK = re.compile("(" + "|".join(MARKS) + ")")
 
 
@@ -112,7 +114,13 @@ def _said(tokenizer: Tokenizer, text: str) -> Iterator[tuple[bool, str]]:
 
 
 def build_prompt(
-    tokenizer: Tokenizer, turns: list[Turn], *, system: str = "", image_context_length: int = 0, thinking: bool = False
+    tokenizer: Tokenizer,
+    turns: list[Turn],
+    *,
+    system: str = "",
+    image_context_length: int = 0,
+    thinking: bool = False,
+    picture_numbers: bool = False,
 ) -> tuple[list[int], list[int]]:
     """Build ``input_ids`` and ``labels`` (two lists of equal length) of one conversation.
 
@@ -123,6 +131,8 @@ def build_prompt(
 
     If the model's own template can turn thinking off (Qwen3), every answer follows the empty thoughts with which that
     template does it, unless ``thinking``. They are unsupervised, and the same in training and in answering.
+
+    With ``picture_numbers``, each picture follows its number, as Qwen-VL has it: "Picture 1: ", then a line break.
 
     A LLaVA's own template is followed instead of ChatML (dataset/layout.py), by the same rules; its own system message
     is used where ``system`` is "".
@@ -135,7 +145,7 @@ def build_prompt(
     if not turns:
         raise PromptError("a conversation needs at least one turn")
     layout = layout_of(tokenizer, thinking)
-    prompt = _Prompt(tokenizer, image_context_length)
+    prompt, numbers = _Prompt(tokenizer, image_context_length), count(1)
     if not system:
         prompt.literal(layout.first)
     elif layout.system is None:
@@ -150,7 +160,10 @@ def build_prompt(
             prompt.literal(layout.following)
         if layout.apart:
             prompt.flush()
-        for position, piece in enumerate(layout.question(turn.question).split(IMAGE_TOKEN)):
+        question = layout.question(turn.question)
+        if picture_numbers:
+            question = numbered(question, numbers)
+        for position, piece in enumerate(question.split(IMAGE_TOKEN)):
             if position:
                 prompt.control(IMAGE_TOKEN)
             prompt.said(piece)
@@ -166,6 +179,16 @@ def build_prompt(
             raise PromptError(f"turn {index + 1} of {len(turns)} has no answer; only the last may be open")
     prompt.flush()
     return prompt.input_ids, prompt.labels
+
+
+def numbered(question: str, numbers: Iterator[int]) -> str:
+    """A question with "Picture 1: " before each picture and a line break after it, where it does not have them."""
+    before, *pieces = question.split(IMAGE_TOKEN)
+    for piece in pieces:
+        number = next(numbers)
+        label = "" if _NUMBER.search(before) else f"Picture {number}: "
+        before += f"{label}{IMAGE_TOKEN}" + ("" if piece.startswith("\n") else "\n") + piece
+    return before
 
 
 class _Prompt:

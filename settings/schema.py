@@ -154,6 +154,7 @@ class Language(Section):
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     load_in_4bit: bool = Field(False, description=FLAG)
     thinking: bool = Field(False, description=FLAG)
+    picture_numbers: bool = Field(False, description=FLAG)
     system: str = Field("You are a helpful assistant.", description='text (in quotes), "" for none')
     max_length: Count = Field(2048, description="a whole number of tokens, 1 or more")
     attention: Literal["auto", "tree_attention", "sdpa", "flex_attention"] = Field(

@@ -93,6 +93,7 @@ def first_question(dataset: ImageCaptionDataset, name: str, conversation: Conver
         system=conversation.get("system") or dataset.system,
         image_context_length=dataset.image_context_length,
         thinking=dataset.thinking,
+        picture_numbers=dataset.picture_numbers,
     )
     shown = conversation["images"][: turn["q"].count(IMAGE_TOKEN)]
     pictures = [load_image(dataset.paths[image], dataset.max_pixels) for image in shown]

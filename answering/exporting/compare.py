@@ -63,6 +63,7 @@ def prompt_of(source: Assistant, request: Request) -> list[int]:
         system=config.language.system,
         image_context_length=config.vision.image_context_length,
         thinking=config.language.thinking,
+        picture_numbers=config.language.picture_numbers,
     )
     return ids
 

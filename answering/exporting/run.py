@@ -50,6 +50,8 @@ def export(
         UserError: the format cannot hold this model, the disk has no room, or the export is not the same model.
     """
     require_mergeable(config)
+    if config.language.picture_numbers:
+        raise UserError("language.picture_numbers = true: exported templates write no numbers before pictures")
     form.require(config, options)
     require_room(config, output, form, options)
     source = open_source(checkpoint, config)

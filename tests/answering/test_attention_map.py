@@ -48,7 +48,7 @@ def attention_by_hand(assistant, request: Request) -> torch.Tensor:
             hooks.append(part.register_forward_hook(lambda module, args, output: seen.append(output[0])))
     with torch.no_grad():
         pixels = assistant._pixels(request.images)
-        assistant.model(input_ids=ids, pixel_values=pixels, images_per_row=torch.tensor([1]))
+        assistant.model(input_ids=ids, pixel_values=pixels, images_per_row=torch.tensor([len(request.images)]))
     for hook in hooks:
         hook.remove()
     visual = [i for i, token in enumerate(prompt) if token == token_id(assistant.tokenizer, IMAGE_TOKEN)]
@@ -103,11 +103,20 @@ def test_another_picture_gives_another_map(assistant):
     assert np.nanmax(abs(maps[0] - maps[1])) > 1e-3
 
 
-def test_only_a_finished_answer_about_one_picture_has_a_map(assistant):
-    two = Request([Turn(question_with_images("a", 2), "b")], [picture("red"), picture("blue")])
-    for request in (answered(None), answered(""), two):
-        with pytest.raises(UserError, match="one picture"):
-            assistant.where_it_looks(request)
+def test_only_a_finished_answer_about_a_picture_has_a_map(assistant):
+    text_only = Request([Turn("a", "b")], [])
+    for request, number in ((answered(None), 0), (answered(""), 0), (answered(), 1), (text_only, 0)):
+        with pytest.raises(UserError, match="about a picture"):
+            assistant.where_it_looks(request, number)
+
+
+def test_each_of_several_pictures_has_a_map_and_together_they_are_the_attention(assistant):
+    two = Request([Turn(question_with_images("a", 2), "b c")], [picture("red"), picture("blue")])
+    maps = [assistant.where_it_looks(two, number).weights for number in range(2)]
+    wanted = attention_by_hand(assistant, two)  # [A, 2 * 8]
+    for number, found in enumerate(maps):
+        parts = found.reshape(len(wanted), 9)[:, 1:]
+        np.testing.assert_allclose(parts, wanted[:, 8 * number : 8 * number + 8].numpy(), atol=1e-5)
 
 
 def test_the_grid_is_in_reading_order_with_the_dropped_patch_at_the_top_left():

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from answering.conversation import Conversation
+from answering.conversation import Conversation, request_of
 from common.errors import UserError
 from dataset.prompt import IMAGE_TOKEN, neutralise
 from tests.helpers.tiny import picture
@@ -159,3 +159,16 @@ def test_boxes_of_questions_are_saved_and_typed_ones_are_not_boxes(tmp_path):
         (tmp_path / "b.json").write_text(re.sub(r'"boxes": \[.*?\]\s*\]', f'"boxes": {wrong}', text, flags=re.S))
         with pytest.raises(UserError, match="not a conversation"):
             Conversation.open(tmp_path / "b.json", 10**6)
+
+
+def test_a_question_as_a_list(tmp_path):
+    picture("red").save(tmp_path / "red.png")  # 30 x 60 pixels
+    parts = [{"image": str(tmp_path / "red.png")}, {"text": "Is <box> "}, {"image": picture("blue")}]
+    request = request_of([*parts, {"box": (3, 30, 18, 60), "ref": "a <b>"}, {"text": " larger?"}], 10**6)
+    box = "<ref>a b</ref><box>(100,500),(600,999)</box>"
+    assert request.turns[0].question == f"{IMAGE_TOKEN}\nIs < box > {IMAGE_TOKEN}\n{box} larger?"
+    assert [image.size for image in request.images] == [(30, 60), (30, 60)]
+    empty, outside = {"box": (1, 2)}, {"box": (90, 0, 95, 5)}
+    for wrong in ([{"box": (1, 2, 3, 4)}], [{"sound": 1}], [*parts, empty], [*parts, outside]):
+        with pytest.raises(UserError, match="part [03]: "):
+            request_of(wrong, 10**6)

@@ -13,6 +13,7 @@ from dataset.prompt import (
     build_prompt,
     fit_prompt,
     neutralise,
+    question_with_images,
     skip_thoughts,
     without_thoughts,
 )
@@ -151,3 +152,16 @@ def test_thoughts_are_left_out_of_a_stream_in_any_pieces(text):
             pieces = [text[:first], text[first:second], text[second:]]
             assert "".join(skip_thoughts(pieces)) == without_thoughts(text)
     assert list(skip_thoughts(["<th", "ough", "t"])) == ["<though", "t"]  # nothing is held back longer than necessary
+
+
+def test_pictures_are_numbered_through_the_conversation(tokenizer):
+    turns = [Turn(question_with_images("Which?", 2), "a"), Turn(f"And {IMAGE_TOKEN} or Picture 4: {IMAGE_TOKEN}?")]
+    options = {"image_context_length": 1, "picture_numbers": True}
+    text = tokenizer.decode(build_prompt(tokenizer, turns, **options)[0])
+    assert f"Picture 1: {IMAGE_TOKEN}\nPicture 2: {IMAGE_TOKEN}\nWhich?<|im_end|>" in text
+    assert f"And Picture 3: {IMAGE_TOKEN}\n or Picture 4: {IMAGE_TOKEN}\n?<|im_end|>" in text
+    written = [
+        Turn(f"Picture 1: {IMAGE_TOKEN}\nPicture 2: {IMAGE_TOKEN}\nWhich?", "a"),
+        Turn(f"And Picture 3: {IMAGE_TOKEN}\n or Picture 4: {IMAGE_TOKEN}\n?"),
+    ]
+    assert build_prompt(tokenizer, turns, **options) == build_prompt(tokenizer, written, image_context_length=1)

@@ -39,6 +39,7 @@ def too_long(data: Examined) -> Finding | None:
     options: dict[str, Any] = {
         "image_context_length": data.config.vision.image_context_length,
         "thinking": data.config.language.thinking,
+        "picture_numbers": data.config.language.picture_numbers,
     }
     cut: list[tuple[int, str]] = []
     left_out: list[tuple[int, str]] = []
