@@ -2,6 +2,7 @@
 
     python export.py --checkpoint checkpoints/demo --output exported
     python export.py --checkpoint checkpoints/demo --output exported --dtype fp32 --check 100
+    python export.py --checkpoint checkpoints/demo --output exported-gguf --format gguf --keep-first-patch
 
 The export is opened again and compared with the checkpoint before it gets its name. docs/serving.md has the commands
 for each program.
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from answering.checkpoints import add_base_arguments, base_overrides
-from answering.exporting.formats import FORMATS, NORMS, Options, load_format
+from answering.exporting.formats import FORMATS, NORMS, Options
 from common.errors import UserError
 
 
@@ -44,6 +45,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how to keep SigLIP's final norm; block (default): one more block, right "
         "everywhere; tie: a key in config.json, which vLLM's own LLaVA ignores",
     )
+    parser.add_argument(
+        "--keep-first-patch",
+        action="store_true",
+        help="gguf: show the first patch to a model trained without it (vision.drop_first_token: true); not exact",
+    )
     dtypes = "; ".join(f"{name}: {' or '.join(entry.dtypes)}" for name, entry in FORMATS.items())
     parser.add_argument("--dtype", help=f"of the weights; {dtypes} (default: the first)")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="ask N held-out questions of both models")
@@ -53,8 +59,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     allowed = FORMATS[args.format].dtypes
     args.dtype = args.dtype or allowed[0]
     if args.dtype not in allowed:
-        hint = ": fp16 ends at 65,504, and --norm block needs larger numbers" if "16" in args.dtype else ""
+        fp16 = args.format == "hf" and args.dtype in ("fp16", "f16")
+        hint = ": fp16 ends at 65,504, and --norm block needs larger numbers" if fp16 else ""
         parser.error(f"--dtype {args.dtype}: the format {args.format} takes {' or '.join(allowed)}{hint}")
+    if args.keep_first_patch and args.format != "gguf":
+        parser.error(f"--keep-first-patch: the format {args.format} leaves the first patch out as the run does")
     if args.check < 0:
         parser.error("--check must be at least 0")
     return args
@@ -72,14 +81,15 @@ def run(args: argparse.Namespace) -> None:
     result = read_result(args.result) if args.result else None
     questions = sample(read_questions(config, None, None)[0], args.check, config.data.seed) if args.check else []
 
-    from answering.exporting.run import export
+    from answering.exporting.run import HeldOut, export
     from evaluation.asking import requests_of
     from model.model import quiet_libraries
 
     quiet_libraries()
-    options = Options(args.dtype, args.norm)
+    options = Options(args.format, args.dtype, args.norm, args.keep_first_patch)
     requests = requests_of(questions, config.data.max_pixels)
-    export(args.checkpoint, args.output, args.format, load_format(args.format), options, config, requests, result)
+    held_out = HeldOut(requests, lambda number, answer: questions[number].score_of(answer))
+    export(args.checkpoint, args.output, options, config, held_out, result)
 
 
 if __name__ == "__main__":

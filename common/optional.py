@@ -7,9 +7,11 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+
+from common.errors import UserError
 
 
 def is_installed(package: str) -> bool:
@@ -57,3 +59,13 @@ def import_bitsandbytes() -> ModuleType:
             for name in names:
                 getattr(sys.modules[owner], name).cache_clear()
     return module
+
+
+def require_packages(packages: Sequence[str], purpose: str) -> None:
+    """Check that optional packages are installed.
+
+    Raises:
+        UserError: names ``purpose``, those that are missing, and the command that installs them.
+    """
+    if missing := [package for package in packages if not is_installed(package)]:
+        raise UserError(f"{purpose}: needs {' and '.join(missing)}; pip install {' '.join(missing)}")

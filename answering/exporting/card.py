@@ -11,7 +11,7 @@ from answering.exporting.formats import Options
 from common.errors import UserError
 from settings import Config
 
-_COMMANDS = """\
+_HF = """\
 Write this folder's path, or its name on the hub, for `MODEL`.
 
 ```bash
@@ -31,6 +31,38 @@ print(ask(text=[{{"role": "user", "content": content}}], return_full_text=False)
 ```
 """
 
+_GGUF = """\
+In this folder, with llama.cpp b11549 or later (older ones were not tried):
+
+```bash
+llama-server -m model-{dtype}.gguf --mmproj mmproj-{dtype}.gguf --jinja --temp 0    # OpenAI's protocol, and a page
+llama-mtmd-cli -m model-{dtype}.gguf --mmproj mmproj-{dtype}.gguf --jinja --temp 0 --image photo.jpg -p "What is it?"
+ollama create NAME -f Modelfile && ollama run NAME "What is it? ./photo.jpg"
+llama-quantize model-{dtype}.gguf model-Q4_K_M.gguf Q4_K_M    # smaller; the mmproj stays as it is
+hf upload YOU/NAME .                                        # to the hub
+```
+
+For LM Studio, put both .gguf files into a folder `YOU/NAME` of its models folder.
+"""
+
+_TYPED = """\
+- A control token that someone types into a question, such as `<|im_end|>`, is a real one for these programs. Remove
+  such tokens from text that you do not trust.
+- Transparent pictures were trained on white; other programs put black or nothing below them.
+"""
+
+_GGUF_NOTES = """\
+- The comparison above opens both files with transformers. llama.cpp resizes pictures and computes with code of its own;
+  its log probabilities were seen to differ by less than 0.01.
+- Ollama puts the picture before the question without the line break of the training; a Modelfile cannot say it.
+"""
+
+# The hub's name of the library, the commands, and what to know.
+_TEXTS = {
+    "hf": ("transformers", _HF, _TYPED),
+    "gguf": ("gguf", _GGUF, _TYPED + _GGUF_NOTES),
+}
+
 _TIED = """\
 **vLLM needs `--model-impl transformers`, and transformers must be 5.18 or later.** The features are those after the
 vision tower's final norm, which is said by `tie_last_hidden_states` in config.json. Programs that do not know this key,
@@ -43,7 +75,6 @@ those.
 class Facts:
     """What a card is written from. ``checked`` are the lines of the comparison, ``manifest`` is the checkpoint's."""
 
-    format: str
     options: Options
     config: Config
     manifest: dict[str, Any]
@@ -67,10 +98,11 @@ def read_result(file: Path) -> dict[str, Any]:
 
 def model_card(facts: Facts) -> str:
     """The text of README.md."""
+    library, commands, notes = _TEXTS[facts.options.format]
     bases = [base["path"] for base in facts.manifest["base_models"].values()]
     head = {
         "pipeline_tag": "image-text-to-text",
-        "library_name": "transformers",
+        "library_name": library,
         "base_model": [base for base in bases if not Path(base).is_dir()],
     }
     parts = [
@@ -82,16 +114,13 @@ def model_card(facts: Facts) -> str:
         "## Scores",
         _scores(facts.result),
         "## Use",
-        _COMMANDS.format(vllm=" --model-impl transformers" if facts.options.norm == "tie" else "").strip(),
+        commands.format(
+            vllm=" --model-impl transformers" if facts.options.norm == "tie" else "", dtype=facts.options.dtype
+        ).strip(),
     ]
     if facts.options.norm == "tie":
         parts.append(_TIED.strip())
-    parts += [
-        "## What to know",
-        "- A control token that someone types into a question, such as `<|im_end|>`, is a real one for these programs. "
-        "Remove such tokens from text that you do not trust.\n"
-        "- Transparent pictures were trained on white; other programs put black or nothing below them.",
-    ]
+    parts += ["## What to know", notes.strip()]
     return "\n\n".join(parts) + "\n"
 
 

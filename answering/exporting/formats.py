@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 class Options:
     """What the command line says about an export."""
 
+    format: str  # one of FORMATS
     dtype: str  # one of the format's dtypes
     norm: str | None = None  # of NORMS; None: the format's own choice
+    keep_first_patch: bool = False  # show it to a model that was trained without it
 
 
 class Reopened(Protocol):
@@ -74,7 +76,8 @@ class Entry:
 
 
 FORMATS = {
-    "hf": Entry("answering.exporting.hf", ("bf16", "fp32"), "a LLaVA folder for transformers, vLLM, SGLang, lmms-eval")
+    "hf": Entry("answering.exporting.hf", ("bf16", "fp32"), "a LLaVA folder for transformers, vLLM, SGLang, lmms-eval"),
+    "gguf": Entry("answering.exporting.gguf", ("f16", "f32"), "two files for llama.cpp, LM Studio and Ollama"),
 }
 NORMS = ("block", "tie")
 

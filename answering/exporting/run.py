@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from answering.assistant import Assistant
 from answering.exporting.card import Facts, model_card
 from answering.exporting.compare import check, last_logits, reference_of, round_weights
-from answering.exporting.formats import Format, Options, Reopened
+from answering.exporting.formats import Format, Options, load_format
 from common.errors import UserError
 from common.files import publish_folder, write_text
 from dataset.prompt import Request
@@ -30,21 +31,31 @@ from settings import Config, Generate
 
 SPARE = 100_000_000  # bytes for everything but the weights
 ROUNDED_TO = {"fp32": torch.float32, "bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
+NOT_EXACT = (
+    "not exact: the model was trained without the first patch and sees it here; logits are compared with the "
+    "checkpoint's when it sees it too"
+)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Questions that both models are asked; ``score(i, answer)`` is None for a question without a score."""
+
+    requests: list[Request] = field(default_factory=list)
+    score: Callable[[int, str], float | None] = lambda number, answer: None
 
 
 def export(
     checkpoint: Path,
     output: Path,
-    name: str,
-    form: Format,
     options: Options,
     config: Config,
-    requests: list[Request],
+    held_out: HeldOut,
     result: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint as the format ``name`` into the folder ``output``; nothing is there before all of it is right.
+    """Write a checkpoint into the folder ``output``; nothing is there before all of it is right.
 
-    ``requests`` are asked of both models; ``result`` is evaluate.py's, for the model card.
+    ``result`` is evaluate.py's, for the model card.
 
     Raises:
         UserError: the format cannot hold this model, the disk has no room, or the export is not the same model.
@@ -52,6 +63,7 @@ def export(
     require_mergeable(config)
     if config.language.picture_numbers:
         raise UserError("language.picture_numbers = true: exported templates write no numbers before pictures")
+    form = load_format(options.format)
     form.require(config, options)
     require_room(config, output, form, options)
     source = open_source(checkpoint, config)
@@ -59,8 +71,8 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        checked = write_checked(source, temporary, form, options, requests)
-        write_text(temporary / "README.md", model_card(facts_of(source, name, options, checked, result)))
+        checked = write_checked(source, temporary, options, held_out)
+        write_text(temporary / "README.md", model_card(facts_of(source, options, checked, result)))
         publish_folder(temporary, output)
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
@@ -95,12 +107,13 @@ def open_source(checkpoint: Path, config: Config) -> Assistant:
     return Assistant(model, tokenizer, image_processor, config, folder)
 
 
-def write_checked(
-    source: Assistant, folder: Path, form: Format, options: Options, requests: list[Request]
-) -> list[str]:
+def write_checked(source: Assistant, folder: Path, options: Options, held_out: HeldOut) -> list[str]:
     """Write an export, open it again and compare. Gives the lines that say how close it is."""
+    form = load_format(options.format)
+    ours = ask_ours(source, held_out.requests)
+    if options.keep_first_patch:
+        show_first_patch(source)
     reference = reference_of(source)
-    asked = ask_ours(source, requests)
     print(f"writing   {options.dtype} weights", flush=True)
     fold(source.model.projector)
     form.write(source, folder, options)
@@ -109,11 +122,21 @@ def write_checked(
     print("checking  opened again", flush=True)
     peer = form.reopen(folder)
     lines = [check(reference, peer, rounded, form.BOUND)]
-    print(f"compared  {lines[0]}", flush=True)
-    if asked:
-        lines.append(agreement(peer, asked, source.config.generate.max_new_tokens))
+    if options.keep_first_patch:
+        lines.append(NOT_EXACT)
+    print("\n".join(f"compared  {line}" for line in lines), flush=True)
+    if ours:
+        theirs = [peer.answer(request, source.config.generate.max_new_tokens) for request in held_out.requests]
+        lines.append(agreement(ours, theirs))
         print(f"asked     {lines[-1]}", flush=True)
     return lines
+
+
+def show_first_patch(source: Assistant) -> None:
+    """Show the model the first patch too, as llama.cpp does."""
+    source.model.drop_first_token = False
+    source.config.vision.drop_first_token = False
+    source.config.vision.image_context_length += 1
 
 
 def fold(connector: Connector) -> None:
@@ -124,24 +147,21 @@ def fold(connector: Connector) -> None:
         connector.load_state_dict(state)
 
 
-def ask_ours(source: Assistant, requests: Sequence[Request]) -> list[tuple[Request, str]]:
+def ask_ours(source: Assistant, requests: Sequence[Request]) -> list[str]:
     """Our greedy answer to each request."""
     greedy = Generate(max_new_tokens=source.config.generate.max_new_tokens).model_dump(exclude={"batch_size"})
     size = source.config.generate.batch_size
     batches = [list(requests[start : start + size]) for start in range(0, len(requests), size)]
-    answers = [answer for batch in batches for answer in source.answer(batch, **greedy)]
-    return list(zip(requests, answers, strict=True))
+    return [answer for batch in batches for answer in source.answer(batch, **greedy)]
 
 
-def agreement(peer: Reopened, asked: Sequence[tuple[Request, str]], max_new_tokens: int) -> str:
+def agreement(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """How many of our answers the export gives too."""
-    same = sum(peer.answer(request, max_new_tokens) == answer for request, answer in asked)
-    return f"{same} of {len(asked)} held-out questions answered the same ({same / len(asked):.1%})"
+    same = sum(found == answer for found, answer in zip(theirs, ours, strict=True))
+    return f"{same} of {len(ours)} held-out questions answered the same ({same / len(ours):.1%})"
 
 
-def facts_of(
-    source: Assistant, name: str, options: Options, checked: list[str], result: dict[str, Any] | None
-) -> Facts:
+def facts_of(source: Assistant, options: Options, checked: list[str], result: dict[str, Any] | None) -> Facts:
     """What the model card says."""
     assert source.checkpoint is not None, "an export is made from a checkpoint"
-    return Facts(name, options, source.config, read_manifest(source.checkpoint), checked, result)
+    return Facts(options, source.config, read_manifest(source.checkpoint), checked, result)

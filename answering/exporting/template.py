@@ -20,12 +20,12 @@ _TEMPLATE = """\
         {%- if message['role'] == 'assistant' and @thinks@ -%}
             {{- message['content'].split('</think>')[-1].strip() -}}
         {%- else -%}
-            {{- message['content'] -}}
+            @plain@
         {%- endif -%}
     {%- else -%}
         {%- set seen = namespace(image=false) -%}
         {%- for part in message['content'] -%}
-            {%- if part['type'] in ['image', 'image_url'] -%}{{- '<image>' -}}{%- set seen.image = true -%}{%- endif -%}
+            {%- if @is_picture@ -%}{{- @picture@ -}}{%- set seen.image = true -%}{%- endif -%}
         {%- endfor -%}
         {%- if seen.image -%}{{- '\\n' -}}{%- endif -%}
         {%- for part in message['content'] -%}
@@ -49,9 +49,31 @@ _SYSTEM = """\
 """
 
 
-def chat_template(tokenizer: Tokenizer, system: str, thinking: bool) -> str:
+# llama.cpp gives a picture as a part of the type media_marker whose text is its marker, or all parts as one text, with
+# the question directly after the last marker. Training had a line break there; without it the log probabilities of a
+# tiny model are off by 0.17, with it by 0.002.
+_LLAMA_CPP = {
+    "is_picture": "part['type'] == 'media_marker'",
+    "picture": "part['text']",
+    "plain": """\
+{%- if '<__media' in message['content'] and '__>\\n' not in message['content'] -%}
+                {%- set pieces = message['content'].split('__>') -%}
+                {{- pieces[:-1] | join('__>') + '__>\\n' + pieces[-1] -}}
+            {%- else -%}
+                {{- message['content'] -}}
+            {%- endif -%}""",
+}
+_LLAVA = {
+    "is_picture": "part['type'] in ['image', 'image_url']",
+    "picture": "'<image>'",
+    "plain": "{{- message['content'] -}}",
+}
+
+
+def chat_template(tokenizer: Tokenizer, system: str, thinking: bool, *, llama_cpp: bool = False) -> str:
     """The template of a model that was trained with the system message ``system`` and ``language.thinking``.
 
+    With ``llama_cpp`` it takes pictures as llama.cpp's programs give them, else as transformers and vLLM do.
     A template that the model brought along is kept, under a system message that the run set.
     """
     if IMAGE_TOKEN in str(tokenizer.chat_template):
@@ -59,6 +81,8 @@ def chat_template(tokenizer: Tokenizer, system: str, thinking: bool) -> str:
         return (_SET_SYSTEM.replace("@text@", json.dumps(system, ensure_ascii=False)) if system else "") + own
     thoughts = NO_THOUGHTS if can_think(tokenizer) and not thinking else ""
     text = _TEMPLATE.replace("@system@", _SYSTEM if system else "")
+    for name, code in (_LLAMA_CPP if llama_cpp else _LLAVA).items():
+        text = text.replace(f"@{name}@", code)
     for name, value in (("thoughts", thoughts), ("thinks", thinking), ("text", system)):
         text = text.replace(f"@{name}@", json.dumps(value, ensure_ascii=False))  # Jinja reads JSON's texts
     return text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from answering.assistant import Assistant
 from answering.checkpoints import open_config
-from answering.exporting.formats import Options, load_format
-from answering.exporting.run import export, open_source
+from answering.exporting.formats import Options
+from answering.exporting.run import HeldOut, export, open_source
 from tests.helpers.models import build, move_trained, save
 from tests.helpers.tiny import enlarge_projector
 
@@ -30,8 +31,10 @@ def trained_checkpoint(config, folder: Path, *, moved: bool = True) -> Path:
     return save(config, model, folder)
 
 
-def exported(checkpoint: Path, output: Path, *, dtype: str = "fp32", norm: str | None = None) -> tuple[Path, Assistant]:
+def exported(
+    checkpoint: Path, output: Path, *, form: str = "hf", dtype: str = "fp32", **options: Any
+) -> tuple[Path, Assistant]:
     """The folder of an export, and our own model of the same checkpoint."""
     source = open_source(checkpoint, open_config(checkpoint))
-    export(checkpoint, output, "hf", load_format("hf"), Options(dtype, norm), source.config, [])
+    export(checkpoint, output, Options(form, dtype, **options), source.config, HeldOut())
     return output, source

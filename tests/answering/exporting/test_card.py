@@ -19,7 +19,7 @@ BASES = {
 
 
 def card(config, norm=None, result=None) -> str:
-    return model_card(Facts("hf", Options("bf16", norm), config, {"base_models": BASES}, ["12 of 12"], result))
+    return model_card(Facts(Options("hf", "bf16", norm), config, {"base_models": BASES}, ["12 of 12"], result))
 
 
 def test_the_card_names_bases_data_scores_and_commands(make_config, tmp_path):

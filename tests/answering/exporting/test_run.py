@@ -66,7 +66,7 @@ def test_a_full_disk_is_noticed_before_the_weights_are_read(simple, tmp_path, mo
     monkeypatch.setattr(run_module, "load_undamaged", lambda *given: pytest.fail("weights were read"))
     with pytest.raises(UserError, match=r"--output = .*: needs .* MiB, and .* has .* MiB free"):
         config = open_config(simple)
-        run_module.export(simple, tmp_path / "new" / "export", "hf", hf, Options("fp32"), config, [])
+        run_module.export(simple, tmp_path / "new" / "export", Options("hf", "fp32"), config, run_module.HeldOut())
 
 
 def test_what_a_crash_left_is_replaced(simple, tmp_path):
