@@ -62,6 +62,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="a picture; may be given several times"
     )
+    parser.add_argument("--video", metavar="FILE", help="a video, of which frames are shown")
+    parser.add_argument("--frames", type=int, default=8, metavar="N", help="how many, evenly (default: %(default)s)")
+    parser.add_argument("--times", action="store_true", help='write the time before each frame: "<frame 1.5s>"')
     parser.add_argument(
         "--questions", type=Path, metavar="FILE", help="ask each line: text, or .jsonl with question and image"
     )
@@ -93,8 +96,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"one question, in quotes; {questions[1]!r} is a second, and no generate.KEY=VALUE")
     if args.questions is not None and questions:
         parser.error("--questions FILE and a question exclude each other")
-    if args.questions is None and not args.image:
-        parser.error("the following arguments are required: --image")
+    if args.questions is None and not args.image and not args.video:
+        parser.error("the following arguments are required: --image or --video")
+    if args.video and (args.image or args.questions):
+        parser.error("--video goes with neither --image nor --questions")
+    if args.frames < 1:
+        parser.error("--frames must be at least 1")
     if args.question is None and (args.box or args.draw):
         parser.error("--box and --draw need a question")
     if not args.image and (args.box or args.draw):
@@ -115,11 +122,15 @@ def ask(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, *base_overrides(args)]
     config = open_config(args.checkpoint, overrides)
     asked: list[Asked] = []
-    if args.questions is not None:
+    conversation = Conversation()
+    if args.video:
+        conversation = video_conversation(args.video, args.frames, args.times, config)
+    elif args.questions is not None:
         asked, replaced = read_question_file(args.questions, args.image)
         say_replaced(replaced)
     else:
         images = [read_image(path, config.data.max_pixels) for path in args.image]
+        conversation = Conversation(images, args.image)
         check_drawing(args.draw)
         for text in args.box:
             parse_box(text, images[-1].size, None)
@@ -131,7 +142,6 @@ def ask(args: argparse.Namespace) -> int:
     assistant = Assistant.load(args.checkpoint, args.device, verify=args.verify, overrides=overrides)
     if asked:
         return ask_many(assistant, config, asked, args.json)
-    conversation = Conversation(images, args.image)
     if args.question is not None:
         answer_one(assistant, conversation, args.question, args.json, args.box, args.draw)
     else:
@@ -140,6 +150,28 @@ def ask(args: argparse.Namespace) -> int:
 
 
 # ---------------------------------------------------------------------------------------------- one conversation
+
+
+def video_conversation(path: str, frames: int, times: bool, config: Config) -> Conversation:
+    """A conversation about frames of a video, as many as there is room for beside an answer and a question.
+
+    Raises:
+        UserError: the video cannot be read, or not even one frame fits.
+    """
+    from answering.conversation import Conversation
+    from dataset.image import ImageError
+    from dataset.video import frames_that_fit, read_frames, time_label
+
+    fitting = min(frames, frames_that_fit(config, config.generate.max_new_tokens))
+    try:
+        found = read_frames(path, fitting, config.data.max_pixels)
+    except ImageError as error:
+        raise UserError(f"--video {path}: {error}") from None
+    if fitting < frames:
+        each = f"{config.vision.image_context_length} tokens each within language.max_length"
+        print(f"note: {fitting} of {frames} frames, {each} = {config.language.max_length}", file=sys.stderr)
+    labels = [time_label(frame.seconds) for frame in found] if times else []
+    return Conversation([frame.image for frame in found], [path], labels=labels)
 
 
 def converse(assistant: Assistant, conversation: Conversation, as_json: bool) -> None:

@@ -35,6 +35,7 @@ class Conversation:
     paths: list[str] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)  # before each image, such as the time of a frame; [] for none
     replaced: int = 0  # characters of the last question that were halves of characters, and became U+FFFD
 
     def ask(self, question: str, boxes: Sequence[Box] = ()) -> Request:
@@ -44,7 +45,8 @@ class Conversation:
         """
         question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
-        self.turns.append(Turn(question_with_images(question, 0 if self.turns else len(self.images), boxes)))
+        images, labels = (0, []) if self.turns else (len(self.images), self.labels)
+        self.turns.append(Turn(question_with_images(question, images, boxes, labels)))
         return self.up_to(len(self.turns) - 1)
 
     def answer(self, text: str) -> None:
@@ -155,8 +157,8 @@ def request_of(
 
 
 def typed(question: str) -> str:
-    """A question without its pictures."""
-    return question.replace(IMAGE_TOKEN, "").lstrip("\n")
+    """A question without the pictures before it."""
+    return question.rpartition(IMAGE_TOKEN)[2].lstrip("\n")
 
 
 def question_fields(question: str) -> dict[str, Any]:

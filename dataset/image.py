@@ -75,7 +75,7 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int, at_least: 
             with _pillow_limit(max_pixels):
                 opened = Image.open(file, formats=formats)
             with opened as image:
-                _check_size(image.size, max_pixels)
+                check_size(image.size, max_pixels)
                 if at_least is not None:
                     image.draft("RGB", (at_least, at_least))
                 image.load()
@@ -187,7 +187,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(f"too large: {width} x {height} pixels, limit {max_pixels:,} in all")

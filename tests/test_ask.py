@@ -18,6 +18,7 @@ from answering.assistant import Assistant
 from benchmarks.start import start
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.asking import requests
+from tests.helpers.clips import write_clip
 from tests.helpers.tiny import REPO, picture
 
 
@@ -272,3 +273,44 @@ def test_mistakes_with_boxes_are_found_before_the_model_is_loaded(console, argum
     console.patch.setattr(Assistant, "load", lambda *a, **k: pytest.fail("loaded"))
     done = console.run(*arguments)
     assert done.status == 2 and message in done.err
+
+
+def test_a_video_is_asked_about_by_its_frames(console, tmp_path):
+    """The model has 8 tokens a picture in 256; an answer may have 8."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    clip = str(write_clip(tmp_path / "clip.mp4", 40, rate=10))
+    console.command = console.command[:2]
+    seen, stream = [], console.assistant.stream
+    console.patch.setattr(console.assistant, "stream", lambda request: seen.append(request) or stream(request))
+    done = console.run("--video", clip, "--frames", "4", "--times", "--json", "What happens?")
+    assert done.status == 0 and json.loads(done.out)["images"] == [clip]
+    labels = "".join(f"<frame {time}s><|extra_0|>" for time in (0.5, 1.5, 2.5, 3.5))
+    assert seen[0].turns[0].question == f"{labels}\nWhat happens?" and len(seen[0].images) == 4
+    assert json.loads(done.out)["question"] == "What happens?"
+    done = console.run("--video", clip, "--frames", "40", "What happens?")
+    assert done.status == 0 and done.err == "note: 9 of 40 frames, 8 tokens each within language.max_length = 256\n"
+    assert len(seen[1].images) == 9 and seen[1].turns[0].question == "<|extra_0|>" * 9 + "\nWhat happens?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--video", "README.md", "x"], "error: --video README.md: cannot be decoded as a video"),
+        (["--video", "no.mp4", "x"], "error: --video no.mp4: missing"),
+        (["--video", "no.mp4", "x", "generate.max_new_tokens=190"], "error: language.max_length = 256: no room for a"),
+    ],
+)
+def test_a_video_that_cannot_be_asked_about_is_one_line(console, arguments, message):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    console.command = console.command[:2]
+    console.patch.setattr(Assistant, "load", lambda *a, **k: pytest.fail("loaded"))
+    done = console.run(*arguments)
+    assert done.status == 2 and done.err.startswith(message) and done.err.count("\n") == 1
+
+
+def test_without_pyav_one_line_says_what_to_install(console, monkeypatch, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    console.command = console.command[:2]
+    done = console.run("--video", str(tmp_path / "a.mp4"), "x")
+    assert done.status == 2 and done.err.endswith("a video, which is read with PyAV; pip install av==18.1.0\n")
