@@ -13,12 +13,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
 from common.errors import UserError
-from common.hub import model_folder
+from common.hub import model_folder, read_config
+from common.qwen_vl import is_qwen_vl, visual_sizes
 from dataset.boxes import PictureSize
 
 if TYPE_CHECKING:  # processes that only check images need neither
@@ -127,6 +129,9 @@ def load_image_processor(
 
     classes = {"SiglipImageProcessor": SiglipImageProcessorPil, "CLIPImageProcessor": CLIPImageProcessorPil}
     folder = model_folder(folder_or_name, "vision.path")
+    if (size := _qwen_vl_size(folder)) is not None:
+        square = {"height": image_size or size, "width": image_size or size}
+        return CLIPImageProcessorPil(size=square, do_center_crop=False)
     try:
         settings, _ = SiglipImageProcessorPil.get_image_processor_dict(folder)
         settings = settings.get("image_processor", settings)  # of a processor_config.json
@@ -139,6 +144,17 @@ def load_image_processor(
         raise UserError(f"{folder_or_name}: expected a SiglipImageProcessor or a CLIPImageProcessor, not a {kind}")
     processor = classes[name].from_dict(settings)
     return processor if image_size is None else resized(processor, image_size)
+
+
+def _qwen_vl_size(folder: str) -> int | None:
+    """The image size of a Qwen-VL, whose folder has no processor; None for another model.
+
+    It stretches a picture to a square, and CLIP's mean, deviation and bicubic filter are its own.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        return None
+    content = read_config(folder, "vision.path")
+    return visual_sizes(content)["image_size"] if is_qwen_vl(content) else None
 
 
 def resized(processor: ImageProcessor, image_size: int) -> ImageProcessor:

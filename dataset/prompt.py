@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError
 from dataset.boxes import MARKS, Box, ask_about, spread_marks
 from dataset.layout import layout_of
-from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, box_tokens, token_id
+from qwen.tokenizer import IGNORE_INDEX, IMAGE_TOKEN, Tokenizer, box_tokens, picture_ids, token_id
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -214,7 +214,10 @@ class _Prompt:
     def control(self, token: str) -> None:
         """A control token; the placeholder of images as often as a picture has visual tokens."""
         self._encode()
-        self._ids += [token_id(self.tokenizer, token)] * (self.image_context_length if token == IMAGE_TOKEN else 1)
+        if token == IMAGE_TOKEN:
+            self._ids += picture_ids(self.tokenizer, self.image_context_length)
+        else:
+            self._ids.append(token_id(self.tokenizer, token))
 
     def literal(self, text: str) -> None:
         """Text of the layout, in which control tokens are control tokens."""

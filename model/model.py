@@ -16,8 +16,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging as transformers_logging
 
 from common.errors import UserError
-from common.hub import model_folder
+from common.hub import model_folder, read_config
 from common.llava import read_part
+from common.qwen_vl import is_qwen_vl
+from common.qwen_vl import read_part as read_qwen_vl
 from dataset.layout import layout_of
 from model.adapters import assert_trainable, base_of, prepare_language, prepare_part
 from model.connectors import Connector, build_connector
@@ -340,13 +342,19 @@ def tower_options(config: Config) -> dict[str, Any]:
 
 
 def fill_projector(projector: Connector, path: str) -> None:
-    """Give the projector the weights of the LLaVA that a run begins with.
+    """Give the projector the weights of the LLaVA or Qwen-VL that a run begins with.
 
     Raises:
         UserError: its tensors are missing, or have other shapes.
     """
-    state = read_part(model_folder(path, "model"), "projector")
-    found = {name.replace("linear_1", "0").replace("linear_2", "2"): tensor for name, tensor in state.items()}
+    folder = model_folder(path, "model")
+    if is_qwen_vl(read_config(folder, "model")):
+        state = read_qwen_vl(folder, "projector")
+        state.pop("attn_pool.pos_embed", None)  # the sine positions, which the resampler computes
+        found = {name.removeprefix("attn_pool."): tensor for name, tensor in state.items()}
+    else:
+        state = read_part(folder, "projector")
+        found = {name.replace("linear_1", "0").replace("linear_2", "2"): tensor for name, tensor in state.items()}
     wanted = projector.state_dict()
     for name in wanted:
         if name.endswith(".bias"):  # multimodal_projector_bias: false

@@ -22,6 +22,8 @@ from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config, read_headers, what_is_missing
 from common.llava import is_llava, llava_config, read_part
 from common.optional import import_bitsandbytes, is_installed
+from common.qwen_vl import is_qwen_vl
+from common.qwen_vl import read_part as read_qwen_vl
 from qwen.Mqwen import MODEL_CLASSES, ImageInputMixin
 from qwen.qwen1 import MQwenForCausalLM, as_qwen2_config, is_qwen1
 from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, load_tokenizer, token_id, untrained_box_rows
@@ -49,6 +51,8 @@ def load_language(
         options["config"] = config
     if is_llava(content):
         options["state"] = read_part(folder, "language")
+    elif is_qwen_vl(content):
+        options["state"] = read_qwen_vl(folder, "language")
     language = load_strictly(cls, folder, dtype, "language.path", **options)
     return take_images(language, tokenizer)
 

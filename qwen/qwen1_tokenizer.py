@@ -6,16 +6,20 @@ import base64
 import binascii
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from common.errors import UserError
+from common.qwen_vl import is_qwen_vl
 
 VOCABULARY = "qwen.tiktoken"
 # The special tokens take the ids after the vocabulary, in this order (tokenization_note.md of QwenLM/Qwen).
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
+# A Qwen-VL has these after them (SPECIAL_TOKENS and IMAGE_ST of tokenization_qwen.py of Qwen/Qwen-VL-Chat).
+VISUAL_TOKENS = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"]
 # The same as in its tokenizer: words with the space or sign before them, single digits, signs, line ends, spaces.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -54,20 +58,24 @@ def load_qwen1_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         UserError: ``qwen.tiktoken`` is damaged.
     """
     file = Path(folder) / VOCABULARY
-    fast = _Converter(str(file), pattern=PATTERN, extra_special_tokens=SPECIAL_TOKENS).converted()
+    content = _config(Path(folder))
+    special = SPECIAL_TOKENS + VISUAL_TOKENS * is_qwen_vl(content)
+    fast = _Converter(str(file), pattern=PATTERN, extra_special_tokens=special).converted()
     fast.normalizer = normalizers.NFC()
     return PreTrainedTokenizerFast(
         tokenizer_object=fast,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=SPECIAL_TOKENS[1:],
-        model_max_length=_longest(Path(folder)),
+        extra_special_tokens=special[1:],
+        model_max_length=content.get("seq_length", 2048),
         clean_up_tokenization_spaces=False,
     )
 
 
-def _longest(folder: Path) -> int:
+def _config(folder: Path) -> dict[str, Any]:
+    """The content of config.json; {} where only the tokenizer is there."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["seq_length"]
-    except (OSError, ValueError, KeyError):
-        return 2048
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

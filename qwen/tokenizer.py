@@ -34,6 +34,8 @@ BOX_TOKENS = {
     "</box>": ("</box>", "<|box_end|>"),
 }
 
+PICTURE_TOKENS = ("<img>", "</img>")  # around the visual tokens of a picture, in a Qwen-VL
+
 Tokenizer = Any  # transformers' PreTrainedTokenizerFast, which has no types
 
 
@@ -51,6 +53,20 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     if found is None or tokenizer.convert_ids_to_tokens(found) != token:  # unknown tokens get the id of another
         raise TokenError(f"the tokenizer has no {token} token; is this a Qwen tokenizer?")
     return found
+
+
+def picture_ids(tokenizer: Tokenizer, visual_tokens: int) -> list[int]:
+    """The ids that a picture takes in a prompt: its placeholders, between the tokens that mark them if it has such."""
+    ids = [token_id(tokenizer, IMAGE_TOKEN)] * visual_tokens
+    if not marks_pictures(tokenizer):
+        return ids
+    begin, end = (token_id(tokenizer, token) for token in PICTURE_TOKENS)
+    return [begin, *ids, end]
+
+
+def marks_pictures(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer is a Qwen-VL's, which marks where a picture begins and ends."""
+    return PICTURE_TOKENS[0] in tokenizer.added_tokens_encoder
 
 
 @lru_cache(maxsize=16)

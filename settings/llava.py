@@ -1,4 +1,4 @@
-"""The key ``model``: a run begins with a LLaVA, and what its config.json says is what the run's config says.
+"""The key ``model``: a run begins with a LLaVA or a Qwen-VL, and its config.json decides on keys of the run's config.
 
 Tower, projector and language model come from one folder, so ``model`` takes the place of ``vision.path`` and
 ``language.path``, and the keys below follow from it. One that says something else is an error.
@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.hub import fetch_config
+from common.qwen_vl import is_qwen_vl, visual_sizes
 from settings.invalid import Invalid, show
 from visual.geometry import patch_grid
 
@@ -21,7 +22,7 @@ def follow_model(raw: dict[str, Any]) -> None:
     """Fill in what follows from ``model``, if a config's content has one.
 
     Raises:
-        Invalid: it is no LLaVA that can be read here, or a key contradicts it.
+        Invalid: it is no LLaVA or Qwen-VL that can be read here, or a key contradicts it.
     """
     model = raw.get("model")
     if not isinstance(model, str) or not model.strip():
@@ -43,7 +44,8 @@ def follow_model(raw: dict[str, Any]) -> None:
         if given != value:
             raise Invalid(key, f"expected {show(value)}, which is what model = {model} was trained with", given)
     raw["vision"]["path"] = raw["language"]["path"] = model
-    raw["language"].setdefault("system", "")  # what its own template says
+    if not is_qwen_vl(content):
+        raw["language"].setdefault("system", "")  # what its own template says
 
 
 def keys_of(content: dict[str, Any], image_size: Any = None) -> dict[str, Any]:
@@ -54,10 +56,13 @@ def keys_of(content: dict[str, Any], image_size: Any = None) -> dict[str, Any]:
     Raises:
         UserError: it is another kind of model.
     """
+    if is_qwen_vl(content):
+        return qwen_vl_keys(content)
     kind = content.get("model_type")
     if kind != "llava":
         raise UserError(
-            f"a {kind} model, expected LLaVA itself (model_type llava) with a SigLIP or CLIP tower and a Qwen"
+            f"a {kind} model, expected LLaVA itself (model_type llava) with a SigLIP or CLIP tower and a Qwen, or the "
+            "first Qwen-VL"
         )
     tower, text = content.get("vision_config"), content.get("text_config")
     if not isinstance(tower, dict) or not isinstance(text, dict):
@@ -78,6 +83,24 @@ def keys_of(content: dict[str, Any], image_size: Any = None) -> dict[str, Any]:
         "projector.kind": "mlp",
         "projector.layers": None,
         "projector.hidden_size": None,
+        "projector.standardize": False,
+    }
+
+
+def qwen_vl_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """The keys that follow from the config.json of a Qwen-VL.
+
+    Raises:
+        UserError: a size is missing.
+    """
+    queries = visual_sizes(content)["n_queries"]
+    return {
+        "vision.layer": -1,
+        "vision.final_norm": True,
+        "vision.drop_first_token": False,
+        "vision.image_context_length": queries,
+        "projector.kind": "resampler",
+        "projector.queries": queries,
         "projector.standardize": False,
     }
 

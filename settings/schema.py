@@ -391,7 +391,8 @@ class Config(Section):
     """A whole run."""
 
     model: ModelPath | None = Field(
-        None, description="a LLaVA to begin with: a hub name such as llava-hf/..., or a folder, as text, or null"
+        None,
+        description="a LLaVA or Qwen-VL to begin with, by hub name such as llava-hf/... or by folder, as text, or null",
     )
     data: Data = Field(description="a section with sources, image_map, annotations and skipped")
     vision: Vision = Field(description="a section with path")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
+from common.qwen_vl import is_qwen_vl, visual_sizes
 
 # By model_type: the patch size that transformers leaves out of a config.json, and the class tokens before the patches.
-_KINDS = {"siglip": (16, 0), "clip": (32, 1)}
+_KINDS = {"siglip": (16, 0), "clip": (32, 1), "qwen_vl": (14, 0)}
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def tower_sizes(vision_config: dict[str, Any]) -> tuple[int, int, int]:
     Raises:
         UserError: not a SigLIP or CLIP of fixed resolution, or the sizes are not whole numbers above 0.
     """
+    if isinstance(vision_config, dict) and is_qwen_vl(vision_config):
+        vision_config = {**visual_sizes(vision_config), "model_type": "qwen_vl_vision_model"}
     tower = vision_config.get("vision_config", vision_config) if isinstance(vision_config, dict) else None
     if not isinstance(tower, dict):
         raise UserError("expected a config.json with the sizes of a SigLIP or CLIP encoder")

@@ -10,8 +10,11 @@ import torch
 from common.errors import UserError
 from common.hub import load_strictly, model_folder, read_config
 from common.llava import add_final_norm, is_llava, llava_config, read_part
+from common.qwen_vl import is_qwen_vl
+from common.qwen_vl import read_part as read_qwen_vl
 from visual.CLIP_VIT import ClipViT
 from visual.geometry import tower_sizes
+from visual.QWEN_VIT import QwenViT, vit_config, vit_state
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
 
 Tower = SiglipViT | ClipViT
@@ -57,6 +60,9 @@ def load_vision(
         if not final_norm or layer != -1:
             add_final_norm(state, config.hidden_size)
         options = {"config": config, "state": state}
+    elif is_qwen_vl(content):
+        config = vit_config(content, image_size)
+        options = {"config": config, "state": vit_state(read_qwen_vl(folder, "vision"), config)}
     tower = load_strictly(cls, folder, dtype, "vision.path", **options)
     return adapt(tower, image_size, layer, final_norm)
 
@@ -66,7 +72,12 @@ def empty_vision(path: str, *, image_size: int | None = None, layer: Layer = -1,
     folder = model_folder(path, "vision.path")
     content = read_config(folder, "vision.path")
     cls = tower_class(content, path)
-    config = llava_config(folder).vision_config if is_llava(content) else cls.config_class.from_pretrained(folder)
+    if is_qwen_vl(content):
+        config = vit_config(content, image_size)
+    elif is_llava(content):
+        config = llava_config(folder).vision_config
+    else:
+        config = cls.config_class.from_pretrained(folder)
     return adapt(cls(config), image_size, layer, final_norm)
 
 
@@ -80,6 +91,8 @@ def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
         tower_sizes(content)
     except UserError as error:
         raise UserError(f"vision.path = {path}: {error}") from None
+    if is_qwen_vl(content):
+        return QwenViT
     tower = content["vision_config"] if is_llava(content) else content
     return TOWERS[tower.get("model_type", "siglip_vision_model")]
 

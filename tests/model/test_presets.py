@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.adapters import base_of
 from model.memory import Batch, estimate
 from model.model import build_model
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
@@ -16,6 +17,7 @@ from settings import load_config
 from settings.yaml_file import read_yaml
 from tests.helpers.llava import save_llava
 from tests.helpers.qwen1 import save_as_qwen1
+from tests.helpers.qwen_vl import save_qwen_vl
 from tests.helpers.tiny import REPO, save_qwen, save_qwen3, save_siglip
 
 TOKENS = {"qwen": 151851, "qwen2": 151666, "qwen3": 151670}  # of the tokenizers, with the placeholder
@@ -56,6 +58,15 @@ PUBLISHED = {
             "vision_use_head": False,
         },
     },
+    "Qwen/Qwen-VL-Chat": {
+        **{"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "layer_norm_epsilon": 1e-6, "no_bias": True},
+        **{"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32},
+        **{"kv_channels": 128, "rotary_emb_base": 10000, "seq_length": 2048, "vocab_size": 151936},
+        "visual": {
+            **{"heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231},
+            **{"output_dim": 4096, "patch_size": 14, "width": 1664},
+        },
+    },
     "google/siglip-so400m-patch14-384": {
         **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "hidden_size": 1152},
         **{"intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
@@ -68,6 +79,7 @@ CARDS = {  # GB of the card that a preset is for
     "qwen-1_8b-chat": 24,
     "qwen3-1.7b": 24,
     "qwen2.5-7b-80gb": 80,
+    "qwen-vl-chat": 80,
 }
 
 
@@ -82,6 +94,7 @@ def shrunken(tmp_path_factory):
         "Qwen/Qwen3-1.7B": save_qwen3(base / "qwen3", tie_word_embeddings=True),
         "google/siglip-so400m-patch14-384": save_siglip(base / "siglip", image_size=384),
         "llava-hf/llava-interleave-qwen-0.5b-hf": save_llava(base / "llava", image_size=384),
+        "Qwen/Qwen-VL-Chat": save_qwen_vl(base / "qwen-vl", image_size=448, queries=256),
     }
 
 
@@ -101,10 +114,12 @@ def test_a_preset_builds_and_learns_from_a_shrunken_copy_of_its_models(shrunken,
     visual = config.vision.image_context_length
     ids = torch.tensor([[5, *[token_id(tokenizer, IMAGE_TOKEN)] * visual, 6, 7]])
     labels = torch.tensor([[-100] * (visual + 2) + [7]])
-    pixels = torch.zeros(1, 3, 384, 384)
+    pixels = torch.zeros(1, 3, *[base_of(model.vision).config.image_size] * 2)
     model(input_ids=ids, labels=labels, pixel_values=pixels, images_per_row=torch.tensor([1])).loss.backward()
     trained = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
-    assert len(trained) == 4 + 2 * 7 * 2  # the projector, and A and B of seven linear layers in two blocks
+    projector = len(list(model.projector.parameters()))
+    assert projector == (13 if name == "qwen-vl-chat" else 4)
+    assert len(trained) == projector + 2 * 7 * 2  # and A and B of seven linear layers in two blocks
     assert config.lora.target_modules == "all-linear"
 
 
