@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from common.errors import UserError
-from qwen.tokenizer import IMAGE_TOKEN, Tokenizer, marks_pictures
+from qwen.tokenizer import IMAGE_TOKEN, Tokenizer
 
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # before an answer: turns the thinking of Qwen3 off
 
@@ -34,7 +34,6 @@ class Layout:
     end: str  # the control token that ends an answer, and is learnt
     ends_each: bool  # False: the template does not end answers, and only the last one gets ``end``
     last: str  # after the end of the last answer, where nothing is asked
-    numbered: bool = False  # pictures at the beginning of a question are written "Picture 1: ...", one a line
     apart: bool = False  # questions are encoded by themselves, not together with the text before them
 
     def question(self, text: str) -> str:
@@ -43,18 +42,12 @@ class Layout:
         while bare.startswith(IMAGE_TOKEN):
             bare, images = bare.removeprefix(IMAGE_TOKEN), images + 1
         if images and bare.startswith("\n") and IMAGE_TOKEN not in bare:
-            if self.numbered:
-                shown = "".join(f"Picture {number}: {IMAGE_TOKEN}\n" for number in range(1, images + 1))
-                return shown + bare.removeprefix("\n")
             return self.between_images.join([IMAGE_TOKEN] * images) + self.after_images + bare.removeprefix("\n")
         return text if images else self.no_image + text
 
 
-def chatml(thoughts: bool, numbered: bool = False) -> Layout:
-    """Qwen's ChatML; ``thoughts``: every answer follows the empty thoughts that turn Qwen3's thinking off.
-
-    ``numbered``: pictures are numbered in each question, as a Qwen-VL was taught.
-    """
+def chatml(thoughts: bool) -> Layout:
+    """Qwen's ChatML; ``thoughts``: every answer follows the empty thoughts that turn Qwen3's thinking off."""
     user, answer = "<|im_start|>user\n", "<|im_start|>assistant\n" + NO_THOUGHTS * thoughts
     return Layout(
         first=user,
@@ -69,7 +62,6 @@ def chatml(thoughts: bool, numbered: bool = False) -> Layout:
         end="<|im_end|>",
         ends_each=True,
         last="\n",
-        numbered=numbered,
         apart=True,
     )
 
@@ -87,7 +79,7 @@ def layout_of(tokenizer: Tokenizer, thinking: bool) -> Layout:
 def _layout_of(tokenizer: Tokenizer, template: str, thinking: bool) -> Layout:
     if IMAGE_TOKEN in template:
         return _followed(tokenizer, thinking)
-    return chatml(thoughts=not thinking and can_think(tokenizer), numbered=marks_pictures(tokenizer))
+    return chatml(thoughts=not thinking and can_think(tokenizer))
 
 
 def can_think(tokenizer: Tokenizer) -> bool:

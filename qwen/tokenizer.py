@@ -58,15 +58,10 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 def picture_ids(tokenizer: Tokenizer, visual_tokens: int) -> list[int]:
     """The ids that a picture takes in a prompt: its placeholders, between the tokens that mark them if it has such."""
     ids = [token_id(tokenizer, IMAGE_TOKEN)] * visual_tokens
-    if not marks_pictures(tokenizer):
+    if PICTURE_TOKENS[0] not in tokenizer.added_tokens_encoder:
         return ids
     begin, end = (token_id(tokenizer, token) for token in PICTURE_TOKENS)
     return [begin, *ids, end]
-
-
-def marks_pictures(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer is a Qwen-VL's, which marks where a picture begins and ends."""
-    return PICTURE_TOKENS[0] in tokenizer.added_tokens_encoder
 
 
 @lru_cache(maxsize=16)

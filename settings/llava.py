@@ -44,7 +44,9 @@ def follow_model(raw: dict[str, Any]) -> None:
         if given != value:
             raise Invalid(key, f"expected {show(value)}, which is what model = {model} was trained with", given)
     raw["vision"]["path"] = raw["language"]["path"] = model
-    if not is_qwen_vl(content):
+    if is_qwen_vl(content):
+        raw["language"].setdefault("picture_numbers", True)
+    else:
         raw["language"].setdefault("system", "")  # what its own template says
 
 

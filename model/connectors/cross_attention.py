@@ -132,25 +132,34 @@ class GatedCrossAttention(nn.Module):
         keys, values = keys_values
         queries = self._split(self.q_proj(self.norm(x)))  # [R, H, T, E]
         any_seen = seen.any(-1, keepdim=True)  # [R, T, 1]
-        mask = None
-        if seen.shape[-1] > 1:  # a query without keys would become NaN, so it is given all of them
-            each = keys.shape[2] // seen.shape[-1]  # N
-            mask = (seen | ~any_seen).repeat_interleave(each, -1)[:, None]  # [R, 1, T, P * N]
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=_mask(keys, seen))
         attended = self.o_proj(attended.transpose(1, 2).flatten(2))  # [R, T, Dl]
         new = x + self.attention_gate.tanh() * attended
         new = new + self.mlp_gate.tanh() * self.mlp(self.mlp_norm(new))
         return torch.where(any_seen, new, x)
 
     def weights(self, x: torch.Tensor, keys_values: KeysValues, seen: torch.Tensor) -> torch.Tensor:
-        """How much each token attends to each feature of one picture, the mean over the heads: [R, T, N]."""
-        queries = self._split(self.q_proj(self.norm(x)))
-        scores = queries @ keys_values[0].transpose(2, 3) * queries.shape[-1] ** -0.5  # [R, H, T, N]
-        return scores.softmax(-1).mean(1) * seen
+        """How much each token attends to each feature of the pictures, the mean over the heads: [R, T, P * N]."""
+        queries, keys = self._split(self.q_proj(self.norm(x))), keys_values[0]
+        scores = queries @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5  # [R, H, T, P * N]
+        if (mask := _mask(keys, seen)) is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1).mean(1) * seen.any(-1, keepdim=True)
 
     def _split(self, states: torch.Tensor) -> torch.Tensor:
         """[R, T, Dl] -> [R, H, T, E]."""
         return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _mask(keys: torch.Tensor, seen: torch.Tensor) -> torch.Tensor | None:
+    """``seen`` [R, T, P] for each of ``keys`` [R, H, P * N, E]: [R, 1, T, P * N]; None for one picture.
+
+    A query without keys would become NaN. So a token that sees no picture is given all of them.
+    """
+    pictures = seen.shape[-1]
+    if pictures == 1:
+        return None
+    return (seen | ~seen.any(-1, keepdim=True)).repeat_interleave(keys.shape[2] // pictures, -1)[:, None]
 
 
 class CrossAttentionConnector(Connector):

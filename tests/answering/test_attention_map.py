@@ -171,6 +171,9 @@ def test_cross_attention_shows_its_own_weights(make_config, tmp_path):
         ]  # one head of 32
     wanted = torch.stack(shares).mean(0)
     np.testing.assert_allclose(found.weights.reshape(len(wanted), 9)[:, 1:], wanted.numpy(), atol=1e-5)
+    two = Request([Turn(question_with_images("Which?", 2), ANSWER)], [picture("red"), picture("blue")])
+    first, second = (assistant.where_it_looks(two, number).weights for number in (0, 1))
+    assert np.nansum(first + second, (1, 2)) == pytest.approx(1.0)
 
 
 def test_a_word_is_the_mean_of_the_tokens_it_touches():

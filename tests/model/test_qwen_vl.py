@@ -153,12 +153,12 @@ def config_of(tmp_path, folder, *overrides: str):
 def test_its_prompt_numbers_the_pictures_and_marks_where_each_begins_and_ends(qwen_vl):
     tokenizer = load_tokenizer(str(qwen_vl))
     turns = [Turn(question_with_images("Which is red?", 2), "1"), Turn(question_with_images("这是什么？", 1))]
-    ids, _ = build_prompt(tokenizer, turns, system="Help.", image_context_length=3)
+    ids, _ = build_prompt(tokenizer, turns, system="Help.", image_context_length=3, picture_numbers=True)
     shown = f"<img>{IMAGE_TOKEN * 3}</img>\n"
     assert tokenizer.decode(ids) == (
         "<|im_start|>system\nHelp.<|im_end|>\n<|im_start|>user\n"
         f"Picture 1: {shown}Picture 2: {shown}Which is red?<|im_end|>\n<|im_start|>assistant\n1<|im_end|>\n"
-        f"<|im_start|>user\nPicture 1: {shown}这是什么？<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\nPicture 3: {shown}这是什么？<|im_end|>\n<|im_start|>assistant\n"
     )
     first = token_id(tokenizer, "<ref>")  # the order and the distance of the original
     assert [token_id(tokenizer, t) - first for t in ("</ref>", "<box>", "</box>", "<img>", "</img>")] == [1, 2, 3, 6, 7]
@@ -171,7 +171,7 @@ def test_a_run_with_lora_and_trees_begins_with_it_and_answers(make_config, tmp_p
     options = ["train.max_steps=2", "train.save_steps=2", "train.eval_strategy=no", "data.workers=1"]
     config = config_of(tmp_path, qwen_vl, *options)
     assert config.projector.kind == "resampler" and config.vision.image_context_length == 4
-    assert not config.vision.drop_first_token and not config.projector.standardize
+    assert config.language.picture_numbers and not config.vision.drop_first_token and not config.projector.standardize
     loop = build_loop(config, tmp_path / "run")
     state = load_file(qwen_vl / "model.safetensors")
     assert torch.equal(loop.model.projector.query, state["transformer.visual.attn_pool.query"])
