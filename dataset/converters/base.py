@@ -22,6 +22,7 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "testa", "testb"), "test"),
 }
 
+VIDEO_KEYS = ("video", "videos")
 ADDED = ("row", "about", "ask")  # keys that readers add to records for messages and names
 
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -72,18 +73,21 @@ class Format:
 
 
 def image_names(record: object, keys: Sequence[str] = ("image_id", "image", "images")) -> list[str]:
-    """The images that a record names under the first of ``keys`` that is not empty; none for text only.
+    """The images that a record names under the first of ``keys`` that is not empty, or else its videos.
 
     Raises:
-        RecordError: not a record, not names, or a video or sound, which is not read.
+        RecordError: not a record, not names, or a sound, which is not read; images and videos in one record.
     """
     fields = as_object(record)
-    for key in ("video", "videos", "audio", "audios"):
+    for key in ("audio", "audios"):
         if fields.get(key) not in (None, "", []):
             raise RecordError(f"names a file under {key}, which is not read")
-    filled = next((key for key in keys if fields.get(key) not in (None, "", [])), None)
-    if filled is None:
+    named = [key for key in (*keys, *VIDEO_KEYS) if fields.get(key) not in (None, "", [])]
+    if not named:
         return []
+    filled = named[0]
+    if filled not in VIDEO_KEYS and named[-1] in VIDEO_KEYS:
+        raise RecordError(f"names images under {filled} and a video under {named[-1]}; only one kind is read")
     given = fields[filled] if isinstance(fields[filled], list) else [fields[filled]]
     names: list[Any] = [name.get("path") if isinstance(name, dict) else name for name in given]  # {"path": ...}
     if not all(isinstance(name, str) and name for name in names):

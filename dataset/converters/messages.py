@@ -15,9 +15,11 @@ from typing import Any
 from dataset.converters.base import Message
 from dataset.converters.regions import Raw, plain, raw_boxes, write_raw
 from dataset.records import PLACEHOLDER, RecordError
+from dataset.video import is_video
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 
+PARTS = ("text", "image", "image_url", "video", "box")
 Marks = list[str | None]  # of each <image> in the questions, in order: its file name, None where it is named elsewhere
 
 _MARK = re.compile(f"{PLACEHOLDER}|<img>([^<>\n]+)</img>")
@@ -45,11 +47,21 @@ def conversation(given: object, images: list[str]) -> tuple[list[str], list[Mess
     if not isinstance(given, list):
         raise RecordError("conversations is not a list of messages")
     marks: Marks = []
+    if any(map(is_video, images)):  # its own mark is that of a picture here
+        given = [_video_as_image(message) for message in given]
     messages = [_message(message, number, marks) for number, message in enumerate(given)]
     images = _in_order(images, marks)
     if len(images) == 1:
         messages = [Message(m.role, _NUMBER.sub("", m.text)) if isinstance(m.text, str) else m for m in messages]
     return images, messages
+
+
+def _video_as_image(message: object) -> object:
+    """A message whose ``<video>`` marks are ``<image>``: a video is an image of several frames."""
+    if not isinstance(message, dict):
+        return message
+    texts = {key: text for key, text in message.items() if isinstance(text, str)}
+    return {**message, **{key: text.replace("<video>", PLACEHOLDER) for key, text in texts.items()}}
 
 
 def _message(message: object, number: int, marks: Marks) -> Message:
@@ -83,10 +95,12 @@ def _part(part: object, what: str) -> str:
     if isinstance(part, str):
         return part
     given: dict[str, Any] = part if isinstance(part, dict) else {}
-    kind = given.get("type") or next((key for key in ("text", "image", "image_url", "box") if key in given), None)
+    kind = given.get("type") or next((key for key in PARTS if key in given), None)
     if kind == "box":
         name = f"<ref>{plain(given['ref'])}</ref>" if given.get("ref") else ""
         return name + "".join(map(write_raw, _boxes(given["box"], what)))
+    if kind == "video":
+        kind, given = "image", {"image": given.get("video")}
     if kind not in ("text", "image", "image_url"):
         raise RecordError(f"{what} is {kind!r:.40}, which is neither text nor an image")
     value = given.get(kind)

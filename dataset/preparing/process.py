@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dataset.boxes import SourceBoxes
 from dataset.converters import FORMATS, Format
-from dataset.converters.base import Example, is_chinese
+from dataset.converters.base import Example, Message, is_chinese
 from dataset.preparing.find import real_path
 from dataset.preparing.turns import Talk, Turns, talk_of
-from dataset.records import SURROGATE, RecordError
+from dataset.records import PLACEHOLDER, SURROGATE, RecordError
 
 TEXT_ONLY = "text"  # the key of conversations without an image
 SPLITS = ("test", "validation", "train")  # an image that records put into several belongs to the first
@@ -22,7 +23,10 @@ _PICTURE_KEY = re.compile(
 )
 _PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4)$", re.I)
 
+_MARK = re.compile(PLACEHOLDER, re.I)
+
 ImageMap = dict[str, dict[str, Any]]  # name -> {"ID", "path"}
+Labelled = list[tuple[str, str]]  # of a video: the name of each frame, and what is written before it
 BoxesOf = Callable[[list[Path]], SourceBoxes]
 Changes = dict[str, tuple[int, int]]  # what was changed in records -> how often, and the index of the first of them
 Annotations = dict[str, list[dict[str, Any]]]  # the first image's ID, as text, or TEXT_ONLY -> conversations
@@ -68,6 +72,7 @@ def process_records(
     given_splits: dict[int, str] | None = None,
     first: int = 0,
     boxes: BoxesOf | None = None,
+    frames: Mapping[str, Labelled] | None = None,
 ) -> tuple[ImageMap, Annotations]:
     """Conversations of records in one format.
 
@@ -86,6 +91,7 @@ def process_records(
         given_splits: gets the split of each image whose record tells one, the first of test, validation and train;
             extended in place.
         first: the index of the first record, where they are given in several calls.
+        frames: of each video by its name, the names of its frames in ``paths`` and what is written before each.
         boxes: how the source declares its boxes, for the files of a record's pictures; None: it declares none.
 
     Returns:
@@ -108,6 +114,8 @@ def process_records(
             if len(names) > images_per_conversation:
                 limit = f"data.images_per_conversation allows {images_per_conversation}"
                 raise RecordError(f"has {len(names)} images, {limit}")
+            example = with_frames(example, frames or {})
+            names = example.images
             if any(name not in paths for name in names):
                 continue  # the image is in the skip list already
             own = boxes([paths[name] for name in names]) if boxes else None
@@ -132,6 +140,23 @@ def process_records(
             given_splits |= {image: min(given_splits.get(image, split), split, key=SPLITS.index) for image in ids}
         annotations.setdefault(str(ids[0]) if ids else TEXT_ONLY, []).append(conversation)
     return image_map, annotations
+
+
+def with_frames(example: Example, frames: Mapping[str, Labelled]) -> Example:
+    """An example whose videos are their frames: each one's mark becomes a mark for each frame."""
+    if not any(name in frames for name in example.images):
+        return example
+    shown = [frames.get(name, [(name, "")]) for name in example.images]  # (file name, what is before it) of each
+    marks = ["".join(f"{label}{PLACEHOLDER}" for _, label in some) for some in shown]
+    asked = [number for number, message in enumerate(example.messages) if message.role == "human" and message.text]
+    marked = sum(len(_MARK.findall(str(example.messages[number].text))) for number in asked)
+    before, rest = marks[: max(0, len(marks) - marked)], iter(marks[max(0, len(marks) - marked) :])
+    messages = list(example.messages)
+    for number in asked:
+        text = _MARK.sub(lambda mark: next(rest, mark[0]), str(messages[number].text))
+        messages[number] = Message("human", "".join(before) + "\n" * bool(before) + text)
+        before = []
+    return replace(example, images=[name for some in shown for name, _ in some], messages=messages)
 
 
 def _refuse_unread_pictures(record: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from typing import Any
 from dataset.boxes import Crop, SourceBoxes, source_boxes
 from dataset.converters.base import File, Format
 from dataset.converters.choose import check_boxes, choose
+from dataset.converters.pictures import keep_picture
 from dataset.image import ImageError, picture_size
 from dataset.preparing.find import find_image, real_path
-from dataset.preparing.process import TEXT_ONLY, Annotations, BoxesOf, Changes, ImageMap, process_records
+from dataset.preparing.process import TEXT_ONLY, Annotations, BoxesOf, Changes, ImageMap, Labelled, process_records
 from dataset.records import RecordError
+from dataset.video import is_video, read_frames, time_label
 from settings import Data, Source
 
 RECORDS_AT_ONCE = 10_000
@@ -58,6 +61,7 @@ class Part:
     bad_images: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> file, reason
     rejected: list[tuple[int, str]] = field(default_factory=list)  # records: index, reason
     changes: Changes = field(default_factory=dict)  # within the records that are kept
+    frames: dict[str, Labelled] = field(default_factory=dict)  # of videos by name
     kept: int = 0  # records
 
     @property
@@ -86,10 +90,34 @@ def find_images(data: Data) -> list[Part]:
     for part in parts:
         for name in _referenced(part):
             try:
-                part.paths[name] = find_image(name, part.source.images, data.follow_links)
+                path = find_image(name, part.source.images, data.follow_links)
+                if is_video(name):
+                    part.frames[name] = write_frames(name, path, data, part.paths)
+                else:
+                    part.paths[name] = path
             except ImageError as error:
                 part.bad_images[name] = (name, str(error))
     return parts
+
+
+def write_frames(name: str, path: Path, data: Data, paths: dict[str, Path]) -> Labelled:
+    """Write a video's frames into ``data.frames``, and their names into ``paths``; frames that are there stay.
+
+    Returns:
+        the name of each frame and what is written before it in a prompt.
+
+    Raises:
+        ImageError: the video cannot be read.
+        UserError: a frame cannot be written.
+    """
+    found: Labelled = []
+    for number, (image, seconds) in enumerate(read_frames(path, data.video_frames, data.max_pixels)):
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=95)
+        frame = f"{name}/{number:03}.jpg"
+        paths[frame] = data.frames / keep_picture(content.getvalue(), data.frames)
+        found.append((frame, time_label(seconds) if data.video_times else ""))
+    return found
 
 
 def files_of(parts: list[Part]) -> list[str]:
@@ -180,6 +208,7 @@ def merge(parts: list[Part], data: Data, crop: Crop | None = None) -> tuple[Imag
             changes=part.changes,
             given_splits=conversations.given_splits,
             boxes=boxes_of(part, crop),
+            frames=part.frames,
         )
         records, first = iter(part.records), 0
         while some := list(islice(records, RECORDS_AT_ONCE)):

@@ -26,10 +26,18 @@ def test_an_empty_field_hides_no_filled_one():
     assert example({"image": None, "conversations": None, "messages": talk("?", "yes")}).messages[1] == ("gpt", "yes")
 
 
-@pytest.mark.parametrize("key", ["video", "videos", "audio"])
+@pytest.mark.parametrize("key", ["audio", "audios"])
 def test_what_is_no_picture_is_refused_by_name(key):
     with pytest.raises(RecordError, match=f"names a file under {key}, which is not read"):
-        example({key: "a.mp4", "conversations": talk("<video>?", "yes")})
+        example({key: "a.mp3", "conversations": talk("<audio>?", "yes")})
+
+
+@pytest.mark.parametrize("key", ["video", "videos"])
+def test_a_video_is_an_image_until_its_frames_are_known(key):
+    found = example({key: "a.mp4", "conversations": talk("<video>\nWhat happens?", "a <video>")})
+    assert found.images == ["a.mp4"] and found.messages[0] == ("human", "<image>\nWhat happens?")
+    with pytest.raises(RecordError, match=f"names images under image and a video under {key}; only one kind is read"):
+        example({"image": "a.jpg", key: "a.mp4", "conversations": talk("?", "yes")})
 
 
 def test_coco_is_its_old_name(tmp_path):

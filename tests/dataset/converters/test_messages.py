@@ -78,7 +78,7 @@ def test_a_message_that_makes_no_sense_keeps_no_text_or_no_role():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([{"type": "video", "video": "a.mp4"}], "part 0 of message 0 is 'video', which is neither text nor an image"),
+        ([{"type": "audio", "audio": "a.mp3"}], "part 0 of message 0 is 'audio', which is neither text nor an image"),
         ([{"type": "text"}], "part 0 of message 0 is text without text"),
         ([{"type": "image_url", "image_url": {"url": ""}}], "part 0 of message 0 is image_url without a file name"),
         ([{"type": "image", "image": "a<b.jpg"}], "part 0 of message 0 is image without a file name"),
@@ -90,3 +90,8 @@ def test_a_message_that_makes_no_sense_keeps_no_text_or_no_role():
 def test_what_cannot_be_read_is_named(content, reason):
     with pytest.raises(RecordError, match=reason):
         human(content)
+
+
+def test_a_video_in_a_part_is_named_like_a_picture():
+    messages = [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "?"}]}]
+    assert conversation(messages, []) == (["a.mp4"], [("human", "<image>\n?")])
