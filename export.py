@@ -3,6 +3,7 @@
     python export.py --checkpoint checkpoints/demo --output exported
     python export.py --checkpoint checkpoints/demo --output exported --dtype fp32 --check 100
     python export.py --checkpoint checkpoints/demo --output exported-gguf --format gguf --keep-first-patch
+    python export.py --checkpoint checkpoints/demo --output exported-onnx --format onnx --dtype int8 --check 200
 
 The export is opened again and compared with the checkpoint before it gets its name. docs/serving.md has the commands
 for each program.
@@ -66,6 +67,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--keep-first-patch: the format {args.format} leaves the first patch out as the run does")
     if args.check < 0:
         parser.error("--check must be at least 0")
+    if args.dtype == "int8" and not args.check:
+        parser.error("--dtype int8: needs --check N, the held-out questions on which its loss of accuracy is measured")
     return args
 
 

@@ -45,6 +45,21 @@ hf upload YOU/NAME .                                        # to the hub
 For LM Studio, put both .gguf files into a folder `YOU/NAME` of its models folder.
 """
 
+_ONNX = """\
+```bash
+pip install onnxruntime tokenizers pillow numpy
+python answer.py "What is in the picture?" photo.jpg
+hf upload YOU/NAME .                                        # to the hub
+```
+
+`answer.py` is short: read it for the inputs and outputs of the two graphs. Rows of a batch are padded on the left.
+"""
+
+_ONNX_NOTES = """\
+- Control tokens in a question, such as `<|im_end|>`, are ordinary text for `answer.py`.
+- Transparent pictures were trained on white; `answer.py` leaves the transparency out.
+"""
+
 _TYPED = """\
 - A control token that someone types into a question, such as `<|im_end|>`, is a real one for these programs. Remove
   such tokens from text that you do not trust.
@@ -60,6 +75,7 @@ _GGUF_NOTES = """\
 # The hub's name of the library, the commands, and what to know.
 _TEXTS = {
     "hf": ("transformers", _HF, _TYPED),
+    "onnx": ("onnx", _ONNX, _ONNX_NOTES),
     "gguf": ("gguf", _GGUF, _TYPED + _GGUF_NOTES),
 }
 

@@ -77,6 +77,7 @@ class Entry:
 
 FORMATS = {
     "hf": Entry("answering.exporting.hf", ("bf16", "fp32"), "a LLaVA folder for transformers, vLLM, SGLang, lmms-eval"),
+    "onnx": Entry("answering.exporting.onnx", ("fp32", "int8"), "graphs for onnxruntime, with an example"),
     "gguf": Entry("answering.exporting.gguf", ("f16", "f32"), "two files for llama.cpp, LM Studio and Ollama"),
 }
 NORMS = ("block", "tie")

@@ -15,6 +15,7 @@ from answering.assistant import Assistant
 from answering.exporting.card import Facts, model_card
 from answering.exporting.compare import check, last_logits, reference_of, round_weights
 from answering.exporting.formats import Format, Options, load_format
+from answering.exporting.onnx_int8 import quantize
 from common.errors import UserError
 from common.files import publish_folder, write_text
 from dataset.prompt import Request
@@ -31,6 +32,7 @@ from settings import Config, Generate
 
 SPARE = 100_000_000  # bytes for everything but the weights
 ROUNDED_TO = {"fp32": torch.float32, "bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
+ROUNDED_TO |= {"int8": torch.float32}  # compared before it is quantised
 NOT_EXACT = (
     "not exact: the model was trained without the first patch and sees it here; logits are compared with the "
     "checkpoint's when it sees it too"
@@ -125,10 +127,17 @@ def write_checked(source: Assistant, folder: Path, options: Options, held_out: H
     if options.keep_first_patch:
         lines.append(NOT_EXACT)
     print("\n".join(f"compared  {line}" for line in lines), flush=True)
+    if options.dtype == "int8":
+        print("writing   int8 weights", flush=True)
+        quantize(folder)
+        peer = form.reopen(folder)
     if ours:
         theirs = [peer.answer(request, source.config.generate.max_new_tokens) for request in held_out.requests]
-        lines.append(agreement(ours, theirs))
-        print(f"asked     {lines[-1]}", flush=True)
+        asked = [agreement(ours, theirs)]
+        if options.dtype == "int8":
+            asked.append(loss(held_out, ours, theirs))
+        print("\n".join(f"asked     {line}" for line in asked), flush=True)
+        lines += asked
     return lines
 
 
@@ -159,6 +168,19 @@ def agreement(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """How many of our answers the export gives too."""
     same = sum(found == answer for found, answer in zip(theirs, ours, strict=True))
     return f"{same} of {len(ours)} held-out questions answered the same ({same / len(ours):.1%})"
+
+
+def loss(held_out: HeldOut, ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """The score of our answers in fp32 and of the export's, and how much lower the export's is."""
+    pairs = [
+        (held_out.score(i, answer), held_out.score(i, found))
+        for i, (answer, found) in enumerate(zip(ours, theirs, strict=True))
+    ]
+    scored = [(a, b) for a, b in pairs if a is not None and b is not None]  # captions have no score
+    if not scored:
+        return "no loss of accuracy can be given: none of the questions has a score"
+    before, after = (sum(side) / len(scored) for side in zip(*scored, strict=True))
+    return f"accuracy {before:.4f} in fp32, {after:.4f} in int8: {before - after:+.4f} lost on {len(scored)} questions"
 
 
 def facts_of(source: Assistant, options: Options, checked: list[str], result: dict[str, Any] | None) -> Facts:
