@@ -25,6 +25,7 @@ from common.text import can_print, from_command_line, prepare_console
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant
+    from answering.baseline import BaselineAssistant
     from answering.conversation import Conversation
     from answering.question_file import Asked
     from dataset.prompt import Request
@@ -135,11 +136,15 @@ def ask(args: argparse.Namespace) -> int:
         for text in args.box:
             parse_box(text, images[-1].size, None)
 
-    from answering.assistant import Assistant
+    from answering.opening import assistant_of
     from model.model import quiet_libraries
 
     quiet_libraries()
-    assistant = Assistant.load(args.checkpoint, args.device, verify=args.verify, overrides=overrides)
+    assistant = assistant_of(args.checkpoint).load(
+        args.checkpoint, args.device, verify=args.verify, overrides=overrides
+    )
+    if assistant.baseline:
+        print(f"note: the baseline {assistant.baseline} answers (docs/baselines.md)", file=sys.stderr)
     if asked:
         return ask_many(assistant, config, asked, args.json)
     if args.question is not None:
@@ -174,7 +179,7 @@ def video_conversation(path: str, frames: int, times: bool, config: Config) -> C
     return Conversation([frame.image for frame in found], [path], labels=labels)
 
 
-def converse(assistant: Assistant, conversation: Conversation, as_json: bool) -> None:
+def converse(assistant: Assistant | BaselineAssistant, conversation: Conversation, as_json: bool) -> None:
     """Answer questions from the terminal until the end of input. The model sees the conversation so far."""
     print("Ask about the picture; an empty line or Ctrl-D ends.", file=sys.stderr)
     while True:
@@ -186,7 +191,7 @@ def converse(assistant: Assistant, conversation: Conversation, as_json: bool) ->
 
 
 def answer_one(
-    assistant: Assistant,
+    assistant: Assistant | BaselineAssistant,
     conversation: Conversation,
     question: str,
     as_json: bool,
@@ -220,7 +225,7 @@ def answer_one(
             print("note: the answer has no box", file=sys.stderr)
 
 
-def print_answer(assistant: Assistant, request: Request) -> str:
+def print_answer(assistant: Assistant | BaselineAssistant, request: Request) -> str:
     """Print the answer: piece by piece on a terminal, whole elsewhere. Returns it."""
     text = ""
     if sys.stdout.isatty():
@@ -239,7 +244,7 @@ def print_answer(assistant: Assistant, request: Request) -> str:
 # ---------------------------------------------------------------------------------------------- a file of questions
 
 
-def ask_many(assistant: Assistant, config: Config, asked: list[Asked], as_json: bool) -> int:
+def ask_many(assistant: Assistant | BaselineAssistant, config: Config, asked: list[Asked], as_json: bool) -> int:
     """Ask each question alone, in batches, and print one line for each, in order. Returns 1 if one had no answer.
 
     A line is flushed as soon as it is known, so that Ctrl-C loses nothing that was answered.

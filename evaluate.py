@@ -218,7 +218,7 @@ def load_answerer(args: argparse.Namespace, config: Config) -> tuple[Answerer, d
     """The model that answers, and what the result file says it is: its name and a hash by which --resume knows it."""
     import torch
 
-    from answering.assistant import Assistant
+    from answering.opening import assistant_of
     from evaluation.other_models import open_other
     from evaluation.resuming import checkpoint_hash
     from model.model import quiet_libraries
@@ -232,12 +232,13 @@ def load_answerer(args: argparse.Namespace, config: Config) -> tuple[Answerer, d
     try:
         if args.model:
             return open_other(args, config, device)
-        assistant = Assistant.load(Path(args.checkpoint), device, verify=args.verify, overrides=args.overrides)
+        opened = assistant_of(Path(args.checkpoint))
+        assistant = opened.load(Path(args.checkpoint), device, verify=args.verify, overrides=args.overrides)
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: the model does not fit") from error
     checkpoint = Path(assistant.checkpoint or args.checkpoint)
     identity = {"checkpoint": checkpoint.as_posix(), "checkpoint_sha256": checkpoint_hash(checkpoint)}
-    return assistant, {**identity, "crop": assistant.crop}
+    return assistant, {**identity, "crop": assistant.crop, "baseline": assistant.baseline}
 
 
 if __name__ == "__main__":

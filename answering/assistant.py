@@ -39,6 +39,8 @@ from settings import Config, Generate, change_generate
 class Assistant:
     """A model, its tokenizer and its image processor, ready to answer."""
 
+    baseline = ""  # the name of the baseline that it is; it is none
+
     def __init__(
         self, model: MMultiModal, tokenizer: Any, image_processor: Any, config: Config, checkpoint: Path | None = None
     ) -> None:

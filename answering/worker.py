@@ -20,6 +20,7 @@ from dataset.prompt import Request
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant
+    from answering.baseline import BaselineAssistant
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.events: queue.Queue[tuple[int, str, Any]] = queue.Queue()
-        self.assistant: Assistant | None = None
+        self.assistant: Assistant | BaselineAssistant | None = None
         self._jobs: queue.Queue[_Job | None] = queue.Queue()  # None: end the thread
         self._stop = threading.Event()
         self._count = 0
@@ -122,7 +123,7 @@ class Worker:
 
         self.assistant = None  # first: there may be no memory for two
         report("libraries")
-        self.assistant = import_assistant().load(checkpoint, device, report, verify, overrides)
+        self.assistant = import_opening()(checkpoint).load(checkpoint, device, report, verify, overrides)
         self.events.put((job, "ready", self.assistant))
 
     def _ask(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
@@ -143,30 +144,30 @@ class Worker:
     def _read(self, job: int, load: Callable[[], Any]) -> None:
         self.events.put((job, "read", load()))
 
-    def _loaded(self) -> Assistant:
+    def _loaded(self) -> Assistant | BaselineAssistant:
         if self.assistant is None:
             raise UserError("no model is loaded yet; choose a checkpoint")
         return self.assistant
 
 
-def import_assistant() -> type[Assistant]:
+def import_opening() -> Callable[[Path], type[Assistant] | type[BaselineAssistant]]:
     """Import torch and transformers with Python's garbage collector off.
 
     It would go through their 460,000 objects again and again while every other thread waits: the window froze for up
     to 300 ms, and now for 100 ms.
     """
-    first = "answering.assistant" not in sys.modules
+    first = "answering.opening" not in sys.modules
     if first:
         gc.disable()
     try:
-        from answering.assistant import Assistant
+        from answering.opening import assistant_of
         from model.model import quiet_libraries
     finally:
         if first:
             gc.freeze()  # these objects are never freed: later collections skip them
             gc.enable()
     quiet_libraries()
-    return Assistant
+    return assistant_of
 
 
 def describe_error(error: Exception) -> Problem:

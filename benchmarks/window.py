@@ -63,6 +63,10 @@ def main() -> None:
         assistant = window.worker.assistant
         if assistant is None:
             sys.exit(f"error: {window.notes[-1].line}")
+        from answering.assistant import Assistant  # not at the top: its import is part of what is timed
+
+        if not isinstance(assistant, Assistant):
+            sys.exit("error: a baseline's answer has no tokens to time; name a checkpoint of train.py")
         print(f"model loaded after {time.perf_counter() - begin:.1f} s, longest pause {pulse.longest():.0f} ms")
         assistant.model.language.generation_config.eos_token_id = None  # every answer has the full length
         for _ in range(args.repeats):

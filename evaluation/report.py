@@ -201,6 +201,7 @@ def show(result: Mapping) -> str:
     if captions:
         lines += ["", *table(captions, {key: key for key in next(iter(captions.values()))})]
     lines += ["", result["verdict"], f"Questions: {result['data']}."]
+    lines += [f"The baseline {result['baseline']} answered (docs/baselines.md)."] if result.get("baseline") else []
     lines += [f"Majority and question only are fitted on {result['baselines_fitted_on']}."]
     if tokens := result.get("tokens"):
         lines.append(f"Cost: {tokens['prompt']:,} prompt tokens and {tokens['completion']:,} completion tokens.")

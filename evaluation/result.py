@@ -123,6 +123,7 @@ class Result(Verdict):
     checkpoint: str
     checkpoint_sha256: str  # of its manifest
     device: str  # or the address of the server
+    baseline: NotRequired[str]  # which baseline answered (baselines/); "" if none
     crop: NotRequired[tuple[int, int] | None]  # dataset.boxes.Crop: boxes are of what it leaves of a picture
     tokens: NotRequired[dict[str, int]]  # of a server: what all answers cost, "prompt" and "completion"
     data: str

@@ -28,6 +28,7 @@ from common.files import publish_file
 from common.hashing import hash_model, sha256
 from dataset.image import ImageError, load_image, prepare_image
 from visual.load import Tower
+from visual.RESNET import ResNetTower
 
 SHARD = 512  # images: 0.9 GB of so400m features
 
@@ -46,14 +47,12 @@ class FeatureCache:
         UserError: the folder cannot be written, or a shard in it is damaged.
     """
 
-    def __init__(self, folder: Path, vision: Tower, path: str, image_processor: Any, max_pixels: int) -> None:
+    def __init__(
+        self, folder: Path, vision: Tower | ResNetTower, path: str, image_processor: Any, max_pixels: int
+    ) -> None:
         self.vision, self.image_processor, self.max_pixels = vision, image_processor, max_pixels
         self.dtype = next(vision.parameters()).dtype
-        # As vision.layer and vision.final_norm left it.
-        states = f", joined {vision.states}" if vision.states else ""
-        norm = "" if isinstance(vision.post_layernorm, torch.nn.LayerNorm) else ", no norm"
-        shape = f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px{states}{norm}"
-        settings = f"{hash_model(path, 'vision.path')} {shape} {image_processor.to_json_string()} {self.dtype}"
+        settings = f"{hash_model(path, 'vision.path')} {_shape(vision)} {image_processor.to_json_string()} {self.dtype}"
         self.folder = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.names: dict[str, str] = {}  # path of an image -> hash of the file
         self.shards: dict[str, Path] = {}  # that hash -> the shard that holds it
@@ -129,6 +128,15 @@ class FeatureCache:
                 self.shards.update(dict.fromkeys(file.keys(), shard))
         except (OSError, SafetensorError) as error:
             raise UserError(f"data.feature_cache: {shard} is damaged ({error}); delete it") from None
+
+
+def _shape(vision: Tower | ResNetTower) -> str:
+    """What a tower computes beyond its files: as vision.layer, vision.final_norm and vision.image_size left it."""
+    if isinstance(vision, ResNetTower):
+        return "last feature map"
+    states = f", joined {vision.states}" if vision.states else ""
+    norm = "" if isinstance(vision.post_layernorm, torch.nn.LayerNorm) else ", no norm"
+    return f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px{states}{norm}"
 
 
 class _Images(Dataset):

@@ -390,6 +390,26 @@ class Generate(Section):
     compile: bool = Field(False, description=FLAG)
 
 
+class Baselines(Section):
+    """The models of baselines/. The defaults are those of Show, Ask, Attend and Answer (arXiv:1704.03162)."""
+
+    resnet: ModelPath | None = Field(
+        None, description="a ResNet's hub name or folder, as text, or null for the tower of vision.path"
+    )
+    answers: Count = Field(3000, description="a whole number of answers, 1 or more")
+    embedding_size: Count = Field(300, description=COUNT)
+    lstm_size: Count = Field(1024, description=COUNT)
+    attention_size: Count = Field(512, description=COUNT)
+    glimpses: Count = Field(2, description=COUNT)
+    hidden_size: Count = Field(1024, description=COUNT)
+    fusion: Literal["pointwise", "concatenated"] = Field("pointwise", description="pointwise or concatenated")
+    dropout: float = Field(0.5, ge=0, lt=1, description="a share from 0 to below 1")
+    epochs: Count = Field(50, description="a whole number of epochs, 1 or more")
+    patience: Count = Field(5, description="a whole number of epochs, 1 or more")
+    batch_size: Count = Field(128, description="a whole number of questions, 1 or more")
+    learning_rate: Rate = Field(1e-3, description="a number above 0")
+
+
 class Config(Section):
     """A whole run."""
 
@@ -404,3 +424,4 @@ class Config(Section):
     lora: Lora = Field(default_factory=Lora, description=SECTION)
     train: Train = Field(default_factory=Train, description=SECTION)
     generate: Generate = Field(default_factory=Generate, description=SECTION)
+    baselines: Baselines = Field(default_factory=Baselines, description=SECTION)

@@ -68,7 +68,7 @@ RESUME_RULES: tuple[Rule, ...] = (
     _refused("lora.*", "the checkpoint's adapters have another shape or another start"),
     _applies("data.stream data.stream_validation", "the shards may have moved; other shards are refused"),
     _applies("data.*", "at once"),
-    _applies("generate.*", "not used in training"),
+    _applies("generate.* baselines.*", "not used in training"),
 )
 
 # With data.stream a position is counted in windows and batches, so what decides on these is fixed.

@@ -102,7 +102,7 @@ def restore(loop: Loop, checkpoint: Path, progress: dict[str, Any]) -> None:
     With another number of processes than the checkpoint's run had, each gets the mean of the sums.
     """
     before = load_config(checkpoint / "config.yaml", check_models=False)
-    state.load_optimizer(loop.optimizer, loop.names, checkpoint, loop.model, before)
+    state.load_optimizer(loop.optimizer, loop.names, checkpoint, lambda: state.names_by_rate(loop.model, before))
     own, world = loop.accelerator.process_index, loop.accelerator.num_processes
     losses, tokens = progress["losses"], progress["tokens"]
     same = len(losses) == world

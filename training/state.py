@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,18 @@ def save_optimizer(
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, names: list[str], folder: Path, model: MMultiModal, config: Config
+    optimizer: torch.optim.Optimizer,
+    names: list[str],
+    folder: Path,
+    older_names: Callable[[], list[str]] | None = None,
 ) -> None:
-    """Give each parameter its moments. ``config`` is the checkpoint's.
+    """Give each parameter its moments. ``older_names`` gives the names of a checkpoint that did not save them.
 
     Raises:
         UserError: they are of another kind of optimiser, one that only earlier versions had.
     """
     rest = read_json(folder / "optimizer.json")
-    saved = rest.get("names") or names_by_rate(model, config)
+    saved = rest.get("names") or (older_names or list)()
     numbers = {name: number for number, name in enumerate(names)}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Any]] = {}

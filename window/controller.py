@@ -183,7 +183,8 @@ class Window:
         elif assistant is None:
             self.show_state("no_checkpoint")
         else:
-            self.show_state("on_device", device=assistant.device)
+            key = "baseline_on_device" if assistant.baseline else "on_device"
+            self.show_state(key, device=assistant.device, baseline=assistant.baseline)
 
     def say(self, kind: str, line: str) -> None:
         """A sentence of the window's own in the conversation: "note" or "problem"."""

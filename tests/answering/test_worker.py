@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 
-from answering.worker import Worker, describe_error, import_assistant
+from answering.worker import Worker, describe_error, import_opening
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.tiny import REPO, never_ends, picture
 
@@ -139,12 +139,12 @@ def test_the_libraries_are_imported_without_the_garbage_collector(monkeypatch):
     class Watch:
         @staticmethod
         def find_spec(name, path=None, target=None):
-            if name == "answering.assistant":
+            if name == "answering.opening":
                 collecting.append(gc.isenabled())
 
     monkeypatch.setattr(sys, "meta_path", [Watch, *sys.meta_path])
-    monkeypatch.delitem(sys.modules, "answering.assistant")
-    import_assistant()
+    monkeypatch.delitem(sys.modules, "answering.opening")
+    import_opening()
     assert collecting == [False] and gc.isenabled()
     assert gc.get_freeze_count() > 100_000
     gc.unfreeze()

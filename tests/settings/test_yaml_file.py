@@ -148,7 +148,17 @@ def test_a_saved_config_reads_back_equal(minimal, tmp_path):
 def test_a_saved_config_has_the_sections_and_keys_of_a_written_one(minimal, tmp_path):
     save_config(load_config(minimal, ["train.seed=3"]), tmp_path / "saved.yaml")
     content = read_yaml(tmp_path / "saved.yaml")
-    assert list(content) == ["model", "data", "vision", "language", "projector", "lora", "train", "generate"]
+    assert list(content) == [
+        "model",
+        "data",
+        "vision",
+        "language",
+        "projector",
+        "lora",
+        "train",
+        "generate",
+        "baselines",
+    ]
     assert list(content["train"]) == list(Train.model_fields)
     assert content["train"] == {**Train(learning_rate=1e-4, seed=3).model_dump(), "output": "checkpoints"}
 
