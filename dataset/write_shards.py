@@ -67,6 +67,10 @@ def main() -> None:
     try:
         config = load_config(args.config, args.overrides)
         require_paths(config, "data.image_map", "data.annotations")
+        if config.data.has_boxes:
+            raise UserError(
+                "data.sources: boxes cannot be written to shards, whose readers take marks of boxes for text"
+            )
         args.output.mkdir(parents=True, exist_ok=True)
         written = write_shards(config, args.output, max(1, args.size))
     except UserError as error:

@@ -60,3 +60,12 @@ def test_the_command_lists_what_it_wrote_and_a_mistake_is_one_line(make_config, 
     assert caught.value.code == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/1.png: No such file or directory\n"
     assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == sorted(shards)
+
+
+def test_boxes_are_refused_since_shards_would_lose_them(make_config, tmp_path, monkeypatch, capsys):
+    save_config(make_config("data.sources.0.boxes=pixels", pictures=4, conversations=TALKS), tmp_path / "saved.yaml")
+    command = ["write_shards", "--config", str(tmp_path / "saved.yaml"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith("error: data.sources: boxes cannot be written to shards")
