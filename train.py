@@ -75,8 +75,10 @@ def parse_arguments() -> argparse.Namespace:
     add_base_arguments(parser)
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
-    if not args.resume and (args.base_language or args.base_vision):
-        parser.error("--base-language and --base-vision go with --resume; a new run has language.path and vision.path")
+    if not args.resume and (args.base_language or args.base_vision or args.base_model):
+        parser.error(
+            "--base-language, --base-vision and --base-model go with --resume; a new run has a config"
+        )
     return args
 
 

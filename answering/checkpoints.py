@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from settings import Config
 
 CONFIG = "config.yaml"
-BASES = ("language.path", "vision.path")  # the keys that name a checkpoint's base models
+BASES = ("language.path", "vision.path", "model")  # the keys that name a checkpoint's base models
 CHANGEABLE = ("generate.", "data.max_pixels=")  # what the command line may change of a checkpoint's config
 
 
@@ -98,8 +98,8 @@ def add_checkpoint_arguments(parser: ArgumentParser) -> None:
 def add_base_arguments(parser: ArgumentParser) -> None:
     """Add an option for each base model of a checkpoint, which names the folder that it is in now."""
     for key in BASES:
-        name = key.partition(".")[0]
-        parser.add_argument(base_option(key), metavar="DIR", help=f"the folder of the {name} model, if it has moved")
+        what = "model that a run began with (model:)" if key == "model" else f"{key.partition('.')[0]} model"
+        parser.add_argument(base_option(key), metavar="DIR", help=f"the folder of the {what}, if it has moved")
 
 
 def base_overrides(args: Namespace) -> list[str]:

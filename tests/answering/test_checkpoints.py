@@ -23,6 +23,8 @@ from answering.checkpoints import (
 )
 from common.errors import UserError
 from model.manifest import read_manifest, write_manifest
+from tests.helpers.exports import trained_checkpoint
+from tests.helpers.llava import save_llava, start_from
 from tests.helpers.tiny import save_qwen
 
 
@@ -99,6 +101,20 @@ def test_base_models_that_have_moved_are_named_on_the_command_line(moved):
         Assistant.load(checkpoint, "cpu", overrides=both[1:])
     assistant = Assistant.load(checkpoint, "cpu", overrides=both)
     assert assistant.config.language.path == str(folder / "language")
+
+
+def test_a_llava_that_has_moved_is_named_on_the_command_line(make_config, tmp_path):
+    make_config()
+    llava = save_llava(tmp_path / "llava")
+    checkpoint = trained_checkpoint(start_from(tmp_path / "run.yaml", llava), tmp_path / "checkpoint")
+    llava.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="model = .*llava: .*--base-model DIR"):
+        Assistant.load(checkpoint, "cpu")
+    assistant = Assistant.load(checkpoint, "cpu", overrides=bases("--base-model", tmp_path / "moved"))
+    assert assistant.config.model == str(tmp_path / "moved")
+    save_llava(tmp_path / "other", layer=-2)
+    with pytest.raises(UserError, match="model: .*other is not the model that .* was trained from"):
+        Assistant.load(checkpoint, "cpu", overrides=bases("--base-model", tmp_path / "other"))
 
 
 def test_another_base_model_is_refused_by_its_hash(moved):

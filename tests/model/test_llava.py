@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from qwen.tokenizer import load_tokenizer
 from tests.helpers.exports import exported, trained_checkpoint
 from tests.helpers.llava import INTERLEAVE, VICUNA, edit_config, rename_weights, save_llava, start_from
 from tests.helpers.models import move_trained, save
+from tests.helpers.tiny import REPO
 
 SEVERAL = [-2, -3, 1]  # counted from both ends
 
@@ -88,6 +92,34 @@ def test_names_of_all_versions_and_shards_are_read(opened, tmp_path, names, shar
     rename_weights(folder, names, shards)
     found = opened(folder).model.state_dict()
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_documented_command_converts_bin_files_and_unpickles_nothing_else(opened, tmp_path):
+    folder = save_llava(tmp_path / "llava", layer=-2)
+    wanted = opened(folder).model.state_dict()
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for number, names in enumerate((list(state)[::2], list(state)[1::2]), start=1):
+        torch.save({name: state[name] for name in names}, folder / f"pytorch_model-0000{number}-of-00002.bin")
+    text = (REPO / "docs/models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'python -c "\n(import sys, torch.*?)" models/llava', text, re.DOTALL)
+    convert = [sys.executable, "-c", code, str(folder)]
+    subprocess.run(convert, check=True, capture_output=True)
+    found = opened(folder).model.state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    torch.save({"x": Trap(tmp_path / "sprung")}, folder / "pytorch_model-00001-of-00002.bin")
+    done = subprocess.run(convert, capture_output=True, text=True)
+    assert done.returncode != 0 and "Weights only load failed" in done.stderr and not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
 
 
 def test_shared_word_matrices_and_a_projector_without_biases(opened, tmp_path):

@@ -167,6 +167,6 @@ def test_base_models_that_have_moved_are_named_with_resume(qwen_folder, monkeypa
     monkeypatch.setattr(sys, "argv", ["train.py", "--base-language", str(qwen_folder)])
     with pytest.raises(SystemExit):
         train.parse_arguments()
-    assert "--base-language and --base-vision go with --resume" in capsys.readouterr().err
+    assert "--base-language, --base-vision and --base-model go with --resume" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
     assert train.base_overrides(train.parse_arguments()) == [f'language.path="{qwen_folder}"']
