@@ -1,10 +1,11 @@
-"""Find pictures by words or by another picture and name them by labels.
+"""Find pictures by words or by another picture, name them by labels, and tune the two towers that do it.
 
 python -m retrieval index photos/ --model google/siglip-base-patch16-224     # again: only what is new
 python -m retrieval search "a red bus at night" --top 10 --html found.html
 python -m retrieval search --image bus.jpg
 python -m retrieval classify photos/ --labels cat,dog,bus
 python -m retrieval evaluate --config config.yaml --model google/siglip-base-patch16-224
+python -m retrieval train --config config.yaml train.run=towers              # --resume continues
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.text import prepare_console
+from settings.arguments import add_config_arguments
 
 INDEX = Path("data/index")
 
@@ -36,6 +38,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    given = list(sys.argv[1:] if argv is None else argv)
+    return parse_training(given[1:]) if given[:1] == ["train"] else parse_command(given)
+
+
+def parse_training(argv: list[str]) -> argparse.Namespace:
+    """Apart from the other commands, because overrides KEY=VALUE may stand between its options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m retrieval train",
+        description="Tune both towers on captions (vision.train, language.train: frozen, lora or full). Where "
+        "vision.path has no text tower, a new one is trained with the tokenizer of language.path.",
+    )
+    parser.add_argument("--loss", choices=("softmax", "sigmoid"), help="CLIP's or SigLIP's (default: the model's own)")
+    for name, default, what in (
+        ("width", 256, "hidden size"),
+        ("layers", 4, "layers"),
+        ("length", 64, "most tokens of a text"),
+    ):
+        text = f"{what} of a new text tower (default: {default})"
+        parser.add_argument(f"--text-{name}", type=int, metavar="N", help=text)
+    parser.add_argument("--resume", action="store_true", help="continue the run from its latest checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run's earlier checkpoints and start over")
+    add_config_arguments(parser)
+    return argparse.Namespace(command="train", **vars(parser.parse_intermixed_args(argv)))
+
+
+def parse_command(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m retrieval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,6 +100,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--classes", type=Path, metavar="DIR", help="a folder of pictures for each label, instead")
     one.add_argument("--template", action="append", default=[], metavar="TEXT", help="a sentence with {} for the label")
     one.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON")
+
+    commands.add_parser("train", help="contrastive fine-tuning of both towers; `train --help` says more")
 
     args = parser.parse_args(argv)
     if args.command == "search" and ((args.text is None) == (args.image is None) or args.top < 1):

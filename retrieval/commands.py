@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import resume_command
 from common.errors import UserError
 from common.files import write_json
-from common.hub import model_folder
+from common.hub import model_folder, read_config
 from retrieval.index import Index, pictures_under
 
 if TYPE_CHECKING:
+    from retrieval.contrastive import Options
     from retrieval.encoder import Encoder
+    from settings import Config
 
 
 def index(args: argparse.Namespace) -> int:
@@ -92,6 +96,62 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def train(args: argparse.Namespace) -> int:
+    from settings import load_config, require_paths
+    from training.distributed import leave_together, only_first_speaks, rank
+    from training.resume import check_changes
+    from training.run_folder import RunFolder
+
+    only_first_speaks()
+    config = load_config(args.config, args.overrides, check_models=False)
+    if rank():
+        config.data.progress = False
+    require_paths(config, "data.image_map", "data.annotations")
+    model_folder(config.vision.path, "vision.path")
+    run = config.train.output / config.train.run
+    with closing(RunFolder(run, resume=args.resume, overwrite=args.overwrite)) as folder:
+        latest = folder.open()
+        changes = check_changes(config, latest) if latest else []
+        from model.model import quiet_libraries
+        from retrieval.loop import build_loop
+
+        quiet_libraries()
+        loop = build_loop(config, run, training_options(args, config, folder.latest))
+        loop.signal.listen()
+        for change in changes:
+            print(f"changed   {change}", flush=True)
+        loop.train(folder.latest, before_first_step=folder.begin)
+        leave_together()
+    if loop.stopping and loop.progress.step < loop.total:
+        print(f"stopped at step {loop.progress.step}; continue with: {resume_command()}")
+    else:
+        print(f"done: {loop.progress.step} steps; towers for --model or vision.path: {run}/checkpoint-*/towers")
+    return 0
+
+
+def training_options(args: argparse.Namespace, config: Config, checkpoint: Path | None) -> Options:
+    """The command line's options; what it leaves out is the checkpoint's, or the default.
+
+    Raises:
+        UserError: an option is another one than the checkpoint's.
+    """
+    from retrieval.contrastive import Options
+    from retrieval.loop import options_of
+
+    given = {name: getattr(args, name) for name in ("loss", "text_width", "text_layers", "text_length")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if checkpoint is not None:
+        before = options_of(checkpoint)
+        for name, value in given.items():
+            if value != getattr(before, name):
+                option = "--" + name.replace("_", "-")
+                raise UserError(f"--resume: {option} {value}, but {checkpoint.name} has {getattr(before, name)}")
+        return before
+    content = read_config(model_folder(config.vision.path, "vision.path"), "vision.path")
+    own = "softmax" if str(content.get("model_type")).startswith("clip") else "sigmoid"
+    return Options(**{"loss": own, "text_width": 256, "text_layers": 4, "text_length": 64, **given})
+
+
 # ---------------------------------------------------------------------------------------------- shared
 
 
@@ -138,7 +198,10 @@ def open_encoder(model: str, device: str | None) -> Encoder:
     model_folder(model, "--model")
     import torch
 
+    from model.model import quiet_libraries
     from retrieval.encoder import load_encoder
+
+    quiet_libraries()
 
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import model_inputs
-from model.checkpoint import load_weights
+from model.checkpoint import load_weights, save_weights, trained_state
 from model.model import MMultiModal
 from model.start_from import Start
 from settings import Config
@@ -139,11 +139,9 @@ class Loop:
         if not self.sharded:
             self.model.to(self.accelerator.device)
             if checkpoint:
-                load_weights(self.model, self.config, checkpoint)
-        # Weights of a checkpoint were trained with its statistics, so these stay.
-        keeps = self.start is not None and self.start.config.projector.kind == self.config.projector.kind
-        if self.config.projector.standardize and not checkpoint and not keeps:
-            standardize(self)
+                self.load_weights(checkpoint)
+        if not checkpoint:
+            self.begin_weights()
         groups = parameter_groups(self.model, self.config)
         self.names = [name for group in groups for name in group["names"]]  # of the optimiser's parameters, by number
         optimizer = build_optimizer(groups, self.config)
@@ -152,11 +150,28 @@ class Loop:
             self.model = self.wrapped
             print(fsdp.describe(self.model), flush=True)
             if checkpoint:
-                load_weights(self.model, self.config, checkpoint)
+                self.load_weights(checkpoint)
         set_learning_rates(self.optimizer, self.schedule(self.progress.step))
         self.loss = torch.tensor(0.0, device=self.accelerator.device)  # since the last log
         self.images = torch.tensor(self.progress.images, device=self.accelerator.device)  # no wait for it in a step
         self.throughput.reset()
+
+    def begin_weights(self) -> None:
+        """What a new run's weights need before the first step: the statistics that the projector standardises with."""
+        # Weights of a checkpoint were trained with its statistics, so these stay.
+        keeps = self.start is not None and self.start.config.projector.kind == self.config.projector.kind
+        if self.config.projector.standardize and not keeps:
+            standardize(self)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        load_weights(self.model, self.config, checkpoint)
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        return trained_state(self.model, self.config)
+
+    def save_weights(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
+        """``state`` is the whole :meth:`trained_state`."""
+        save_weights(self.model, self.tokenizer, self.image_processor, self.config, folder, state)
 
     # ------------------------------------------------------------------------------------------ the parts of a step
 

@@ -47,20 +47,31 @@ def similarities(texts: Tensor, images: Tensor, log_scale: Tensor, bias: Tensor 
 
 
 def softmax_loss(texts: Tensor, images: Tensor, log_scale: Tensor) -> Tensor:
-    """CLIP's loss: which picture belongs to a text, and which text to a picture; the mean of both (2103.00020, fig. 3).
+    """CLIP's loss (:func:`softmax_of`) of the pairs of all processes, from vectors [n, D] of this one's.
 
     ``log_scale`` is the logarithm of 1 / temperature and is learnt; above ln 100 it has no effect.
     """
-    logits = similarities(gather_rows(texts), gather_rows(images), log_scale.clamp(max=MAX_LOG_SCALE))
+    return softmax_of(similarities(gather_rows(texts), gather_rows(images), log_scale.clamp(max=MAX_LOG_SCALE)))
+
+
+def sigmoid_loss(texts: Tensor, images: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+    """SigLIP's loss (:func:`sigmoid_of`) of the pairs of all processes, from vectors [n, D] of this one's."""
+    return sigmoid_of(similarities(gather_rows(texts), gather_rows(images), log_scale, bias))
+
+
+def softmax_of(logits: Tensor) -> Tensor:
+    """Which picture belongs to a text, and which text to a picture; the mean of both (2103.00020, figure 3).
+
+    ``logits`` [texts, images] of pairs: the right ones are on the diagonal.
+    """
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def sigmoid_loss(texts: Tensor, images: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
-    """SigLIP's loss: each pair of a text and a picture is a yes-no question (2303.15343, algorithm 1).
+def sigmoid_of(logits: Tensor) -> Tensor:
+    """Does this picture belong to this text, yes or no (2303.15343, algorithm 1)? ``logits`` as in :func:`softmax_of`.
 
-    Summed over all pairs and divided by the number of texts.
+    Summed over all pairs of a text and a picture, and divided by the number of texts.
     """
-    logits = similarities(gather_rows(texts), gather_rows(images), log_scale, bias)
     signs = 2 * torch.eye(len(logits), device=logits.device) - 1  # 1 on the diagonal, -1 elsewhere
     return -F.logsigmoid(signs * logits).sum() / len(logits)

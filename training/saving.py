@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from common.command import resume_command
 from common.errors import UserError
-from model.checkpoint import check_bases, save_weights, trained_state
+from model.checkpoint import check_bases
 from model.manifest import read_manifest
 from model.run_checkpoints import finalize, latest_checkpoint, prune, remove_stale, temp_dir
 from settings import load_config
@@ -55,7 +55,7 @@ def tensors(loop: Loop) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
     """Trained weights and optimiser moments; with FSDP, whole ones in the first process."""
     states = state.optimizer_states(loop.optimizer)
     moments = {name: value for name, value in states.items() if torch.is_tensor(value)}
-    weights = trained_state(loop.model, loop.config)
+    weights = loop.trained_state()
     return (fsdp.whole(weights), fsdp.whole(moments)) if loop.sharded else (weights, moments)
 
 
@@ -69,7 +69,7 @@ def write(
 ) -> None:
     """``everyone`` is what each process keeps of its own; ``rest`` goes into progress.json."""
     temporary, progress = temp_dir(folder), loop.progress
-    save_weights(loop.model, loop.tokenizer, loop.image_processor, loop.config, temporary, weights)
+    loop.save_weights(temporary, weights)
     state.save_optimizer(loop.optimizer, loop.names, moments, temporary)
     state.save_random([one["random"] for one in everyone], temporary)
     rest |= {"losses": [one["loss"] for one in everyone], "tokens": [one["tokens"] for one in everyone]}
