@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config, args.overrides)
         if config.data.stream is not None:
             raise UserError("data.stream: baselines read data.image_map and data.annotations; set it to null")
+        if config.data.augment:
+            raise UserError("data.augment: baselines read each picture's features from disk; set it to false")
         require_paths(config, "data.image_map", "data.annotations")
         config.train.run = f"{config.train.run}-{args.model}"
         run = config.train.output / config.train.run

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from dataset.batches import batch_cost
 from dataset.conversations import Conversation, Named, read_conversations
+from dataset.corruptions import augmented
 from dataset.image import ImageError, ImageProcessor, load_image, prepare_image
 from dataset.prompt import PromptError, Turn, encode_text, fit_prompt, images_first
 from dataset.trees import Row, grow_tree, root_length, split_into_trees
@@ -72,6 +73,7 @@ class ImageCaptionDataset(Dataset[Sample]):
         self.image_context_length = config.vision.image_context_length
         self.max_pixels, self.images_first = config.data.max_pixels, config.data.images_first
         self.packing = bool(config.data.packing)
+        self.augment = config.data.augment and split == "train"
         self.seed = config.data.seed
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
         self.features: Callable[[str], torch.Tensor] | None = None  # path -> features, which replace pixels if set
@@ -132,7 +134,8 @@ class ImageCaptionDataset(Dataset[Sample]):
             return None
         images = self.conversations[tree[0]][1]["images"]
         try:
-            pixel_values = {image: self._pixels(self.paths[image]) for image in images}
+            seed = f"{self.seed}:{epoch}:{names[0]}"
+            pixel_values = {image: self._pixels(self.paths[image], f"{seed}:{image}") for image in images}
         except ImageError as error:
             skipped.append(f"{', '.join(names)}: {error}")
             return None
@@ -148,11 +151,12 @@ class ImageCaptionDataset(Dataset[Sample]):
             "skipped": skipped,
         }
 
-    def _pixels(self, path: str | bytes) -> torch.Tensor:
+    def _pixels(self, path: str | bytes, seed: str) -> torch.Tensor:
         if self.features is not None:
             assert isinstance(path, str), "a stream has no feature cache"
             return self.features(path)
-        return prepare_image(load_image(path, self.max_pixels), self.image_processor)
+        image = load_image(path, self.max_pixels)
+        return prepare_image(augmented(image, seed) if self.augment else image, self.image_processor)
 
     def _encode(self, conversation: Conversation, choose: Callable[[list[str]], str]) -> Row:
         """``input_ids`` and ``labels`` of a conversation; ``choose`` picks one of each turn's reference answers.

@@ -71,4 +71,4 @@ def dataset_of(assistant: Assistant, questions: Sequence[Question]) -> ImageCapt
         for index, question in enumerate(chosen)
     ]
     given = ({number: path for path, number in numbers.items()}, conversations)
-    return ImageCaptionDataset(assistant.config, assistant.tokenizer, assistant.image_processor, given=given)
+    return ImageCaptionDataset(assistant.config, assistant.tokenizer, assistant.image_processor, "test", given)

@@ -197,6 +197,10 @@ def _nearest_choice(annotation: Any, value: Any) -> str:
 def _check_together(config: Config) -> None:
     """Values that are valid one by one and contradict each other."""
     _check_stream(config)
+    if config.data.augment:
+        for name in ("feature_cache", "stream"):  # a stream does not know the epoch of a sample
+            if getattr(config.data, name) is not None:
+                raise Invalid("data.augment", f"expected false with data.{name}: pictures change in each epoch", True)
     if config.data.packing and config.data.tokens_per_batch is None:
         raise Invalid("data.packing", "expected data.tokens_per_batch beside it, the length of a row", True)
     _check_splits(config.data)

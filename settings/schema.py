@@ -106,6 +106,7 @@ class Data(Section):
     tokens_per_batch: Count | None = Field(None, description="a whole number of tokens, 1 or more, or null")
     packing: bool | None = Field(None, description="true, false, or null: true where the attention takes it")
     feature_cache: FilePath | None = Field(None, description="the path of a folder, or null for none")
+    augment: bool = Field(False, description=FLAG)
     stream: FilePaths | None = Field(None, description=SHARDS)
     stream_validation: FilePaths | None = Field(None, description=SHARDS)
     stream_window: Count = Field(1000, description="a whole number of records, 1 or more")

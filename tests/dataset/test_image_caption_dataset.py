@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from dataset.batches import EpochBatches
 from dataset.collate import collate
+from dataset.image import load_image_processor
+from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import IGNORE_INDEX
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers.conversations import conversation
@@ -147,3 +149,25 @@ def test_workers_give_what_the_main_process_gives(open_dataset):
     for one, other in zip(alone, workers, strict=True):
         assert one["info"].ids == other["info"].ids and torch.equal(one["input_ids"], other["input_ids"])
         assert torch.equal(one["pixel_values"], other["pixel_values"])
+
+
+def test_augmented_pictures_differ_by_epoch_and_repeat_by_seed(make_config):
+    config = make_config("data.augment=true", pictures=12)
+    tools = load_tokenizer(config.language.path), load_image_processor(config.vision.path)
+    dataset, plain = ImageCaptionDataset(config, *tools), ImageCaptionDataset(make_config(pictures=12), *tools)
+    changed = [
+        [not torch.equal(dataset[key]["pixel_values"][0], plain[key]["pixel_values"][0]) for key in epoch]
+        for epoch in (range(11), range(11, 22))
+    ]
+    assert changed[0] != changed[1] and 0 < sum(changed[0]) < 11
+    again = ImageCaptionDataset(config, *tools)
+    assert all(torch.equal(dataset[key]["pixel_values"][0], again[key]["pixel_values"][0]) for key in range(22))
+    held_out = ImageCaptionDataset(config, *tools, "validation")[0]["pixel_values"][0]
+    assert torch.equal(
+        held_out, ImageCaptionDataset(make_config(pictures=12), *tools, "validation")[0]["pixel_values"][0]
+    )
+
+
+def test_augmentation_and_kept_features_are_refused_together(make_config, tmp_path):
+    with pytest.raises(UserError, match=r"data.augment = true: expected false with data.feature_cache"):
+        make_config("data.augment=true", f"data.feature_cache={tmp_path / 'features'}")
