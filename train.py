@@ -76,9 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
     if not args.resume and (args.base_language or args.base_vision or args.base_model):
-        parser.error(
-            "--base-language, --base-vision and --base-model go with --resume; a new run has a config"
-        )
+        parser.error("--base-language, --base-vision and --base-model go with --resume; a new run has a config")
     return args
 
 
