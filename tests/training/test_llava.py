@@ -8,13 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import evaluate
 from answering.assistant import Assistant
+from answering.worker import Worker
 from common.llava import read_part
 from dataset.prompt import Request, Turn, question_with_images
 from settings import load_config
+from tests.helpers import llava
 from tests.helpers.llava import save_llava, start_from
 from tests.helpers.runs import conversations
 from tests.helpers.tiny import picture
+from training import setup
 from training.dry_run import dry_run
 from training.setup import build_loop
 
@@ -60,3 +64,27 @@ def test_the_projector_begins_as_the_models_own(config, tmp_path):
 def test_the_dry_run_measures_it(config, capsys):
     dry_run(config)
     assert "estimate" in capsys.readouterr().out
+
+
+def test_it_is_evaluated_and_opened_by_the_window(config, tmp_path):
+    checkpoint = trained(config, tmp_path / "run")
+    result = tmp_path / "result.json"
+    assert evaluate.main(["--checkpoint", str(checkpoint), "--split", "train", "--output", str(result)]) == 0
+    assert json.loads(result.read_text(encoding="utf-8"))["scores"]["overall"]["n"] > 0
+    worker = Worker()
+    job = worker.load(checkpoint, "cpu")
+    while (event := worker.events.get(timeout=60))[1] == "stage":
+        pass
+    assert event[:2] == (job, "ready")
+
+
+def test_it_learns_in_four_bits(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "require_bitsandbytes", lambda *arguments: None)  # it is refused on a CPU otherwise
+    monkeypatch.setattr(llava, "TEXT", {**llava.TEXT, "hidden_size": 64, "intermediate_size": 128})  # whole blocks
+    make_config(pictures=9, conversations=conversations(9))
+    config = start_from(tmp_path / "run.yaml", save_llava(tmp_path / "llava"), "language.load_in_4bit=true")
+    checkpoint = trained(config, tmp_path / "run")
+    assistant = Assistant.load(checkpoint, "cpu")
+    assert any(type(module).__name__ == "Linear4bit" for module in assistant.model.language.modules())
+    adapters = load_file(checkpoint / "language" / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for name, tensor in adapters.items() if "lora_B" in name)  # they start as 0
