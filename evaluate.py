@@ -67,6 +67,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     metric = "score a source's questions by another metric than the config's; NAME alone: those of all sources"
     parser.add_argument("--metric", action="append", default=[], metavar="[SOURCE=]NAME", help=metric)
     parser.add_argument("--no-probes", action="store_true", help="do not ask again with another picture and with none")
+    worse = "also ask 500 questions about worse pictures: noise, blur, hidden parts, low resolution"
+    parser.add_argument("--corrupt", action="store_true", help=worse)
     parser.add_argument("--resume", action="store_true", help="ask only what an interrupted evaluation did not")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_checkpoint_arguments(parser)
@@ -179,6 +181,8 @@ def score_model(
     result = write(complete)  # before anything else that can fail or be interrupted
     if complete and not args.no_probes and isinstance(answerer, Assistant):
         add_sight(result, answerer, questions, args.output)
+    if complete and args.corrupt:
+        add_corruptions(result, answerer, questions, config, args.output)
     print(show(result))
     show_page(result, args.output)
     if not complete:
@@ -201,6 +205,20 @@ def add_sight(result: dict, assistant: Assistant, questions: list[Question], out
         print(f"the loss with another picture is not measured ({reason})", file=sys.stderr)
         return
     write_result(output, result)
+
+
+def add_corruptions(result: dict, answerer: Answerer, questions: list[Question], config: Config, output: Path) -> None:
+    """Ask about worse pictures and write the scores into the result. Ctrl-C leaves them out."""
+    from evaluation.corrupting import measure_corruptions, show_corruptions
+    from evaluation.report import write_result
+
+    try:
+        result["corruptions"] = measure_corruptions(answerer, questions, config)
+    except KeyboardInterrupt:
+        print("the scores with worse pictures are not measured (interrupted)", file=sys.stderr)
+        return
+    write_result(output, result)
+    print(show_corruptions(result["corruptions"]))
 
 
 def show_page(result: dict, output: Path) -> None:

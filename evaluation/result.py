@@ -151,6 +151,7 @@ class Result(Verdict):
     verdict_by_type: dict[str, Verdict]
     types_that_do_not_look: list[str]
     sight: Sight | None  # None: not measured
+    corruptions: NotRequired[dict]  # corrupting.Corruptions, with --corrupt
     predictions: list[Prediction]
 
 

@@ -49,6 +49,7 @@ def report_content(result: Mapping, most_bytes: int = MOST_BYTES) -> dict:
         "answers": ["model", *PROBES],
         "rows": list(rows(result)),
         "captions": captions(result),
+        "corruptions": result.get("corruptions"),
         "counts": {
             "complete": result["complete"],
             "questions": result["questions"],

@@ -51,6 +51,7 @@ function renderAll() {
   renderSummary();
   renderScores();
   renderCaptions();
+  renderCorruptions();
   renderQuestions();
   renderAbout();
   if (byId("detail").open) openQuestion(opened);

@@ -285,3 +285,41 @@ function renderCaptions() {
   ]);
   byId("captions").replaceChildren(table([t("source"), t("n"), ...metrics], lines));
 }
+
+/** Accuracy against strength, a line for each kind of worse picture; the dashed line is the blind floor. */
+function renderCorruptions() {
+  const found = CONTENT.corruptions;
+  byId("corruptions-panel").hidden = !found;
+  if (!found) return;
+  byId("corruptions-title").textContent = t("corruptions");
+  byId("corruptions-hint").textContent = t("corruptions_hint");
+  const [width, height, left] = [420, 220, 40];
+  const x = (strength) => left + (strength * (width - left - 10)) / 3;
+  const y = (score) => 10 + (1 - score) * (height - 40);
+  const colors = ["#1f5fa8", "#d9641e", "#2e8b57", "#8f6ab8", "#b03060"];
+  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": t("corruptions") });
+  const label = (at, text) => {
+    const made = svg("text", { ...at, "font-size": 11, fill: "currentColor" });
+    made.textContent = text;
+    plot.append(made);
+  };
+  for (const score of [0, 0.5, 1]) {
+    plot.append(svg("path", { d: `M${left} ${y(score)}H${width - 10}`, stroke: "currentColor", "stroke-opacity": 0.2 }));
+    label({ x: 8, y: y(score) + 4 }, String(score));
+  }
+  for (const strength of [0, 1, 2, 3]) label({ x: x(strength) - 3, y: height - 8 }, String(strength));
+  if (found.blind.mean !== null) {
+    plot.append(svg("path", { d: `M${left} ${y(found.blind.mean)}H${width - 10}`, stroke: "currentColor", "stroke-dasharray": "4 4" }));
+  }
+  found.kinds.forEach((row, i) => {
+    const points = row.scores.map((mean, strength) => `${x(strength)},${y(mean.mean || 0)}`).join(" ");
+    plot.append(svg("polyline", { points, fill: "none", stroke: colors[i], "stroke-width": 2 }));
+  });
+  const key = found.kinds.map((row, i) => {
+    const mark = svg("svg", { width: 16, height: 10 });
+    mark.append(svg("path", { d: "M0 5H16", stroke: colors[i], "stroke-width": 3 }));
+    return el("span", { class: "key" }, mark, ` ${named("c_", row.kind)}`);
+  });
+  const lines = found.kinds.map((row) => [named("c_", row.kind), ...row.scores.map((mean) => `${number(mean.mean)} ± ${number(mean.standard_error)}`)]);
+  byId("corruptions").replaceChildren(el("div", { class: "legend" }, ...key), plot, table([t("strength"), "0", "1", "2", "3"], lines));
+}
