@@ -7,7 +7,7 @@ as a wrong answer. What is left over at the end of an epoch is left out.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -81,9 +81,6 @@ class PairFeed:
             **tokens,
             "info": info,
         }
-
-    def validation(self) -> Iterator[Batch]:
-        raise AssertionError("the loop of retrieval evaluates by Recall@1")
 
     def position(self) -> dict[str, Any]:
         return {"epoch": self.number, "steps": self.turn, "of": self.steps, "data": self.data_hash}
