@@ -42,6 +42,20 @@ def test_a_card_of_a_tied_export_says_what_vllm_needs(make_config):
     assert "vllm serve MODEL --model-impl transformers\n" in text and "answer from other features" in text
 
 
+@pytest.mark.parametrize(
+    ("form", "dtype", "commands"),
+    [
+        ("gguf", "f16", ("llama-server -m model-f16.gguf --mmproj mmproj-f16.gguf --jinja", "ollama create", "Q4_K_M")),
+        ("onnx", "int8", ("python answer.py", "pip install onnxruntime")),
+    ],
+)
+def test_each_format_has_its_own_commands(make_config, form, dtype, commands):
+    text = model_card(Facts(Options(form, dtype), make_config(), {"base_models": BASES}, ["exact"]))
+    assert f"library_name: {json.dumps(form)}" in text and "transformers serve" not in text
+    for command in commands:
+        assert command in text
+
+
 def test_a_result_that_evaluate_did_not_write_is_refused(tmp_path):
     (tmp_path / "result.json").write_text("[]")
     with pytest.raises(UserError, match="--result = .*result.json: expected a file that evaluate.py wrote"):
