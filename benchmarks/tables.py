@@ -37,6 +37,8 @@ def newest(folder: Path) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
+        if "card" not in result:  # not of a GPU: benchmarks.baselines
+            continue
         if result["card"] not in found or result["date"] >= found[result["card"]]["date"]:
             found[result["card"]] = result
     return found
@@ -67,9 +69,9 @@ def written(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def replaced(text: str, table_text: str) -> str:
+def replaced(text: str, table_text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """``text`` with another table between the marks."""
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    begin, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
     return f"{text[:begin]}\n{table_text}\n{text[end:]}"
 
 
