@@ -13,15 +13,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
 from common.errors import UserError
-from common.hub import model_folder, read_config
-from common.qwen_vl import is_qwen_vl, visual_sizes
+from common.hub import model_folder
 from dataset.boxes import PictureSize
+from dataset.processor_settings import settings_of_convnext, settings_of_model
 
 if TYPE_CHECKING:  # processes that only check images need neither
     import torch
@@ -127,11 +126,12 @@ def load_image_processor(
     """
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil  # takes seconds
 
-    classes = {"SiglipImageProcessor": SiglipImageProcessorPil, "CLIPImageProcessor": CLIPImageProcessorPil}
+    others = ("CLIPImageProcessor", "BitImageProcessor", "ConvNextImageProcessor")
+    classes = {**dict.fromkeys(others, CLIPImageProcessorPil), "SiglipImageProcessor": SiglipImageProcessorPil}
     folder = model_folder(folder_or_name, "vision.path")
-    if (size := _qwen_vl_size(folder)) is not None:
-        square = {"height": image_size or size, "width": image_size or size}
-        return CLIPImageProcessorPil(size=square, do_center_crop=False)
+    if (own := settings_of_model(folder)) is not None:
+        processor = CLIPImageProcessorPil(**own)
+        return processor if image_size is None else resized(processor, image_size)
     try:
         settings, _ = SiglipImageProcessorPil.get_image_processor_dict(folder)
         settings = settings.get("image_processor", settings)  # of a processor_config.json
@@ -141,20 +141,11 @@ def load_image_processor(
     kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "SiglipImageProcessor"))
     name = str(kind).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if name not in classes:
-        raise UserError(f"{folder_or_name}: expected a SiglipImageProcessor or a CLIPImageProcessor, not a {kind}")
+        raise UserError(f"{folder_or_name}: expected one of {', '.join(sorted(classes))}, not a {kind}")
+    if name == "ConvNextImageProcessor":
+        settings = settings_of_convnext(settings)
     processor = classes[name].from_dict(settings)
     return processor if image_size is None else resized(processor, image_size)
-
-
-def _qwen_vl_size(folder: str) -> int | None:
-    """The image size of a Qwen-VL, whose folder has no processor; None for another model.
-
-    It stretches a picture to a square, and CLIP's mean, deviation and bicubic filter are its own.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        return None
-    content = read_config(folder, "vision.path")
-    return visual_sizes(content)["image_size"] if is_qwen_vl(content) else None
 
 
 def resized(processor: ImageProcessor, image_size: int) -> ImageProcessor:

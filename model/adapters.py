@@ -79,10 +79,10 @@ def last_modules(tower: PreTrainedModel, count: int) -> list[nn.Module]:
     Raises:
         UserError: it has fewer blocks.
     """
-    blocks = tower.encoder.layers
+    blocks = tower.blocks
     if count > len(blocks):
         raise UserError(f"vision.last_blocks: {count}, but the encoder has {len(blocks)} blocks")
-    return [*blocks[-count:], tower.post_layernorm]
+    return [*blocks[-count:], tower.final_norm]
 
 
 def with_rows(language: PreTrainedModel, lora: Lora, rows: Sequence[int]) -> Lora:

@@ -18,6 +18,6 @@ def compile_layers(model: MMultiModal, **options) -> None:
     Batch size and length are dynamic: a batch of another shape runs without compiling again. Parameter names, and so
     checkpoints, stay the same.
     """
-    layers: list[nn.Module] = [*base_of(model.language).model.layers, *base_of(model.vision).encoder.layers]
+    layers: list[nn.Module] = [*base_of(model.language).model.layers, *base_of(model.vision).blocks]
     for layer in layers:
         layer.compile(dynamic=True, **options)

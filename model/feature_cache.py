@@ -135,7 +135,7 @@ def _shape(vision: Tower | ResNetTower) -> str:
     if isinstance(vision, ResNetTower):
         return "last feature map"
     states = f", joined {vision.states}" if vision.states else ""
-    norm = "" if isinstance(vision.post_layernorm, torch.nn.LayerNorm) else ", no norm"
+    norm = "" if isinstance(vision.final_norm, torch.nn.LayerNorm) else ", no norm"
     return f"{vision.config.num_hidden_layers} blocks, {vision.config.image_size} px{states}{norm}"
 
 

@@ -30,7 +30,9 @@ from qwen.Mqwen import ImageInputMixin
 from qwen.tokenizer import Tokenizer, token_id
 from visual.geometry import PatchGrid, patch_grid
 from visual.load import Tower, load_vision
+from visual.RESNET import ResNetTower
 from visual.SIGLIP_VIT import feature_width
+from visual.TIMM import TimmTower
 
 if TYPE_CHECKING:
     from settings import Config
@@ -372,6 +374,8 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
         UserError: the model gives another number of visual tokens than ``vision.image_context_length``, the connector
             cannot take these features, or peft refuses the ``lora`` section.
     """
+    if config.vision.train != "frozen" and isinstance(vision, ResNetTower | TimmTower):
+        raise UserError(f"vision.train = {config.vision.train}: a ResNet or a tower of timm can only be frozen here")
     connector = new_connector(config, vision, language)
     model = MMultiModal(
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),

@@ -38,7 +38,7 @@ from settings.schema import (
     Train,
     Vision,
 )
-from visual.geometry import patch_grid, tower_sizes
+from visual.geometry import patch_grid, read_sizes, tower_sizes
 
 
 def validate(raw: dict[str, Any], check_models: bool) -> Config:
@@ -522,7 +522,7 @@ def _check_models(config: Config) -> None:
 
 def _check_token_count(vision: Vision, projector: Projector, file: Path) -> None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_sizes(json.loads(file.read_text(encoding="utf-8")), file.parent)
         grid = patch_grid(content, vision.drop_first_token, vision.image_size)
     except UserError as error:
         raise Invalid("vision.path", str(error), vision.path) from None

@@ -129,7 +129,7 @@ class Data(Section):
 
 
 class Vision(Section):
-    """The SigLIP or CLIP encoder."""
+    """The vision tower."""
 
     path: ModelPath = Field(description="a hub name such as google/siglip-so400m-patch14-384, or a folder, as text")
     train: Literal["frozen", "lora", "last_blocks", "full"] = Field(

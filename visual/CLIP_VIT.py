@@ -23,6 +23,14 @@ class ClipViT(CLIPVisionModel):
 
     states: tuple[int, ...] = ()  # the hidden states that are joined; empty: the last one alone
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.encoder.layers
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.post_layernorm
+
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
         """``pixel_values`` [B, 3, H, W] -> features [B, 1 + N, D], the output of a block, without a norm."""
         return selected(super().forward, self, pixel_values, kwargs)

@@ -31,6 +31,14 @@ class SiglipViT(SiglipVisionModel):
 
     states: tuple[int, ...] = ()  # the hidden states that are joined; empty: the last one alone
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.encoder.layers
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.post_layernorm
+
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
         """``pixel_values`` [B, 3, H, W] -> features [B, N, D]: the last hidden state, or several of them joined."""
         return selected(super().forward, self, pixel_values, kwargs)
@@ -78,7 +86,7 @@ def drop_blocks(tower: PreTrainedModel, layer: int | Sequence[int]) -> None:
     Raises:
         ValueError: there is no such layer.
     """
-    blocks = tower.encoder.layers
+    blocks = tower.blocks
     layers = [layer] if isinstance(layer, int) else list(layer)
     for one in layers:
         if not -len(blocks) <= one <= -1:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.hub import load_strictly, model_folder, read_config
+from common.hub import load_strictly, model_folder, read_config, weight_files
 from common.llava import add_final_norm, is_llava, llava_config, read_part
 from common.qwen_vl import is_qwen_vl
 from common.qwen_vl import read_part as read_qwen_vl
+from common.timm_config import is_timm
 from visual.CLIP_VIT import ClipViT
-from visual.geometry import tower_sizes
+from visual.DINO_VIT import DinoRegistersViT, DinoViT
+from visual.geometry import read_sizes, tower_sizes
 from visual.QWEN_VIT import QwenViT, vit_config, vit_state
+from visual.RESNET import ResNetTower
 from visual.SIGLIP_VIT import SiglipViT, resize_positions
+from visual.TIMM import TimmTower, timm_config, timm_state
 
-Tower = SiglipViT | ClipViT
+Tower = SiglipViT | ClipViT | DinoViT | DinoRegistersViT | ResNetTower | TimmTower
 TOWERS: dict[
     str, type[Tower]
 ] = {  # by the config's model_type; a folder may hold both towers, or the vision tower alone
@@ -25,6 +31,9 @@ TOWERS: dict[
     "siglip_vision_model": SiglipViT,
     "clip": ClipViT,
     "clip_vision_model": ClipViT,
+    "dinov2": DinoViT,
+    "dinov2_with_registers": DinoRegistersViT,
+    "resnet": ResNetTower,
 }
 
 
@@ -52,7 +61,7 @@ def load_vision(
         UserError: it is missing, incomplete or of an unknown kind, or has no such layer.
     """
     folder = model_folder(path, "vision.path")
-    content = read_config(folder, "vision.path")
+    content = read_tower_config(folder, path)
     cls = tower_class(content, path)
     options: dict[str, Any] = {}
     if is_llava(content):
@@ -63,22 +72,42 @@ def load_vision(
     elif is_qwen_vl(content):
         config = vit_config(content, image_size)
         options = {"config": config, "state": vit_state(read_qwen_vl(folder, "vision"), config)}
+    elif is_timm(content):
+        state = {}
+        for file in weight_files(Path(folder)):
+            state |= load_file(file)
+        options = {"config": timm_config(content), "state": timm_state(state)}
     tower = load_strictly(cls, folder, dtype, "vision.path", **options)
-    return adapt(tower, image_size, layer, final_norm)
+    return adapt(tower, image_size or content.get("image_size"), layer, final_norm)
 
 
 def empty_vision(path: str, *, image_size: int | None = None, layer: Layer = -1, final_norm: bool = True) -> Tower:
     """:func:`load_vision` without its weights, from the config.json alone; meant for ``torch.device("meta")``."""
     folder = model_folder(path, "vision.path")
-    content = read_config(folder, "vision.path")
+    content = read_tower_config(folder, path)
     cls = tower_class(content, path)
-    if is_qwen_vl(content):
+    config: Any
+    if is_timm(content):
+        config = timm_config(content)
+    elif is_qwen_vl(content):
         config = vit_config(content, image_size)
     elif is_llava(content):
         config = llava_config(folder).vision_config
     else:
         config = cls.config_class.from_pretrained(folder)
-    return adapt(cls(config), image_size, layer, final_norm)
+    return adapt(cls(config), image_size or content.get("image_size"), layer, final_norm)
+
+
+def read_tower_config(folder: str, path: str) -> dict[str, Any]:
+    """The content of a tower's config.json, with the size of its pictures.
+
+    Raises:
+        UserError: a file cannot be read; names ``path``.
+    """
+    try:
+        return read_sizes(read_config(folder, "vision.path"), Path(folder))
+    except UserError as error:
+        raise UserError(f"vision.path = {path}: {error}") from None
 
 
 def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
@@ -93,6 +122,8 @@ def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
         raise UserError(f"vision.path = {path}: {error}") from None
     if is_qwen_vl(content):
         return QwenViT
+    if is_timm(content):
+        return TimmTower
     tower = content["vision_config"] if is_llava(content) else content
     return TOWERS[tower.get("model_type", "siglip_vision_model")]
 
@@ -100,7 +131,10 @@ def tower_class(content: dict[str, Any], path: str) -> type[Tower]:
 def adapt(tower: Tower, image_size: int | None, layer: Layer, final_norm: bool = True) -> Tower:
     """Change a tower to another resolution and layer, in place."""
     if image_size is not None and image_size != tower.config.image_size:
-        resize_positions(tower, image_size)
+        if isinstance(tower, SiglipViT | ClipViT):
+            resize_positions(tower, image_size)
+        else:
+            tower.resize(image_size)
     try:
         tower.end_at_layer(layer, final_norm)
     except ValueError as error:
