@@ -27,7 +27,7 @@ def settings_of_model(folder: str) -> dict[str, Any] | None:
         return None
     given = content["pretrained_cfg"]
     size = (given.get("input_size") or [3, 224, 224])[-1]
-    settings = {"resample": FILTERS[given.get("interpolation") or "bicubic"]}
+    settings: dict[str, Any] = {"resample": FILTERS[given.get("interpolation") or "bicubic"]}
     settings |= {f"image_{name}": given[name] for name in ("mean", "std") if name in given}
     if given.get("crop_mode") == "squash":
         return {**settings, **stretched(size)}
@@ -38,7 +38,9 @@ def settings_of_convnext(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a ConvNextImageProcessor, which ResNets have."""
     size = settings["size"]
     size = size["shortest_edge"] if isinstance(size, dict) else size
-    kept = {name: settings[name] for name in ("image_mean", "image_std", "resample") if name in settings}
+    kept: dict[str, Any] = {
+        name: settings[name] for name in ("image_mean", "image_std", "resample") if name in settings
+    }
     return {**kept, **(stretched(size) if size >= WARPED else cropped(size, settings.get("crop_pct") or 224 / 256))}
 
 

@@ -33,6 +33,7 @@ class TimmTower(PreTrainedModel):
 
     config_class = TimmConfig
     states: tuple[int, ...] = ()
+    trunk: Any  # the model of timm, which has no types
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__(config)

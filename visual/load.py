@@ -76,9 +76,23 @@ def load_vision(
         state = {}
         for file in weight_files(Path(folder)):
             state |= load_file(file)
-        options = {"config": timm_config(content), "state": timm_state(state)}
+        tower = fill_timm(TimmTower(timm_config(content)), timm_state(state), path).to(dtype)
+        return adapt(tower, image_size, layer, final_norm)
     tower = load_strictly(cls, folder, dtype, "vision.path", **options)
     return adapt(tower, image_size or content.get("image_size"), layer, final_norm)
+
+
+def fill_timm(tower: TimmTower, state: dict[str, torch.Tensor], path: str) -> TimmTower:
+    """A tower of timm with its weights. It is made on the CPU: on the meta device, its rotary tables would be lost.
+
+    Raises:
+        UserError: tensors are missing, surplus or of another shape; names ``path``.
+    """
+    try:
+        tower.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"vision.path = {path}: {' '.join(str(error).split())[:300]}") from None
+    return tower
 
 
 def empty_vision(path: str, *, image_size: int | None = None, layer: Layer = -1, final_norm: bool = True) -> Tower:
