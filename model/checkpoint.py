@@ -131,6 +131,8 @@ def trained_parts(config: Config) -> dict[str, str]:
 
 def grown_rows(language: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The rows [n, D] that were added to the base model's matrices; empty if it had a spare row for every token."""
+    if not hasattr(language, "grown_from"):  # the Q-Former alone has no language model
+        return {}
     rows = {name: matrix[language.grown_from :] for name, matrix in matrices(language).items()}
     return {name: new for name, new in rows.items() if len(new)}
 
@@ -319,6 +321,10 @@ def load_checkpoint(
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=verify)
     config = load_config(folder / "config.yaml", overrides, check_models=False)
+    if config.train.qformer_alone:
+        raise UserError(
+            f"{folder}: its run trained the Q-Former alone, which cannot answer; name it as train.start_from"
+        )
     paths = base_models(config)
     hashes = {key: hash_model(path, key, folder, verify=verify) for key, path in paths.items()}
     check_bases(folder, manifest, {key: (path, hashes[key]) for key, path in paths.items()})

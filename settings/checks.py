@@ -221,6 +221,7 @@ def _check_together(config: Config) -> None:
         if part.train == "frozen" and part.learning_rate is not None:
             raise Invalid(f"{name}.learning_rate", f"expected null where {name}.train is frozen", part.learning_rate)
     _check_projector(config)
+    _check_losses(config)
     _check_lora(config.lora)
     _check_generate(config.generate)
 
@@ -263,6 +264,29 @@ def _check_cross_attention(config: Config) -> None:
         raise Invalid("language.attention", f"expected auto, tree_attention or sdpa {kind}", "flex_attention")
     if config.generate.compile:
         raise Invalid("generate.compile", f"expected false {kind}, whose keys are in no static cache", True)
+
+
+def _check_losses(config: Config) -> None:
+    """What the Q-Former alone needs, and cannot have."""
+    losses, train = config.train.losses, config.train
+    if len(set(losses)) < len(losses) or ("answers" in losses and len(losses) > 1):
+        raise Invalid("train.losses", "expected [answers], or each of itc, itm, itg and mlm at most once", losses)
+    if not train.qformer_alone:
+        return
+    needed: dict[str, tuple[Any, Any]] = {
+        "projector.kind": (config.projector.kind, "qformer"),
+        "vision.train": (config.vision.train, "frozen"),
+        "language.train": (config.language.train, "frozen"),
+        "train.start_from": (train.start_from, None),
+        "train.torch_compile": (train.torch_compile, False),
+        "data.packing": (bool(config.data.packing), False),
+    }
+    if train.eval_strategy != "no":
+        needed["train.eval_questions"] = (train.eval_questions, 0)
+    for key, (value, wanted) in needed.items():
+        if value != wanted:
+            problem = f"expected {show(wanted)} with train.losses = {show(losses)}: the Q-Former is trained alone"
+            raise Invalid(key, problem, value)
 
 
 def _check_generate(generate: Generate) -> None:

@@ -355,8 +355,16 @@ class Train(Section):
     data_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
         None, description="a whole number from 0 to 2**32 - 1, or null for train.seed"
     )
+    losses: Annotated[list[Literal["answers", "itc", "itm", "itg", "mlm"]], Field(min_length=1)] = Field(
+        ["answers"], description="[answers], or for the Q-Former alone a list of itc, itm, itg and mlm"
+    )
     start_from: FilePath | None = Field(None, description="the path of a checkpoint, or of a run's folder, or null")
     start_from_adapters: Literal["continue", "merge"] = Field("continue", description="continue or merge")
+
+    @property
+    def qformer_alone(self) -> bool:
+        """Whether the run trains the Q-Former without a language model (BLIP-2's first stage)."""
+        return self.losses != ["answers"]
 
     @property
     def eval_batch_size(self) -> int:

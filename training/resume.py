@@ -56,6 +56,7 @@ RESUME_RULES: tuple[Rule, ...] = (
         "train.early_stopping_patience train.load_best_model_at_end",
         "from the next step on",
     ),
+    _refused("train.losses", "other heads would be trained, which have no moments"),
     _refused("train.start_from*", "the run has begun; --resume takes its weights from its own checkpoint"),
     _applies("train.*", "at once"),  # where and how fast it computes
     _refused("vision.train vision.last_blocks language.train", "other weights would be trained, which have no moments"),

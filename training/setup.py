@@ -40,6 +40,7 @@ from training import fsdp
 from training.distributed import world_size
 from training.feed import EpochFeed, Feed, StreamFeed, plan
 from training.loop import Loop
+from training.qformer_stage import build_qformer_stage
 
 Announce = Callable[[Config, ImageCaptionDataset, torch.dtype], None]
 
@@ -63,7 +64,7 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None, star
     feed = open_feed(decide_packing(config, dtype), tokenizer, processor)
     require_optional(config)
     accelerator = open_accelerator(config, dtype)
-    if announce and not sharded:  # the estimate is of one process that holds all
+    if announce and not sharded and not train.qformer_alone:  # the estimate is of one process that holds all
         announce(config, feed.known, dtype)
     set_seed(train.seed)
     if start:
@@ -72,9 +73,12 @@ def build_loop(config: Config, run: Path, announce: Announce | None = None, star
             f"start     {start.folder}: its weights alone, in a new run from step 0 (--resume would continue that run)"
         )
         print(*lines, sep="\n")
+    elif train.qformer_alone:
+        model = build_qformer_stage(config, tokenizer, dtype)
     else:
         model = build_model(config, tokenizer, dtype, accelerator.device)
-    model.set_attention(choose_attention(config, model, dtype))
+    if not train.qformer_alone:
+        model.set_attention(choose_attention(config, model, dtype))
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.data.feature_cache is not None:
@@ -174,7 +178,7 @@ def decide_packing(config: Config, dtype: torch.dtype) -> Config:
     skips = attention in ("tree_attention", "flex_attention") or (
         attention == "auto" and cuda_trains(config) and dtype == torch.bfloat16 and config.language.train != "prefix"
     )
-    packing = data.tokens_per_batch is not None and skips
+    packing = data.tokens_per_batch is not None and skips and not config.train.qformer_alone
     return config.model_copy(update={"data": data.model_copy(update={"packing": packing})})
 
 
@@ -269,11 +273,13 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
         if layers := lora_layers(getattr(model, part)):
             kinds = dict.fromkeys(name.rpartition(".")[2] for name in layers)
             print(f"lora      {len(layers)} layers of the {part} model: {', '.join(kinds)}")
-    layers, size = base_of(model.language).config.num_hidden_layers, config.language.adapter_size
+    size = config.language.adapter_size
     if config.language.train == "prefix":
-        print(f"prefix    {size} keys and values in front of each of {layers} layers of the language model")
+        print(f"prefix    {size} keys and values in front of every layer of the language model")
     elif config.language.train == "adapter":
-        print(f"adapter   {size} wide, after attention and MLP of {layers} layers of the language model")
+        print(f"adapter   {size} wide, after attention and MLP of every layer of the language model")
+    if config.train.qformer_alone:
+        print(f"losses    {', '.join(config.train.losses)}, of the Q-Former alone; no language model is loaded")
     known, validation = feed.known, feed.validation_dataset
     if isinstance(feed, StreamFeed):
         print(f"stream    {feed.dataset}; of the first window:")

@@ -40,7 +40,8 @@ def validate(loop: Loop) -> dict[str, float] | None:
         other = batch_loss(loop, swapped or batch) if swapped or loop.sharded else own
         if swapped and labels:
             gap.add(own, other, labels)
-        if shape is None and image_count(batch) and loop.model.projector.in_sequence and not loop.sharded:
+        shown = loop.model.projector.in_sequence and not loop.config.train.qformer_alone
+        if shape is None and image_count(batch) and shown and not loop.sharded:
             shape = shape_of(loop, batch)
     total, gap.sums = loop.sum_over_processes(total), loop.sum_over_processes(gap.sums)
     loss, found = (total[0] / total[1]).item(), gap.result()

@@ -113,4 +113,4 @@ def test_what_is_trained_is_printed(make_config, capsys):
     build_loop(config, Path(config.train.output) / "a")
     printed = capsys.readouterr().out
     assert "language 192 of" in " ".join(printed.split())  # 2 layers x 2 heads x 3 tokens x 8 wide, keys and values
-    assert "prefix    3 keys and values in front of each of 2 layers" in printed
+    assert "prefix    3 keys and values in front of every layer" in printed
