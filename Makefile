@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test soak screenshots install install-dev clean
+.PHONY: demo test soak stages screenshots install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -41,6 +41,12 @@ soak: install-dev
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py tests/model/test_compiling.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/model/test_llava.py
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/qwen/test_qwen1.py -k whole_demo
+
+# The presets of configs/stages/ on the demo's pictures and backbones, each stage from the one before: minutes.
+stages: install
+	$(BIN)/python -m demo.scenes --output data/demo/raw
+	$(BIN)/python process_image.py $(DEMO)
+	$(BIN)/python -m benchmarks.stages
 
 # Of the demo's model, on a virtual screen: needs `make demo` before, and Xvfb.
 screenshots: install-dev

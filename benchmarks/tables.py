@@ -1,10 +1,10 @@
-"""The README's table of GPU figures, made from benchmarks/results/*.json.
+"""The README's table of GPU figures and that of docs/architectures.md, made from benchmarks/results/*.json.
 
-    python -m benchmarks.tables            # print it
-    python -m benchmarks.tables --write    # put it between its two marks in README.md and README.zh-CN.md
+    python -m benchmarks.tables            # print them
+    python -m benchmarks.tables --write    # put them between their marks in the READMEs and docs, in both languages
 
 A result is what ``python -m benchmarks.gpu`` wrote as CARD-DATE.json; of each card the newest counts. A test fails when
-a number between the marks is not in a result.
+a number between the marks is not in a result. architectures.json is what ``python -m benchmarks.architectures`` wrote.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- gpu figures: begin -->", "<!-- gpu figures: end -->"
 READMES = ("README.md", "README.zh-CN.md")
+ARCHITECTURES = RESULTS / "architectures.json"
+MARKS = "<!-- architectures: begin -->", "<!-- architectures: end -->"
+PAGES = ("docs/architectures.md", "docs/architectures.zh-CN.md")
 COLUMNS = {"questions/s": "questions/s", "real tokens/s": "tokens/s", "peak GiB": "peak GiB", "MFU %": "MFU, 4N alone"}
 
 
@@ -26,16 +31,22 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into the READMEs")
     args = parser.parse_args()
     text = "\n\n".join(map(table, newest(RESULTS).values())) or "No GPU figures yet."
-    print(text)
+    compared = architecture_table(json.loads(ARCHITECTURES.read_text(encoding="utf-8")))
+    print(f"{text}\n\n{compared}")
     for name in READMES if args.write else ():
         file = ROOT / name
         file.write_text(replaced(file.read_text(encoding="utf-8"), text), encoding="utf-8")
+    for name in PAGES if args.write else ():
+        file = ROOT / name
+        file.write_text(replaced(file.read_text(encoding="utf-8"), compared, MARKS), encoding="utf-8")
 
 
 def newest(folder: Path) -> dict[str, dict]:
     """The newest result of each card."""
     found: dict[str, dict] = {}
     for file in sorted(folder.glob("*.json")):
+        if file.name == ARCHITECTURES.name:
+            continue
         result = json.loads(file.read_text(encoding="utf-8"))
         if "card" not in result:  # not of a GPU: benchmarks.baselines
             continue
@@ -67,6 +78,47 @@ def figures(record: dict) -> list[str]:
 def written(value: float) -> str:
     """A number as the table has it: whole from 100 on, else one decimal."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def architecture_table(result: dict) -> str:
+    """Connectors, adapters and recipes in Markdown: means over the seeds, and the deviation of the exact match."""
+    titles = [
+        "",
+        "visual tokens",
+        "trained",
+        "exact match",
+        "other picture",
+        "no picture",
+        "tokens/s",
+        "MiB",
+        "first token ms",
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    named = {
+        row["variant"]: [one for one in result["rows"] if one["variant"] == row["variant"]] for row in result["rows"]
+    }
+    for name, rows in named.items():
+        scores = [row["score"] for row in rows]
+        spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        cells = [name, str(rows[0]["visual_tokens"]), ", ".join(f"{count:,}" for count in rows[0]["trained"])]
+        cells.append(f"{statistics.mean(scores):.2f}{spread} ({len(scores)})")
+        cells += [f"{_mean(row['floors'][floor] for row in rows):.2f}" for floor in ("other_picture", "no_picture")]
+        cells += [
+            f"{_mean(row[key] for row in rows):,.0f}" for key in ("tokens_per_second", "memory_mib", "first_token_ms")
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    floors = result["rows"][0]["floors"]
+    lines += [
+        "",
+        f"{result['steps']} steps, {result['questions']} questions; majority answer {floors['majority']:.2f}, "
+        f"best answer per question text {floors['question_only']:.2f}; {result['device']}, torch {result['torch']}, "
+        f"{result['date']}",
+    ]
+    return "\n".join(lines)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
 
 
 def replaced(text: str, table_text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
