@@ -6,7 +6,21 @@ import json
 
 import pytest
 
-from benchmarks.tables import BEGIN, END, READMES, RESULTS, ROOT, newest, replaced, table, unfounded
+from benchmarks.tables import (
+    ARCHITECTURES,
+    BEGIN,
+    END,
+    MARKS,
+    PAGES,
+    READMES,
+    RESULTS,
+    ROOT,
+    architecture_table,
+    newest,
+    replaced,
+    table,
+    unfounded,
+)
 
 RESULT = {
     "card": "NVIDIA H100",
@@ -42,3 +56,25 @@ def test_the_newest_result_of_a_card_counts(tmp_path):
     for date in ("2026-11-26", "2026-12-01", "2026-11-30"):
         (tmp_path / f"h100-{date}.json").write_text(json.dumps({**RESULT, "date": date}), encoding="utf-8")
     assert newest(tmp_path)["NVIDIA H100"]["date"] == "2026-12-01"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_table_of_architectures_is_the_one_of_its_results(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    wanted = architecture_table(json.loads(ARCHITECTURES.read_text(encoding="utf-8")))
+    assert replaced(text, wanted, MARKS) == text
+
+
+def test_a_line_of_the_table_is_the_mean_over_its_seeds():
+    floors = {"majority": 0.3, "question_only": 0.4, "other_picture": 0.25, "no_picture": 0.2}
+    numbers = {
+        "visual_tokens": 63,
+        "trained": [1000, 2000],
+        "floors": floors,
+        "memory_mib": 99.6,
+        "first_token_ms": 20.4,
+    }
+    rows = [{"variant": "mlp", "score": score, "tokens_per_second": 2000, **numbers} for score in (0.5, 0.7)]
+    facts = {"steps": 150, "questions": 200, "device": "CPU", "torch": "2.13", "date": "2026-11-27"}
+    lines = architecture_table({**facts, "rows": rows}).splitlines()
+    assert lines[2] == "| mlp | 63 | 1,000, 2,000 | 0.60 ± 0.14 (2) | 0.25 | 0.20 | 2,000 | 100 | 20 |"
