@@ -47,8 +47,8 @@ FULL_RATE = 3e-4
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of the demo after a preset. ``data`` is captions, instructions, dialogues (with
-    text) or mixed (everything)."""
+    """A run of the demo after a preset. ``data`` is captions, instructions, pictures (both),
+    dialogues (instructions and text) or mixed (everything)."""
 
     preset: str
     data: str
@@ -62,7 +62,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage("qwen-vl-2", "mixed"),
         Stage("qwen-vl-3", "dialogues"),
     ),
-    "BLIP-2": (Stage("blip2-1", "captions"), Stage("blip2-2", "mixed")),
+    "BLIP-2": (Stage("blip2-1", "captions"), Stage("blip2-2", "pictures")),
 }
 
 
@@ -139,6 +139,7 @@ def write_data(config: Config, folder: Path) -> dict[str, Path]:
     kinds = {
         "captions": captions,
         "instructions": instructions,
+        "pictures": content,
         "mixed": {**content, "text": text_conversations()},
         "dialogues": {**instructions, "text": text_conversations()},
     }
