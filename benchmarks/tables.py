@@ -45,10 +45,8 @@ def newest(folder: Path) -> dict[str, dict]:
     """The newest result of each card."""
     found: dict[str, dict] = {}
     for file in sorted(folder.glob("*.json")):
-        if file.name == ARCHITECTURES.name:
-            continue
         result = json.loads(file.read_text(encoding="utf-8"))
-        if "card" not in result:  # not of a GPU: benchmarks.baselines
+        if "card" not in result:  # not of a GPU
             continue
         if result["card"] not in found or result["date"] >= found[result["card"]]["date"]:
             found[result["card"]] = result

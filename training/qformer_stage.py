@@ -85,7 +85,7 @@ class TextQFormer(QFormerConnector):
 
 
 class NoLanguage(nn.Module):
-    """Stands where a model has its language model."""
+    """In place of a language model, which this stage does not load."""
 
     generation_config = GenerationConfig()
 
