@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from answering.checkpoints import add_checkpoint_arguments, base_overrides, is_override, open_config
 from common.errors import UserError
+from common.language import in_chinese, system_language
 from common.text import can_print, from_command_line, prepare_console
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return ask(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"错误：{in_chinese(str(error))}" if args.lang == "zh" else f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -80,6 +81,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--lang", choices=("en", "zh"), default=system_language(), help="of error messages (default: by the locale)"
+    )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the run's config)")
     parser.add_argument(
         "words",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 BASES = ("language.path", "vision.path", "model")  # the keys that name a checkpoint's base models
+RESULT_START = 1 << 16  # characters of a result before its answers
 CHANGEABLE = ("generate.", "data.max_pixels=")  # what the command line may change of a checkpoint's config
 
 
@@ -68,6 +71,45 @@ def checkpoints_under(folder: Path) -> list[Path]:
     """Every complete checkpoint of every run, the newest first."""
     found = [(manifest.stat().st_mtime, manifest.parent) for manifest in folder.glob(f"*/checkpoint-*/{MANIFEST}")]
     return [checkpoint for _, checkpoint in sorted(found, reverse=True)]
+
+
+class CheckpointFacts(NamedTuple):
+    """What a list says about a checkpoint: the names of its base models, the day it was saved, and its score."""
+
+    bases: list[str]
+    date: str
+    score: float | None  # exact match or accuracy by evaluate.py; None: no result of it is in the current folder
+
+
+def checkpoint_facts(checkpoint: Path) -> CheckpointFacts:
+    """Read from its manifest, which is not checked, and from result*.json in the current folder."""
+    file = checkpoint / MANIFEST
+    try:
+        models = json.loads(file.read_text(encoding="utf-8"))["base_models"].values()
+        bases = [Path(model["path"]).name for model in models]
+        date = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return CheckpointFacts([], "", None)  # loading it says what is wrong with it
+    return CheckpointFacts(bases, date, _score_of(checkpoint))
+
+
+def _score_of(checkpoint: Path) -> float | None:
+    """The overall score of the last result about a checkpoint. Only the start of a result is read, without answers."""
+    for file in sorted(Path().glob("result*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            start = stream.read(RESULT_START)
+        about = re.search(r'"checkpoint": "((?:[^"\\]|\\.)*)"', start)
+        score = re.search(r'"scores": \{\s*"overall": \{[^{}]*?"score": ([0-9.]+)', start)
+        if about and score and Path(json.loads(f'"{about[1]}"')).resolve() == checkpoint.resolve():
+            return float(score[1])
+    return None
+
+
+def name_of(checkpoint: Path) -> str:
+    """Run and step of a checkpoint; the folder's name if it is not in a run."""
+    if checkpoint.name.startswith("checkpoint-"):
+        return f"{checkpoint.parent.name} / {checkpoint.name}"
+    return checkpoint.name
 
 
 def is_demo(checkpoint: Path) -> bool:

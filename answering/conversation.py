@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with
 
 
 @dataclass
+class Exchange(Turn):
+    """A turn, when it was asked (ISO 8601, with the time zone) and the checkpoint that answered; "" where unknown."""
+
+    when: str = ""
+    checkpoint: str = ""
+
+
+@dataclass
 class Conversation:
     """Questions and answers about ``images``, which come before the first question.
 
@@ -33,7 +42,7 @@ class Conversation:
 
     images: list[Image.Image] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Exchange] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)  # before each image, such as the time of a frame; [] for none
     replaced: int = 0  # characters of the last question that were halves of characters, and became U+FFFD
@@ -46,7 +55,8 @@ class Conversation:
         question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
         images, labels = (0, []) if self.turns else (len(self.images), self.labels)
-        self.turns.append(Turn(question_with_images(question, images, boxes, labels)))
+        shown = question_with_images(question, images, boxes, labels)
+        self.turns.append(Exchange(shown, when=datetime.now().astimezone().isoformat(timespec="seconds")))
         return self.up_to(len(self.turns) - 1)
 
     def answer(self, text: str) -> None:
@@ -67,7 +77,7 @@ class Conversation:
         Raises:
             UserError: the file cannot be written.
         """
-        text = self._markdown() if file.suffix.lower() == ".md" else self._json()
+        text = self._markdown() if file.suffix.lower() == ".md" else self.as_json()
         try:
             write_text(file, text)
         except OSError as error:
@@ -82,28 +92,43 @@ class Conversation:
         Raises:
             UserError: the file or a picture of it cannot be read.
         """
+        conversation = cls.read(file)
+        for path in conversation.paths:
+            try:
+                conversation.images.append(load_image(path, max_pixels))
+            except ImageError as error:
+                raise UserError(f"{path}: {error}; the conversation is about this picture") from error
+        return conversation
+
+    @classmethod
+    def read(cls, file: Path) -> Conversation:
+        """A saved conversation without its pictures, of which only the paths are read.
+
+        Raises:
+            UserError: the file cannot be read, or is not one.
+        """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             paths, about = [str(path) for path in content["images"]], dict(content["about"])
-            turns = [(str(turn["question"]), str(turn["answer"]), read_boxes(turn)) for turn in content["turns"]]
+            turns = []
+            for number, turn in enumerate(content["turns"]):
+                details = [str(turn.get(name, "")) for name in ("when", "checkpoint")]
+                question, answer = (whole(str(turn[name]))[0] for name in ("question", "answer"))
+                shown = question_with_images(question, 0 if number else len(paths), read_boxes(turn))
+                turns.append(Exchange(shown, answer, *details))
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: not a conversation that was saved here as JSON") from error
-        images = []
-        for path in paths:
-            try:
-                images.append(load_image(path, max_pixels))
-            except ImageError as error:
-                raise UserError(f"{path}: {error}; the conversation is about this picture") from error
-        conversation = cls(images, paths, about=about)
-        for question, answer, boxes in turns:
-            conversation.ask(question, boxes)
-            conversation.answer(answer)
-        return conversation
+        return cls([], paths, turns, about)
 
-    def _json(self) -> str:
-        turns = [{**question_fields(question), "answer": answer} for question, answer in self.answered()]
+    def as_json(self) -> str:
+        answered = [turn for turn in self.turns if turn.answer is not None]
+        turns = []
+        for turn in answered:
+            details = {"when": turn.when, "checkpoint": turn.checkpoint}
+            known = {name: value for name, value in details.items() if value}
+            turns.append({**question_fields(typed(turn.question)), "answer": turn.answer, **known})
         content = {"images": self.paths, "about": self.about, "turns": turns}
         text = json.dumps(content, ensure_ascii=False, indent=2)
         # A file's name that is not UTF-8 holds lone surrogates. Escaped, they are read back as they were.

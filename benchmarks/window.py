@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="answers (default: 3)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, virtual_screen() as screen:
-        os.environ["XDG_CONFIG_HOME"] = home
+        os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_DATA_HOME"] = home
         picture = Path(home) / "picture.png"
         Image.effect_noise((640, 480), 60).save(picture)
         begin = time.perf_counter()
@@ -59,7 +59,7 @@ def main() -> None:
         root.update()
         print(f"window open after {time.perf_counter() - begin:.2f} s")
         pulse = Pulse(root)
-        live(root, lambda: window.loading is None and window.reading is None)
+        live(root, lambda: window.models.loading is None and window.pictures.reading is None)
         assistant = window.worker.assistant
         if assistant is None:
             sys.exit(f"error: {window.notes[-1].line}")
@@ -71,7 +71,7 @@ def main() -> None:
         assistant.model.language.generation_config.eos_token_id = None  # every answer has the full length
         for _ in range(args.repeats):
             window.new_conversation()
-            window.view.question = "What is in the picture?"
+            window.view.question_box.text = "What is in the picture?"
             root.update()
             pulse.longest()
             window.ask()

@@ -40,7 +40,7 @@ def main() -> None:
     checkpoint = choices_of(args.checkpoint)[0]
     first, second = test_pictures(args.data)
     with tempfile.TemporaryDirectory() as home:
-        os.environ["XDG_CONFIG_HOME"] = home
+        os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_DATA_HOME"] = home
         with virtual_screen("2400x1600x24") as screen:
             shoot(screen, args.output / "window-empty.png", Preferences(language="en"), checkpoint)
             shoot(screen, args.output / "window-look.png", Preferences(language="en", look=True), checkpoint, *first)
@@ -88,12 +88,12 @@ def shoot(
     """Open the window, ask, and save a picture of it."""
     root = tkinter.Tk(screenName=screen)
     window = Window(root, checkpoint, "cpu", str(picture) if picture else None, preferences)
-    live(root, lambda: window.loading is None and window.reading is None)
+    live(root, lambda: window.models.loading is None and window.pictures.reading is None)
     root.focus_force()
     for question in questions:
-        window.view.question = question
+        window.view.question_box.text = question
         window.ask()
-        live(root, lambda: window.asking is None and window.looking is None)
+        live(root, lambda: window.asking is None and window.maps.looking is None)
     end = time.monotonic() + 1
     live(root, lambda: time.monotonic() > end)
     grab(root, screen).save(file, optimize=True)

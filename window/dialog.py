@@ -9,9 +9,10 @@ from dataclasses import replace
 from tkinter import ttk
 from typing import Any, TypeVar
 
+from common.language import system_language
 from common.text import whole
 from window.look import Look
-from window.preferences import LANGUAGES, SIZES, Preferences, system_language
+from window.preferences import LANGUAGES, SIZES, Preferences
 
 _K = TypeVar("_K")
 

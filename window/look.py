@@ -6,9 +6,11 @@ which are drawn at four times their size and reduced, at the scale of the screen
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tkinter
+from collections.abc import Callable
 from dataclasses import dataclass
 from tkinter import font, ttk
 from typing import Any
@@ -18,11 +20,16 @@ from PIL import Image, ImageDraw, ImageTk
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a window. A text has a contrast of at least 4.5 : 1 to what is under it (WCAG AA), by test."""
+    """The colours of a window, by test as WCAG AA asks.
+
+    A text has a contrast of at least 4.5 : 1 to what is under it; the edge of a field or button and the ring of what
+    has the focus have 3 : 1.
+    """
 
     ground: str
     surface: str
     line: str
+    edge: str
     text: str
     muted: str
     accent: str
@@ -40,6 +47,7 @@ LIGHT = Palette(
     ground="#f3f4f6",
     surface="#ffffff",
     line="#d3d6dc",
+    edge="#868d99",
     text="#1c1f26",
     muted="#5d6470",
     accent="#2459c8",
@@ -56,6 +64,7 @@ DARK = Palette(
     ground="#1b1d22",
     surface="#23262c",
     line="#3c414b",
+    edge="#7b8290",
     text="#e9ebef",
     muted="#a3aab7",
     accent="#7fa8ff",
@@ -103,6 +112,7 @@ class Look:
         self.font = font.Font(root, family=family, size=-self.px(14))
         self.bold = font.Font(root, family=family, size=-self.px(14), weight="bold")
         self.small = font.Font(root, family=family, size=-self.px(12))
+        self.tiny = font.Font(root, family=family, size=-1)
         self.large = font.Font(root, family=family, size=-self.px(18), weight="bold")
         for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # used by the system's dialogs
             font.nametofont(name, root).configure(family=family, size=-self.px(13))
@@ -139,7 +149,7 @@ class Look:
 
     def _make_elements(self, style: ttk.Style) -> None:
         c, edge = self.colors, self.px(7)
-        plain, over = self._box(c.button, c.line), self._box(c.button_over, c.line)
+        plain, over = self._box(c.button, c.edge), self._box(c.button_over, c.edge)
         focused, off = self._box(c.button, c.accent), self._box(c.ground, c.line)
         full, full_over = self._box(c.accent, c.accent), self._box(c.accent_over, c.accent_over)
         full_focused = self._box(c.accent, c.text)
@@ -159,6 +169,10 @@ class Look:
         create("Accent.button", "image", full, *states, **options)
         focused_field = self._box(c.surface, c.accent)
         create("Box.field", "image", self._box(c.surface, c.line), ("focus", focused_field), **options)
+        create("Input.field", "image", self._box(c.surface, c.edge), ("focus", focused_field), **options)
+        create("Banner.field", "image", self._box(c.warning, c.warning), **options)
+        chip, chip_over = self._box(c.question, c.question), self._box(c.question, c.accent)
+        create("Chip.button", "image", chip, ("active", chip_over), ("focus", chip_over), **options)
         thumb, grabbed = self._thumb(c.line), self._thumb(c.muted)
         options = {"border": self.px(5), "padding": 0, "sticky": "nsew"}
         create("Vertical.Bar.thumb", "image", thumb, ("active", grabbed), **options)
@@ -176,23 +190,33 @@ class Look:
         self._configure_scrollbars(style)
         self._configure_fields(style)
         style.configure("Small.TLabel", foreground=c.muted, font=self.small)
-        style.configure("Demo.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
+        style.configure("Banner.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
         style.configure("TProgressbar", background=c.accent, lightcolor=c.accent, darkcolor=c.accent)
-        style.configure("TProgressbar", troughcolor=c.line, bordercolor=c.line, thickness=px(6))
+        style.configure("TProgressbar", troughcolor=c.ground, bordercolor=c.ground, thickness=px(4))
+        style.configure("Treeview", background=c.surface, fieldbackground=c.surface, foreground=c.text)
+        style.configure("Treeview", bordercolor=c.line, rowheight=px(52), font=self.font)
+        style.map("Treeview", background=[("selected", c.question)], foreground=[("selected", c.text)])
 
     def _configure_buttons(self, style: ttk.Style) -> None:
         c, px = self.colors, self.px
         layout: Any = style.layout  # typeshed knows no nested layouts
-        for name, element in (("TButton", "Plain.button"), ("Accent.TButton", "Accent.button")):
+        for name, element in (
+            ("TButton", "Plain.button"),
+            ("Accent.TButton", "Accent.button"),
+            ("Chip.TButton", "Chip.button"),
+        ):
             inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
             layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
             style.configure(name, padding=(px(14), px(6)), anchor="center")
         style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
         style.map("Accent.TButton", foreground=[("disabled", c.muted)])
-        label = ("Menubutton.padding", {"sticky": "nsew", "children": [("Menubutton.label", {"sticky": "w"})]})
-        layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [label]})])
+        style.configure("Chip.TButton", padding=(px(10), px(4)), font=self.small)
+        label = ("Menubutton.label", {"side": "left", "sticky": "w"})
+        arrow = ("Menubutton.indicator", {"side": "right", "sticky": ""})
+        inside = ("Menubutton.padding", {"sticky": "nsew", "children": [arrow, label]})
+        layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [inside]})])
         style.configure("Plain.TMenubutton", padding=(px(12), px(6)))
-        style.configure("TMenubutton", arrowcolor=c.text)
+        style.configure("TMenubutton", arrowcolor=c.text, arrowsize=px(5), arrowpadding=px(2))
 
     def _configure_switches(self, style: ttk.Style) -> None:
         c, px = self.colors, self.px
@@ -203,7 +227,10 @@ class Look:
             layout(f"{indicator}.{kind}", [(f"{kind[1:]}.padding", {"sticky": "nsew", "children": [focus]})])
             style.configure(f"{indicator}.{kind}", padding=px(2), focusthickness=px(1))
             style.map(f"{indicator}.{kind}", background=[("active", c.ground)])
-        layout("Box.TFrame", [("Box.field", {"sticky": "nsew"})])
+        for name in ("Box", "Input"):
+            layout(f"{name}.TFrame", [(f"{name}.field", {"sticky": "nsew"})])
+        inside = ("Label.padding", {"sticky": "nsew", "children": [("Label.label", {"sticky": "nsew"})]})
+        layout("Banner.TLabel", [("Banner.field", {"sticky": "nsew", "children": [inside]})])
 
     def _configure_scrollbars(self, style: ttk.Style) -> None:
         c = self.colors
@@ -217,7 +244,7 @@ class Look:
     def _configure_fields(self, style: ttk.Style) -> None:
         """Number fields and choices; a choice's list is not of ttk and takes its colours from Tk's options."""
         c, px = self.colors, self.px
-        fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.line, "insertcolor": c.text}
+        fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.edge, "insertcolor": c.text}
         for name in ("TEntry", "TSpinbox", "TCombobox"):
             style.configure(name, padding=px(5), arrowcolor=c.text, lightcolor=c.surface, darkcolor=c.surface, **fields)
             style.map(
@@ -233,7 +260,13 @@ class Look:
         self.root.option_add("*TCombobox*Listbox.foreground", c.text)
         self.root.option_add("*TCombobox*Listbox.font", self.font)
 
-    # ------------------------------------------------------------------------------------------ plain Tk
+    # ------------------------------------------------------------------------------------------ widgets
+
+    @staticmethod
+    def button(parent: tkinter.Misc, text: str, command: Callable[[], object], style: str = "TButton") -> ttk.Button:
+        button = ttk.Button(parent, text=text, style=style, command=command, width=0, cursor="hand2")
+        button.bind("<Return>", lambda event: button.invoke())  # Tk itself only lets the space bar press a button
+        return button
 
     def menu(self, parent: tkinter.Misc) -> tkinter.Menu:
         c = self.colors
@@ -247,9 +280,9 @@ class Look:
             activeforeground=c.on_accent,
             disabledforeground=c.muted,
             selectcolor=c.text,
-            relief="flat",
-            borderwidth=1,
-            activeborderwidth=0,
+            relief="raised",
+            borderwidth=self.px(1),
+            activeborderwidth=self.px(4),
         )
 
     def text_box(self, parent: tkinter.Misc, **options: Any) -> tkinter.Text:
@@ -272,6 +305,16 @@ class Look:
         )
 
     # ------------------------------------------------------------------------------------------ drawn parts
+
+    def bubble_end(self, width: int, color: str, top: bool) -> bytes:
+        """The rounded end of a bubble, as a PNG of ``width`` pixels for Tk."""
+        height, radius = self.px(8), self.px(8)
+        image = Image.new("RGB", (4 * width, 4 * height), self.colors.surface)
+        box = (0, 0 if top else -4 * radius, 4 * width - 1, 4 * (height + radius) if top else 4 * height - 1)
+        ImageDraw.Draw(image).rounded_rectangle(box, 4 * radius, fill=color)
+        data = io.BytesIO()
+        image.resize((width, height), Image.Resampling.BOX).save(data, "PNG", compress_level=1)
+        return data.getvalue()
 
     def _photo(self, image: Image.Image) -> ImageTk.PhotoImage:
         small = image.resize((image.width // 4, image.height // 4), Image.Resampling.BOX)

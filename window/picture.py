@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import tkinter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from tkinter import ttk
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageTk
+from PIL import Image, ImageDraw, ImageOps, ImageTk
 
 from window.look import Look
 
 LARGEST = 2048  # pixels on a side of the preview: more than any pane has, and scaled in milliseconds
-COLD, HOT = np.array([255, 196, 0]), np.array([224, 30, 30])  # amber to red: visible on light and dark pictures
-OPAQUE = 0.72  # opacity of the hottest patch: the picture is still visible under it
+DIM = 0.25  # how much of a patch without attention is left: the hottest keeps its own colours
+OUTLINE = "#f59e0b"  # around the patches with at least half of the largest share; amber is seen on light and dark
 
 
-def heat_colors(grid: np.ndarray) -> np.ndarray:
-    """A map [rows, columns], NaN for dropped patches -> RGBA [rows, columns, 4] uint8; the largest value is hottest."""
-    share = np.nan_to_num(grid) / max(float(np.nanmax(grid)), 1e-12)  # [rows, columns], 0 to 1
-    color = COLD + (HOT - COLD) * share[..., None]
-    return np.concatenate([color, 255 * OPAQUE * share[..., None]], -1).round().astype(np.uint8)
+def shares_of(grid: np.ndarray) -> np.ndarray:
+    """A map [rows, columns], NaN for dropped patches -> 0 to 1, where 1 is the hottest."""
+    return np.nan_to_num(grid) / max(float(np.nanmax(grid)), 1e-12)
 
 
 def with_heat(picture: Image.Image, grid: np.ndarray) -> Image.Image:
-    """The picture in nearly grey, its patches coloured, dropped patches crossed out."""
-    grey = Image.blend(picture, picture.convert("L").convert("RGB"), 0.75)
-    colors = Image.fromarray(heat_colors(grid)).resize(picture.size, Image.Resampling.NEAREST)
-    page = Image.alpha_composite(grey.convert("RGBA"), colors)
+    """The picture, lighter towards white where there was less attention, so that hues stay what they are.
+
+    The hottest patches are outlined; dropped patches are crossed out.
+    """
+    share = shares_of(grid)
+    kept = Image.fromarray((255 * (DIM + (1 - DIM) * share)).round().astype(np.uint8))  # [rows, columns]
+    white = Image.new("RGB", picture.size, "white")
+    page = Image.composite(picture, white, kept.resize(picture.size, Image.Resampling.NEAREST))
+    draw, shape = ImageDraw.Draw(page), (grid.shape[0], grid.shape[1])
+    line = max(1, min(picture.size) // 150)
+    for row, column in np.argwhere(share >= 0.5):
+        left, top, right, bottom = patch_box(page.size, shape, row, column)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=OUTLINE, width=line)
     for row, column in np.argwhere(np.isnan(grid)):
-        _cross_out(page, patch_box(page.size, (grid.shape[0], grid.shape[1]), row, column))
-    return page.convert("RGB")
+        _cross_out(page, patch_box(page.size, shape, row, column))
+    return page
 
 
 def heat_ramp(width: int, height: int) -> Image.Image:
-    """The colours from the coldest to the hottest, on white."""
+    """How the darkest colour looks from the least attention to the most."""
     share = np.linspace(0, 1, width)[None].repeat(height, 0)  # [H, W]
-    page = Image.new("RGBA", (width, height), "white")
-    return Image.alpha_composite(page, Image.fromarray(heat_colors(share))).convert("RGB")
+    return Image.fromarray((255 * (1 - DIM - (1 - DIM) * share)).round().astype(np.uint8)).convert("RGB")
 
 
 def patch_box(size: tuple[int, int], shape: tuple[int, int], row: int, column: int) -> tuple[int, int, int, int]:
@@ -72,8 +79,8 @@ def preview_of(image: Image.Image) -> Image.Image:
 class PicturePane(ttk.Frame):
     """The picture in a frame, or an invitation to open one.
 
-    ``clicked`` is called when the empty pane is clicked. ``pointed`` is called with (row, column) of the patch under
-    the mouse while a map is shown, or with None.
+    ``clicked`` is called when the empty pane is clicked, ``opened`` with the path of a recent picture. ``pointed`` is
+    called with (row, column) of the patch under the mouse while a map is shown, or with None.
     """
 
     def __init__(
@@ -82,14 +89,17 @@ class PicturePane(ttk.Frame):
         look: Look,
         t: Callable[..., str],
         clicked: Callable[[], None],
+        opened: Callable[[str], None],
         pointed: Callable[[tuple[int, int] | None], None],
         can_drop: bool,
     ) -> None:
         super().__init__(parent)
         self.look, self.t, self.pointed, self.can_drop = look, t, pointed, can_drop
+        self.clicked, self.opened = clicked, opened
         self.preview: Image.Image | None = None
         self.grid_shown: np.ndarray | None = None
         self.photo: ImageTk.PhotoImage | None = None
+        self.small: list[tuple[str, ImageTk.PhotoImage]] = []  # recent pictures: path and small copy
         self.drawn_at = (0, 0, 1, 1)  # left, top, width and height of the picture in the canvas
         colors = look.colors
         frame = ttk.Frame(self, style="Box.TFrame", padding=look.px(8))
@@ -99,7 +109,7 @@ class PicturePane(ttk.Frame):
         )
         self.canvas.pack(fill="both", expand=True)
         self.canvas.bind("<Configure>", lambda event: self.draw())
-        self.canvas.bind("<Button-1>", lambda event: clicked() if self.preview is None else None)
+        self.canvas.bind("<Button-1>", self._on_click)
         self.canvas.bind("<Motion>", self._on_motion)
         self.canvas.bind("<Leave>", lambda event: self.pointed(None))
 
@@ -107,6 +117,21 @@ class PicturePane(ttk.Frame):
         if preview is not self.preview or self.grid_shown is not None:
             self.preview, self.grid_shown = preview, None
             self.draw()
+
+    def show_recent(self, pictures: Sequence[tuple[str, Path]]) -> None:
+        """Recent pictures for the empty pane: each one's path, and the file of its small copy."""
+        side, self.small = self.look.px(56), []
+        for path, file in pictures:
+            try:
+                with Image.open(file) as image:
+                    self.small.append((path, ImageTk.PhotoImage(ImageOps.fit(image, (side, side)), master=self)))
+            except OSError:
+                continue
+        if self.preview is None:
+            self.draw()
+
+    def forget_images(self) -> None:
+        self.photo, self.small = None, []
 
     def show_map(self, grid: np.ndarray | None) -> None:
         """``grid`` [rows, columns] is of an :class:`answering.attention_map.AttentionMap`; None: only the picture."""
@@ -149,6 +174,34 @@ class PicturePane(ttk.Frame):
         )
         keys = self.t("drop_keys_dnd" if self.can_drop else "drop_keys")
         self.canvas.create_text(middle, top + px(96), text=keys, font=self.look.font, fill=colors.muted, **text)
+
+        self._draw_recent(width, height)
+
+    def _draw_recent(self, width: int, height: int) -> None:
+        """The recent pictures in a row at the bottom, as many as fit."""
+        step = self.look.px(66)
+        shown = self.small[: max(0, (width - self.look.px(40)) // step)]
+        if not shown or height < self.look.px(320):
+            return
+        left, top = (width - step * len(shown)) // 2 + self.look.px(5), height - self.look.px(84)
+        self.canvas.create_text(
+            width // 2,
+            top - self.look.px(10),
+            text=self.t("recent"),
+            font=self.look.small,
+            anchor="s",
+            fill=self.look.colors.muted,
+        )
+        for number, (_, photo) in enumerate(shown):
+            item = self.canvas.create_image(left + step * number, top, image=photo, anchor="nw")
+            self.canvas.itemconfigure(item, tags=("recent", f"recent-{number}"))
+
+    def _on_click(self, event: tkinter.Event) -> None:
+        if self.preview is not None:
+            return
+        tags = self.canvas.gettags("current")
+        number = next((int(tag.removeprefix("recent-")) for tag in tags if tag.startswith("recent-")), None)
+        self.clicked() if number is None else self.opened(self.small[number][0])
 
     def _draw_icon(self, middle: int, top: int) -> None:
         """A picture in outline: a frame, a sun, a hill."""

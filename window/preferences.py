@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import locale
 import os
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -30,6 +29,7 @@ class Preferences:
     max_new_tokens: int | None = None
     system: str | None = None
     device: str = ""
+    folder: str = ""  # of the last file that was opened or saved
 
     def overrides(self) -> dict[str, Any]:
         """The settings of an answer, for :meth:`answering.worker.Worker.ask`."""
@@ -69,6 +69,7 @@ def _usable(name: str, value: Any) -> bool:
         "max_new_tokens": lambda: type(value) is int and value >= 1,
         "system": lambda: isinstance(value, str) and not whole(value)[1],
         "device": lambda: isinstance(value, str),
+        "folder": lambda: isinstance(value, str),
     }
     return checks[name]() if name in checks else isinstance(value, bool)
 
@@ -81,11 +82,3 @@ def preferences_file() -> Path:
         "darwin": home / "Library" / "Application Support",
     }.get(sys.platform, os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     return Path(folder) / "ask-a-picture" / "settings.json"
-
-
-def system_language() -> str:
-    """ "zh" if the locale is Chinese, else "en"."""
-    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    name = next((name for name in names if name), "")
-    name = name or locale.getlocale()[0] or ""  # Windows sets none of the three
-    return "zh" if name.lower().startswith(("zh", "chinese")) else "en"

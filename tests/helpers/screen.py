@@ -81,7 +81,7 @@ def endless(window: Window, tokens: int = 3000) -> None:
 
 
 def loaded(window: Window, person: Person) -> None:
-    person.until(lambda: window.loading is None and window.reading is None)
+    person.until(lambda: window.models.loading is None and window.pictures.reading is None)
 
 
 def seen(window: Window) -> str:
@@ -99,7 +99,7 @@ def talked(window: Window, person: Person, *answers: str) -> None:
         conversation.ask("What?")
         conversation.answer(answer)
     window.begin(conversation)
-    person.until(lambda: not window.preferences.look or len(answers) - 1 in window.maps)
+    person.until(lambda: not window.preferences.look or len(answers) - 1 in window.maps.found)
 
 
 def every_widget(widget) -> list:

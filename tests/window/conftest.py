@@ -24,7 +24,7 @@ def screen():
 
 @pytest.fixture
 def config_home(tmp_path, monkeypatch) -> Path:
-    for name in ("XDG_CONFIG_HOME", "APPDATA", "HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "APPDATA", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
     return tmp_path / "home"
@@ -47,7 +47,7 @@ def open_window(screen, checkpoint, config_home, tmp_path, monkeypatch):
         opened.append((window, person))
         root.update()
         root.focus_force()  # there is no window manager to do it
-        window.view.entry.focus_set()
+        window.view.question_box.entry.focus_set()
         return window, person
 
     yield start

@@ -26,8 +26,8 @@ from tests.helpers.tiny import REPO, picture
 
 tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
 
-from window.controller import Read, filedialog  # noqa: E402
 from window.picture import with_heat  # noqa: E402
+from window.pictures import Read, filedialog  # noqa: E402
 from window.preferences import Preferences  # noqa: E402
 
 
@@ -57,10 +57,10 @@ def test_a_picture_is_opened_by_keys_and_questions_typed_while_the_model_loads_a
     person.until(lambda: window.conversation.images)
     person.type("What color?")
     person.press("Return")
-    assert window.view.entry.get("1.0", "end-1c") == "" and "What color?" in seen(window)
-    assert window.status[0] == "stage_waiting" and window.loading is not None
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "" and "What color?" in seen(window)
+    assert window.status[0] == "stage_waiting" and window.models.loading is not None
     gate.set()
-    person.until(lambda: window.asking is None and window.loading is None)
+    person.until(lambda: window.asking is None and window.models.loading is None)
     assert wanted[0] and answers(window) == wanted[:1] and wanted[0] in seen(window)
     towers = []
     window.worker.assistant.model.vision.register_forward_hook(lambda *_: towers.append(1))
@@ -80,13 +80,13 @@ def test_stop_ends_a_long_answer_and_the_conversation_continues(open_window, red
     person.press("Return")
     person.until(lambda: window.partial)
     assert window.partial in seen(window)
-    person.click(window.view.stop_button) if by == "button" else person.press("Escape")
+    person.click(window.view.question_box.stop_button) if by == "button" else person.press("Escape")
     person.until(lambda: window.asking is None)
     (answer,) = answers(window)
     assert answer and len(window.worker.assistant.tokenizer.encode(answer)) < 3000
-    assert "Stopped" in seen(window) and window.view.stop_button.instate(["disabled"])
+    assert "Stopped" in seen(window) and window.view.question_box.stop_button.instate(["disabled"])
     window.preferences.max_new_tokens = 4
-    person.until(lambda: window.looking is None)
+    person.until(lambda: window.maps.looking is None)
     person.type("and?")
     person.press("Return")
     person.until(lambda: window.asking is None)
@@ -122,7 +122,7 @@ def test_another_picture_in_the_middle_of_an_answer_begins_a_new_conversation(op
     person.until(lambda: window.partial)
     steps = []
     window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
-    window.open_picture(str(blue))
+    window.pictures.open(str(blue))
     person.until(lambda: window.conversation.paths == [str(blue)])
     person.wait(0.5)  # what the old answer still had to say has come
     computed = len(steps)
@@ -150,11 +150,11 @@ def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path,
         (spaced.as_uri(), spaced),
     ):
         handlers["<<Drop>>"](SimpleNamespace(data=data))
-        person.until(lambda: window.reading is None)
+        person.until(lambda: window.pictures.reading is None)
         assert window.conversation.paths == [str(file)]
     handlers["<<Drop>>"](SimpleNamespace(data=""))
     handlers["<<Drop>>"](SimpleNamespace(data="https://example.org/a.png"))
-    assert "https://example.org/a.png is a web address" in seen(window) and window.reading is None
+    assert "https://example.org/a.png is a web address" in seen(window) and window.pictures.reading is None
 
 
 def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):
@@ -162,8 +162,8 @@ def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tm
     loaded(window, person)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(red.read_bytes()[:40])
-    window.open_picture(str(broken))
-    person.until(lambda: window.reading is None)
+    window.pictures.open(str(broken))
+    person.until(lambda: window.pictures.reading is None)
     assert "Cannot open broken.jpg: cannot be decoded" in seen(window)
     assert window.conversation.paths == [str(red)]
 
@@ -188,17 +188,17 @@ def test_the_word_under_the_mouse_shows_its_own_map(open_window, red):
     endless(window, 20)
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.maps)
-    found = window.maps[0]
+    person.until(lambda: window.maps.found)
+    found = window.maps.found[0]
     whole = window.view.pane.grid_shown
     shown = ImageTk.getimage(window.view.pane.photo).convert("RGB")
     assert shown.tobytes() == with_heat(picture("red").resize(shown.size), whole).tobytes()
     assert whole.shape == (3, 3) and torch.tensor(whole).isnan().nonzero().tolist() == [[0, 0]]
     span = found.words()[-1]
-    text, start = window.view.transcript.text, window.view.transcript._start_of(0)
+    text, start = window.view.transcript.text, window.view.transcript.start_of(0)
     box = text.bbox(f"{start} + {span[1] - 1} chars")  # the last letter: one further is another word, or none
     person.point(text.winfo_rootx() + box[0] + box[2] // 2, text.winfo_rooty() + box[1] + box[3] // 2)
-    assert window.span == span and (window.view.pane.grid_shown[1:] == found.of(span)[1:]).all()
+    assert window.maps.span == span and (window.view.pane.grid_shown[1:] == found.of(span)[1:]).all()
     assert found.text[slice(*span)] in window.view.map_note.cget("text")
     person.click(window.view.switch)
     assert window.view.pane.grid_shown is None and Preferences.load().look is False
@@ -211,31 +211,31 @@ def test_words_and_answers_are_reached_with_keys(open_window, red):
     window, person = open_window(red, preferences=Preferences(look=True))
     loaded(window, person)
     talked(window, person, "a red circle", "at the top")
-    assert window.shown_turn() == 1
+    assert window.maps.shown_turn() == 1
     person.press("Control_L", "Shift_L", "c")
     assert window.root.clipboard_get() == answers(window)[1]
     person.press("Alt_L", "Up")
-    person.until(lambda: 0 in window.maps)
+    person.until(lambda: 0 in window.maps.found)
     person.press("Alt_L", "Right")
-    assert window.shown_turn() == 0 and window.span == window.maps[0].words()[0]
+    assert window.maps.shown_turn() == 0 and window.maps.span == window.maps.found[0].words()[0]
     person.press("Alt_L", "Left")
-    assert window.span is None
+    assert window.maps.span is None
     person.press("Control_L", "Shift_L", "c")
     assert window.root.clipboard_get() == answers(window)[0]
     text = window.view.transcript.text
-    box = text.bbox(window.view.transcript._start_of(1))
+    box = text.bbox(window.view.transcript.start_of(1))
     person.click_at(text.winfo_rootx() + box[0] + 2, text.winfo_rooty() + box[1] + 2)
-    assert window.shown_turn() == 1
+    assert window.maps.shown_turn() == 1
 
 
 def test_a_map_of_an_earlier_conversation_is_not_shown(open_window, red):
     window, person = open_window(red, preferences=Preferences(look=True))
     loaded(window, person)
     talked(window, person, "a red circle")
-    late = window.maps[0]
+    late = window.maps.found[0]
     window.new_conversation()
     window.on_event(99, "looked", late)
-    assert window.maps == {} and window.view.pane.grid_shown is None
+    assert window.maps.found == {} and window.view.pane.grid_shown is None
 
 
 def test_the_map_of_the_dropped_patch_says_so_under_the_mouse(open_window, red):
@@ -247,7 +247,7 @@ def test_the_map_of_the_dropped_patch_says_so_under_the_mouse(open_window, red):
     person.point(x + 3, y + 3)
     assert "left out" in window.view.map_note.cget("text")
     person.point(x + width - 3, y + 3)
-    share = 100 * window.maps[0].of()[0, 2]
+    share = 100 * window.maps.found[0].of()[0, 2]
     assert window.view.map_note.cget("text") == f"Row 1, column 3: {share:.1f} %"
 
 
@@ -267,7 +267,7 @@ def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_pa
     person.press("Control_L", "n")
     assert window.conversation.turns == [] and window.conversation.paths == [str(red)]
     window.take(Read(Conversation([picture("blue")], [str(blue)]), picture("blue")))
-    window.open_conversation(tmp_path / "talk.json")
+    window.pictures.open_conversation(tmp_path / "talk.json")
     person.until(lambda: window.conversation.turns)
     assert answers(window) == kept and kept[0] in seen(window)
     assert window.preview.getpixel((0, 0)) == (255, 0, 0) and "red.png" in window.view.picture_name.cget("text")
@@ -284,14 +284,14 @@ def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path)
     person.type("What?")
     person.press("Return")
     person.until(lambda: window.asking is None)
-    assert "Out of memory. Choose the CPU" in seen(window) and window.conversation.turns == []
+    assert "Out of memory. Choose the CPU" in window.view.question_box.reason and window.conversation.turns == []
     assert "What?" not in seen(window)  # nor is a question left without an answer
     other = tmp_path / "checkpoints" / "other" / "checkpoint-1"
     shutil.copytree(tmp_path / "checkpoints" / "test" / "checkpoint-1", other)
     manifest = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
     manifest["base_models"]["language.path"]["sha256"] = "0" * 64
     write_manifest(other, {key: value for key, value in manifest.items() if key != "sha256"})
-    window.load(other)
+    window.models.load(other)
     loaded(window, person)
     assert "is not the model that" in seen(window) and "Traceback" not in seen(window)
 
@@ -299,12 +299,13 @@ def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path)
 def test_without_any_checkpoint_the_window_says_what_to_do(open_window, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     window, person = open_window()
-    assert window.loading is None and "No trained model was found in checkpoints/" in seen(window)
+    assert window.models.loading is None and "No trained model was found in checkpoints/" in seen(window)
     window.take(Read(Conversation([picture("red")], ["red.png"]), picture("red")))
     person.type("What?")
     person.press("Return")
-    assert "No model is loaded; choose one in the Model menu." in seen(window) and window.conversation.turns == []
-    assert window.view.entry.get("1.0", "end-1c") == "What?"
+    assert window.view.question_box.reason == "No model is loaded; choose one in the Model menu."
+    assert window.conversation.turns == []
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "What?"
 
 
 def test_an_error_in_the_window_itself_is_a_sentence_too(open_window):
@@ -325,13 +326,14 @@ def test_the_menu_lists_the_checkpoints_and_loads_the_one_chosen(open_window, tm
     another_checkpoint(tmp_path)
     window, person = open_window()
     loaded(window, person)
-    assert window.checkpoint == Path("checkpoints/test/checkpoint-1")
-    window.view.fill_models(window.view.models)
-    labels = [window.view.models.entrycget(i, "label") for i in range(2)]
-    assert labels == ["test / checkpoint-1", "other / checkpoint-7"]
-    window.view.models.invoke(1)
+    assert window.models.checkpoint == Path("checkpoints/test/checkpoint-1")
+    window.view.menus.fill_models(window.view.menus.models)
+    labels = [window.view.menus.models.entrycget(i, "label") for i in range(2)]
+    assert [label.split("  ·  ")[0] for label in labels] == ["test / checkpoint-1", "other / checkpoint-7"]
+    assert labels[1].endswith(" + qwen0  ·  1970-01-01")
+    window.view.menus.models.invoke(1)
     loaded(window, person)
-    assert window.worker.assistant.checkpoint == window.checkpoint == Path("checkpoints/other/checkpoint-7")
+    assert window.worker.assistant.checkpoint == window.models.checkpoint == Path("checkpoints/other/checkpoint-7")
     assert window.view.model_button.cget("text").startswith("other / checkpoint-7")
 
 
@@ -373,10 +375,10 @@ def test_another_model_in_the_middle_of_an_answer_ends_it_and_keeps_its_words(op
     person.press("Return")
     person.until(lambda: window.partial.strip())
     window.preferences.look = True
-    window.maps = {0: "the first model's"}
-    window.load(another_checkpoint(tmp_path))
+    window.maps.found = {0: "the first model's"}
+    window.models.load(another_checkpoint(tmp_path))
     (answer,) = answers(window)
-    assert answer and answer in seen(window) and window.asking is None and window.maps == {}
+    assert answer and answer in seen(window) and window.asking is None and window.maps.found == {}
     loaded(window, person)
     assert window.worker.assistant.checkpoint.name == "checkpoint-7" and answers(window) == [answer]
 
@@ -395,11 +397,13 @@ def test_a_picture_or_a_file_is_pasted_by_keys_and_text_stays_text(open_window, 
     window.root.clipboard_append(blue.as_uri())
     person.press("Control_L", "v")
     person.until(lambda: window.conversation.paths == [str(blue)])
-    assert window.view.entry.get("1.0", "end-1c") == ""
+    assert window.view.question_box.entry.get("1.0", "end-1c") == ""
     window.root.clipboard_clear()
     window.root.clipboard_append("What color?")
     person.press("Control_L", "v")
-    assert window.view.entry.get("1.0", "end-1c") == "What color?" and window.conversation.paths == [str(blue)]
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "What color?" and window.conversation.paths == [
+        str(blue)
+    ]
 
 
 def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
@@ -463,19 +467,19 @@ def test_the_command_line_comes_before_the_preferences(open_window, monkeypatch)
     loads = []
     monkeypatch.setattr(Worker, "load", lambda worker, *arguments, **options: loads.append(options["overrides"]))
     window, _ = open_window(overrides=["generate.do_sample=true", "generate.top_k=5", "data.max_pixels=1000"])
-    assert loads == [window.overrides] and window._max_pixels() == 1000
-    assert window._answer_settings() == {"temperature": 1.0}
+    assert loads == [window.overrides] and window.pictures.max_pixels() == 1000
+    assert window.models.answer_settings() == {"temperature": 1.0}
 
 
 def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, red, monkeypatch):
     window, person = open_window(red)
     loaded(window, person)
-    typed = property(lambda view: "What\ud83d color?", lambda view, question: None)  # Tk gives them, and takes none
-    monkeypatch.setattr(type(window.view), "question", typed)
+    typed = property(lambda box: "What\ud83d color?", lambda box, question: None)  # Tk gives them, and takes none
+    monkeypatch.setattr(type(window.view.question_box), "text", typed)
     window.ask()
     person.until(lambda: window.asking is None)
     assert window.conversation.turns[0].question.endswith("What\ufffd color?")
-    assert window.notes[0].line.startswith("1 characters of the question cannot be read") and window.notes[0].turns == 0
+    assert window.notes[0].line.startswith("1 character of the question cannot be read") and window.notes[0].turns == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
@@ -485,6 +489,6 @@ def test_a_picture_whose_name_is_not_utf8_is_opened_and_a_missing_one_named(open
     window, person = open_window(other)
     loaded(window, person)
     assert window.conversation.paths == [str(other)] and not window.notes
-    window.open_picture(str(other) + "x")
+    window.pictures.open(str(other) + "x")
     person.until(lambda: window.notes)
     assert "caf\ufffd.pngx" in window.notes[0].line

@@ -37,7 +37,7 @@ def test_on_a_low_screen_the_settings_scroll_to_what_the_keyboard_reaches(open_w
     window, person = open_window(preferences=Preferences(size=200))
     loaded(window, person)
     assert window.root.winfo_height() + window.root.winfo_rooty() < 700
-    window.open_settings()
+    window.models.open_settings()
     dialog = window.root.winfo_children()[-1]
     person.until(dialog.winfo_viewable)
     assert dialog.winfo_rooty() + dialog.winfo_height() <= 700
@@ -82,7 +82,7 @@ def test_the_settings_set_length_system_prompt_and_device(dialog):
     person.press("Return")
     wanted = {"do_sample": False, "temperature": 1.0, "max_new_tokens": 12, "system": "Be brief."}
     assert window.preferences.overrides() == wanted
-    assert window.loads == [(window.checkpoint, "cuda")]  # on another device it is loaded again
+    assert window.loads == [(window.models.checkpoint, "cuda")]  # on another device it is loaded again
 
 
 def test_a_wrong_number_in_the_settings_is_reported_and_escape_changes_nothing(dialog):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from window.preferences import Preferences, preferences_file, system_language
+from common.language import system_language
+from window.preferences import Preferences, preferences_file
 
 
 def test_settings_live_in_the_users_config_folder(monkeypatch, tmp_path):

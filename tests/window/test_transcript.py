@@ -20,7 +20,7 @@ def test_a_long_conversation_shows_its_end_unless_it_was_scrolled_up(open_window
     assert window.root.winfo_containing(x, y) is bar  # the text does not cover it
     window.worker.ask = lambda request, **options: 99
     for _ in range(3):
-        window.view.entry.insert("1.0", "And now?")
+        window.view.question_box.entry.insert("1.0", "And now?")
         text.yview_moveto(0)
         window.ask()
         assert text.dlineinfo("end-1c") is not None
@@ -28,7 +28,7 @@ def test_a_long_conversation_shows_its_end_unless_it_was_scrolled_up(open_window
         assert text.dlineinfo("end-1c") is not None
         window.on_event(99, "answer", "a red circle\n" * 9)
         assert text.dlineinfo("end-1c") is not None
-    window.view.entry.insert("1.0", "And now?")
+    window.view.question_box.entry.insert("1.0", "And now?")
     window.ask()
     text.yview_moveto(0)
     window.on_event(99, "piece", "a red circle")

@@ -13,7 +13,7 @@ from tests.helpers.tiny import picture
 
 tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
 
-from window.controller import filedialog  # noqa: E402
+from window.pictures import filedialog  # noqa: E402
 from window.preferences import Preferences  # noqa: E402
 
 
@@ -22,9 +22,12 @@ def test_shift_enter_is_a_new_line_and_enter_without_a_picture_asks_for_one(open
     person.type("one")
     person.press("Shift_L", "Return")
     person.type("two")
-    assert window.view.entry.get("1.0", "end-1c") == "one\ntwo" and window.conversation.turns == []
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "one\ntwo" and window.conversation.turns == []
     person.press("Return")
-    assert "Open a picture first." in seen(window) and window.view.entry.get("1.0", "end-1c") == "one\ntwo"
+    assert (
+        window.view.question_box.reason == "Open a picture first."
+        and window.view.question_box.entry.get("1.0", "end-1c") == "one\ntwo"
+    )
 
 
 def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, blue, monkeypatch):
@@ -39,7 +42,7 @@ def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, 
     monkeypatch.setattr(filedialog, "askopenfilename", lambda **options: str(red))
     person.click(window.view.pane.canvas)  # no longer empty
     person.wait(0.2)
-    assert window.reading is None and window.conversation.paths == [str(blue)]
+    assert window.pictures.reading is None and window.conversation.paths == [str(blue)]
 
 
 def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, red):
@@ -49,7 +52,7 @@ def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, r
     drawn, draw = [], window.view.pane.draw
     window.view.pane.draw = lambda: drawn.append(draw())
     window.worker.ask = lambda request, **options: 0
-    window.view.entry.insert("1.0", "What?")
+    window.view.question_box.entry.insert("1.0", "What?")
     window.root.update()
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
     window.ask()
@@ -65,11 +68,11 @@ def test_the_names_of_picture_and_model_are_shortened_to_fit(open_window, tmp_pa
     window, person = open_window(long, preferences=Preferences(size=100))
     loaded(window, person)
     window.root.geometry("760x480")
-    window.checkpoint = Path("a/run-with-a-very-long-name-of-its-own/checkpoint-1600")
+    window.models.checkpoint = Path("a/run-with-a-very-long-name-of-its-own/checkpoint-1600")
     window.show_state()
     person.until(lambda: window.root.winfo_width() == 760)
     person.wait(0.2)
-    for label, end in ((window.view.picture_name, "nd.png  ·  30 × 60"), (window.view.model_button, "0  ▾")):
+    for label, end in ((window.view.picture_name, "nd.png  ·  30 × 60"), (window.view.model_button, "0")):
         assert "…" in label.cget("text") and label.cget("text").endswith(end)
         assert label.winfo_reqwidth() <= label.winfo_width()
     assert (
@@ -84,13 +87,13 @@ def test_language_colours_and_size_change_during_a_conversation(open_window, red
     person.press("Return")
     person.until(lambda: window.asking is None)
     person.type("half a ques")
-    before = window.view.entry.winfo_height()
+    before = window.view.question_box.entry.winfo_height()
     window.prefer(language="zh", dark=True, size=200)
     person.until(lambda: window.root.title() == "看图问答")
-    person.until(lambda: window.view.entry.winfo_height() > 1.5 * before)
+    person.until(lambda: window.view.question_box.entry.winfo_height() > 1.5 * before)
     assert window.root.cget("background") == "#1b1d22"
     assert answers(window)[0] in seen(window) and "What?" in seen(window)
-    assert window.view.entry.get("1.0", "end-1c") == "half a ques" and Preferences.load().size == 200
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "half a ques" and Preferences.load().size == 200
     window.prefer(language="en")
     person.until(lambda: window.root.title() == "Ask a picture")
     window.prefer(dark=False)
@@ -117,7 +120,7 @@ def test_enter_presses_the_button_that_has_the_focus(open_window, red):
 def test_tab_reaches_every_button(open_window):
     window, person = open_window()
     loaded(window, person)
-    window.view.stop_button.state(["!disabled"])
+    window.view.question_box.stop_button.state(["!disabled"])
     reached = set()
     for _ in range(14):
         person.press("Tab")
@@ -125,7 +128,7 @@ def test_tab_reaches_every_button(open_window):
     wanted = {
         w for w in every_widget(window.view.frame) if w.winfo_class() in ("TButton", "TMenubutton", "TCheckbutton")
     }
-    assert len(wanted) == 8 and wanted <= reached and window.view.entry in reached
+    assert len(wanted) == 9 and wanted <= reached and window.view.question_box.entry in reached
 
 
 def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
@@ -136,5 +139,5 @@ def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
     assert (
         "only the tiny demo" in window.view.demo_note.cget("text") and window.view.demo_note.winfo_manager() == "grid"
     )
-    window.load(other)
+    window.models.load(other)
     assert not window.view.demo_note.winfo_manager()

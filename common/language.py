@@ -1,0 +1,165 @@
+"""The person's language: which it is, and error messages in Chinese.
+
+Errors are raised with an English message, which the terminal and logs show. An interface in Chinese passes the message
+through :func:`in_chinese`.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+import re
+
+# English message -> the same in Chinese. A name in braces is a part that differs, which may be a message here too.
+MESSAGES = {
+    # pictures (dataset/image.py)
+    "missing": "文件不存在",
+    "not a file": "不是文件",
+    "cannot be decoded: not an image in a known format": "无法解码：不是已知格式的图片",
+    "cannot be decoded: image file is truncated ({detail})": "无法解码：图片文件不完整",
+    "cannot be decoded: {width} x {height} pixels": "无法解码：{width} × {height} 像素",
+    "cannot be decoded: {reason}": "无法解码（{reason}）",
+    "too large: more than {pixels} pixels, limit {limit} in all": "太大：超过 {pixels} 像素，上限为 {limit} 像素",
+    "too large: {width} x {height} pixels, limit {limit} in all": (
+        "太大：{width} × {height} 像素，上限为 {limit} 像素"
+    ),
+    "a PDF, not an image; make images of its pages first, such as {command}": (
+        "这是 PDF，不是图片；请先把页面转成图片，例如 {command}"
+    ),
+    "HEIC, which is read with pillow-heif; {command}": "HEIC 图片需要 pillow-heif 才能读取；请运行 {command}",
+    # questions and answers
+    "the question cannot be asked: {reason}": "这个问题不能提问：{reason}",
+    "too long: {tokens} tokens with one turn, language.max_length allows {most}": (
+        "太长：单轮就有 {tokens} 个 token，language.max_length 只允许 {most} 个"
+    ),
+    "too long: {tokens} tokens with one turn, language.max_length ({length}) less max_new_tokens ({new}) "
+    "allows {most}; ask for a shorter answer or a shorter question": (
+        "太长：单轮就有 {tokens} 个 token，language.max_length（{length}）减去 max_new_tokens（{new}）只剩 {m"
+        "ost} 个；请缩短回答上限或问题"
+    ),
+    'language.system: the chat template of this model has no system message; set it to ""': (
+        'language.system：这个模型的对话模板没有系统消息；请设为 ""'
+    ),
+    "where the model looks cannot be shown with the connector {name}: its visual tokens do not belong to "
+    "parts of the picture": ("连接器 {name} 的视觉 token 不对应图片的某一部分，因此无法显示关注区域"),
+    "where the model looks can be shown for an answer about one picture": "只有关于一张图片的回答才能显示关注区域",
+    "the conversation shows {wanted} images, but {given} were given": "对话里有 {wanted} 张图片，但给出了 {given} 张",
+    "no model is loaded yet; choose a checkpoint": "尚未加载模型；请选择检查点",
+    "out of memory; use the CPU, ask for shorter answers, or close other programs": (
+        "内存不足；请使用 CPU、缩短回答上限，或关闭其他程序"
+    ),
+    # conversations
+    "{file}: not a conversation that was saved here as JSON": "{file}：不是本程序保存的 JSON 对话",
+    "{file}: cannot be read ({reason})": "{file}：无法读取（{reason}）",
+    "{file}: cannot be written ({reason})": "{file}：无法写入（{reason}）",
+    "{file}: {reason}; the conversation is about this picture": "{file}：{reason}；这个对话是关于这张图片的",
+    "--questions {file}: no question in it; write one a line": "--questions {file}：文件里没有问题；请每行写一个",
+    '{line}: no picture; give --image FILE, or "image" in the line of a .jsonl file': (
+        '{line}：没有图片；请给出 --image FILE，或在 .jsonl 的这一行里写 "image"'
+    ),
+    '{line}: expected an object with "question": "a text"': '{line}：应为含有 "question": "文本" 的对象',
+    '{line}: expected "image": "a path" or "images": ["a path", ...]': (
+        '{line}：应为 "image": "路径" 或 "images": ["路径", ...]'
+    ),
+    "{line}: not JSON ({reason}); one object a line, or a file that ends in .txt": (
+        "{line}：不是 JSON（{reason}）；请每行写一个对象，或使用以 .txt 结尾的文件"
+    ),
+    # devices and the command line
+    "device {name} is not known; use cpu, cuda or cuda:0": "未知的设备 {name}；请用 cpu、cuda 或 cuda:0",
+    "device {name}: torch sees no {kind} here; use cpu, or install a build of torch with {build}": (
+        "设备 {name}：torch 在这里找不到 {kind}；请用 cpu，或安装支持 {build} 的 torch"
+    ),
+    "{option} = {folder}: no config.json in it; name the folder that holds the model": (
+        "{option} = {folder}：里面没有 config.json；请指定模型所在的文件夹"
+    ),
+    "command line: {problem}": "命令行：{problem}",
+    "{key}: expected {kind}": "{key}：应为{kind}",
+    "{key}: unknown key, expected one of {names}; nearest valid key: {nearest}": (
+        "{key}：没有这个键，可用的有 {names}；最接近的是 {nearest}"
+    ),
+    "{word}: only generate.KEY=VALUE and data.max_pixels=N can be changed here, such as {example}": (
+        "{word}：这里只能更改 generate.KEY=VALUE 和 data.max_pixels=N，例如 {example}"
+    ),
+    "a whole number of tokens, 1 or more": "token 数，1 或更大的整数",
+    "a whole number of tokens, 0 or more": "token 数，0 或更大的整数",
+    "a whole number of tokens, 1 or more, or null for all": "token 数，1 或更大的整数；null 表示全部",
+    "a whole number of pixels, 1 or more": "像素数，1 或更大的整数",
+    "a whole number, 1 or more": "1 或更大的整数",
+    "a number above 0": "大于 0 的数",
+    "a number above 0, at most 1": "大于 0 且不超过 1 的数",
+    "a number above 0; 1.0 for none": "大于 0 的数；1.0 表示不惩罚",
+    "a list of texts that are not empty, or [] for none": "不含空文本的列表；[] 表示没有",
+    "a whole number from 0 to 2**32 - 1, or null for another answer each time": (
+        "0 到 2**32 - 1 的整数；null 表示每次回答都不同"
+    ),
+    "true or false": "true 或 false",
+    # checkpoints and base models
+    "no checkpoint at {folder}; train one with train.py, or see `make demo`": (
+        "{folder} 没有检查点；请用 train.py 训练，或运行 `make demo`"
+    ),
+    "{folder} holds no complete checkpoint; train one with train.py": (
+        "{folder} 里没有完整的检查点；请用 train.py 训练"
+    ),
+    "{folder} has no {file}: not a checkpoint, or a save that was cut short": (
+        "{folder} 没有 {file}：不是检查点，或保存时被中断"
+    ),
+    "{file} is not what was saved (its SHA-256 differs); use an earlier checkpoint": (
+        "{file} 与保存时不同（SHA-256 不符）；请用更早的检查点"
+    ),
+    "{file} is missing; the checkpoint is incomplete": "缺少 {file}；检查点不完整",
+    "{file} is damaged ({reason}); use an earlier checkpoint": "{file} 已损坏（{reason}）；请用更早的检查点",
+    "{file} cannot be read: {reason}; use an earlier checkpoint": "{file} 无法读取：{reason}；请用更早的检查点",
+    "{file} cannot be read: {reason}": "{file} 无法读取：{reason}",
+    "{key}: {path} is not the model that {folder} was trained from (other weights)": (
+        "{key}：{path} 不是训练 {folder} 时所用的模型（权重不同）"
+    ),
+    "{key} = {path}: no such folder, and {folder} was trained from it; name its folder with {option} DIR": (
+        "{key} = {path}：没有这个文件夹，而 {folder} 是由它训练的；请用 {option} DIR 指定"
+    ),
+    "{key} = {path}: neither a folder nor a hub name such as {name}": (
+        "{key} = {path}：既不是文件夹，也不是 {name} 这样的 hub 名称"
+    ),
+    "{file}: the start of {name} comes out differently here; was another base model used?": (
+        "{file}：{name} 的起始值在这里不同；是否用了另一个基础模型？"
+    ),
+    # the system's own reasons
+    "No such file or directory": "没有这个文件或文件夹",
+    "Permission denied": "没有权限",
+    "Is a directory": "这是文件夹",
+    "No space left on device": "磁盘已满",
+}
+
+
+def system_language() -> str:
+    """ "zh" if the locale is Chinese, else "en"."""
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    name = next((name for name in names if name), "")
+    name = name or locale.getlocale()[0] or ""  # Windows sets none of the three
+    return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
+
+
+def in_chinese(message: str) -> str:
+    """An error message in Chinese. One that is not in the table is introduced in Chinese and quoted as it is."""
+    return _translated(message) or f"出错了，原文是：{message}"
+
+
+def _translated(message: str) -> str | None:
+    for pattern, chinese in _PATTERNS:
+        if found := pattern.fullmatch(message):
+            return chinese.format(**{name: _translated(part) or part for name, part in found.groupdict().items()})
+    # "FILE: reason", as for a picture
+    name, colon, reason = message.rpartition(": ")
+    for cut in (message.find(": "), len(name)):
+        if colon and (known := _translated(message[cut + 2 :])):
+            return f"{message[:cut]}：{known}"
+    return None
+
+
+def _pattern(message: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", message)  # text, name, text, ...
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = [f"(?P<{name}>.+?)" for name in parts[1::2]]
+    return re.compile("".join(parts), re.DOTALL)
+
+
+_PATTERNS = [(_pattern(message), chinese) for message, chinese in MESSAGES.items()]
