@@ -23,6 +23,7 @@ class QuestionBox(ttk.Frame):
         super().__init__(parent)
         self.look, self.t, self.window = look, window.t, window
         self.recalled = 0  # how many questions back the text is; 0: what was typed
+        self.refused = ""  # the text that the reason is about
         px, colors = look.px, look.colors
         self.chips = ttk.Frame(self)
         self.reason_label = ttk.Label(self, style="Banner.TLabel")
@@ -91,7 +92,8 @@ class QuestionBox(ttk.Frame):
             self.window.on_typed()
         else:
             self.hint.place(x=self.look.px(1), y=0)  # inside the padding
-        self.refuse("")
+        if self.text != self.refused:
+            self.refuse("")
         self._grow()
 
     def _grow(self) -> None:
@@ -141,6 +143,7 @@ class QuestionBox(ttk.Frame):
 
     def refuse(self, reason: str) -> None:
         """Show why the question was refused, until it is changed."""
+        self.refused = self.text
         if reason != self.reason:
             self.reason_label.configure(text=reason)
             if reason:
