@@ -34,8 +34,8 @@ MESSAGES = {
     ),
     "too long: {tokens} tokens with one turn, language.max_length ({length}) less max_new_tokens ({new}) "
     "allows {most}; ask for a shorter answer or a shorter question": (
-        "太长：单轮就有 {tokens} 个 token，language.max_length（{length}）减去 max_new_tokens（{new}）只剩 {m"
-        "ost} 个；请缩短回答上限或问题"
+        "太长：单轮就有 {tokens} 个 token，language.max_length（{length}）减去 max_new_tokens（{new}）"
+        "只剩 {most} 个；请缩短回答上限或问题"
     ),
     'language.system: the chat template of this model has no system message; set it to ""': (
         'language.system：这个模型的对话模板没有系统消息；请设为 ""'
@@ -147,10 +147,9 @@ def _translated(message: str) -> str | None:
     for pattern, chinese in _PATTERNS:
         if found := pattern.fullmatch(message):
             return chinese.format(**{name: _translated(part) or part for name, part in found.groupdict().items()})
-    # "FILE: reason", as for a picture
-    name, colon, reason = message.rpartition(": ")
-    for cut in (message.find(": "), len(name)):
-        if colon and (known := _translated(message[cut + 2 :])):
+    # "FILE: reason", as for a picture. The file's name and the reason may hold ": " too.
+    for cut in (message.rfind(": "), message.find(": ")):
+        if cut >= 0 and (known := _translated(message[cut + 2 :])):
             return f"{message[:cut]}：{known}"
     return None
 

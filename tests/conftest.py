@@ -24,6 +24,7 @@ from tests.helpers.tiny import enlarge_projector, save_qwen, save_siglip
 from training.setup import describe_run
 
 REPO = Path(__file__).resolve().parent.parent
+os.environ["LC_ALL"] = "C.UTF-8"  # ask.py and the window speak the locale's language
 
 
 @pytest.fixture(scope="session")

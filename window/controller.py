@@ -281,7 +281,7 @@ class Window:
         self.maps.show()
         self._show_question(len(self.conversation.turns) - 1)
         self.asking = self.worker.ask(request, **self.models.answer_settings())
-        self.keeping.keep()
+        self.keeping.keep_soon()
         self.view.question_box.show_chips(())
         self.show_state("stage_waiting" if self.models.loading is not None else "stage_answer")
 

@@ -90,7 +90,7 @@ class Transcript:
         """Draw the bubbles' ends as wide as the text; a text that showed its last answer continues to."""
         width = max(1, event.width - 2 * self.look.px(12))
         colors = {"question": self.look.colors.question, "answer": self.look.colors.ground}
-        for (kind, top), image in self.ends.items():
+        for (kind, top), image in self.ends.items() if event.width != self.size[0] else ():
             image.configure(data=self.look.bubble_end(width, colors[kind], top))
         if self.at_end:
             self.text.see("end")
@@ -112,23 +112,32 @@ class Transcript:
         """A question and when it was asked (ISO 8601, or "")."""
         asked = f"asked-{turn}"
         who = " · ".join(part for part in (self.t("you"), clock(when)) if part)
-        self._write(f"{who}\n", ("who", asked))
-        self._write_end("question", True, asked)
-        self._write(f"{question}\n", ("question", asked))
-        self._write_end("question", False, asked)
+
+        def insert() -> None:
+            self._insert(f"{who}\n", ("who", asked))
+            self._insert_end("question", True, asked)
+            self._insert(f"{question}\n", ("question", asked))
+            self._insert_end("question", False, asked)
+
+        self._edit(insert)
         self.text.see("end")  # also if it was scrolled up: the person wants to see the answer
 
     def begin_answer(self, turn: int, checkpoint: str) -> None:
         """Pieces from now on belong to this turn's answer, by ``checkpoint`` ("": unknown)."""
         asked = f"asked-{turn}"
-        self._write((name_of(Path(checkpoint)) if checkpoint else self.t("model")) + "\n", ("who", asked))
-        self._write_end("answer", True, asked)
+        who = name_of(Path(checkpoint)) if checkpoint else self.t("model")
+
+        def insert() -> None:
+            self._insert(f"{who}\n", ("who", asked))
+            self._insert_end("answer", True, asked)
+
+        self._edit(insert)
         self.text.mark_set("answer", "end-1c")
         self.text.mark_gravity("answer", "left")
         self.tags = ("answer", f"answer-{turn}", asked)
 
     def piece(self, piece: str) -> None:
-        self._write(piece, self.tags)
+        self._edit(lambda: self._insert(piece, self.tags))
 
     def end_answer(self, turn: int, answer: str) -> None:
         """Replace the streamed pieces by the whole answer, with the actions under it."""
@@ -136,23 +145,14 @@ class Transcript:
 
         def replace() -> None:
             self.text.delete("answer", "end-1c")
-            self.text.insert("end-1c", answer, ("answer", f"answer-{turn}", asked))
-            self.text.insert("end-1c", "\n", ("answer", asked))
+            self._insert(answer, ("answer", f"answer-{turn}", asked))
+            self._insert("\n", ("answer", asked))
+            self._insert_end("answer", False, asked)
+            for name in ACTIONS:
+                self._insert_action(name, turn)
+                self._insert("      " if name != ACTIONS[-1] else "\n", ("action", asked))
 
         self._edit(replace)
-        self._write_end("answer", False, asked)
-        for name in ACTIONS:
-            self._write_action(name, turn)
-            self._write("      " if name != ACTIONS[-1] else "\n", ("action", asked))
-
-    def _write_action(self, name: str, turn: int) -> None:
-        tag = f"{name}-{turn}"
-        self.text.tag_bind(tag, "<ButtonRelease-1>", lambda event: self._act(name, turn))
-        self._write(self.t(f"action_{name}"), ("action", "hand", tag, f"asked-{turn}"))
-
-    def _act(self, name: str, turn: int) -> None:
-        if not self.text.tag_ranges("sel"):  # the mouse selected nothing on its way
-            self.actions[name](turn)
 
     def drop_question(self) -> None:
         """Remove the last question, which has no answer."""
@@ -166,26 +166,36 @@ class Transcript:
         self._edit(remove)
 
     def note(self, kind: str, line: str) -> None:
-        self._write(f"{line}\n", kind)
-        self._write("\n", "gap")
-
-    def _write_end(self, kind: str, top: bool, asked: str) -> None:
-        """A line with the rounded top or bottom of a bubble."""
-
         def insert() -> None:
-            self.text.image_create("end-1c", image=self.ends[kind, top])
-            self.text.tag_add("end", "end-2c")
-            self.text.tag_add(asked, "end-2c")
-            self.text.insert("end-1c", "\n", ("end", asked))
+            self._insert(f"{line}\n", kind)
+            self._insert("\n", "gap")
 
         self._edit(insert)
 
-    def _write(self, words: str, tags: str | tuple[str, ...]) -> None:
+    # These are for functions that are given to _edit. Each edit asks Tk for the layout, which waits for the display.
+
+    def _insert(self, words: str, tags: str | tuple[str, ...]) -> None:
         if self.empty:
-            self._edit(lambda: self.text.delete("1.0", "end"))
+            self.text.delete("1.0", "end")
             self.empty = False
             self.text.mark_set("answer", "end-1c")
-        self._edit(lambda: self.text.insert("end-1c", words, tags))
+        self.text.insert("end-1c", words, tags)
+
+    def _insert_end(self, kind: str, top: bool, asked: str) -> None:
+        """A line with the rounded top or bottom of a bubble."""
+        self.text.image_create("end-1c", image=self.ends[kind, top])
+        self.text.tag_add("end", "end-2c")
+        self.text.tag_add(asked, "end-2c")
+        self._insert("\n", ("end", asked))
+
+    def _insert_action(self, name: str, turn: int) -> None:
+        tag = f"{name}-{turn}"
+        self.text.tag_bind(tag, "<ButtonRelease-1>", lambda event: self._act(name, turn))
+        self._insert(self.t(f"action_{name}"), ("action", "hand", tag, f"asked-{turn}"))
+
+    def _act(self, name: str, turn: int) -> None:
+        if not self.text.tag_ranges("sel"):  # the mouse selected nothing on its way
+            self.actions[name](turn)
 
     @property
     def ended(self) -> bool:

@@ -46,20 +46,24 @@ def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, 
 
 
 def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, red):
-    """While a model keeps all cores busy, each wait takes some milliseconds: 480 of them took 130 ms."""
+    """While a model keeps all cores busy, each wait takes some milliseconds: 480 of them took 130 ms.
+
+    The first question hides the example questions, so the window is laid out once more.
+    """
     window, person = open_window(red)
     loaded(window, person)
     drawn, draw = [], window.view.pane.draw
     window.view.pane.draw = lambda: drawn.append(draw())
     window.worker.ask = lambda request, **options: 0
-    window.view.question_box.entry.insert("1.0", "What?")
-    window.root.update()
-    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-    window.ask()
-    window.root.update()
-    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 100
-    assert drawn == []
-    window.asking = None
+    for most in (300, 100):
+        window.view.question_box.entry.insert("1.0", "What?")
+        window.root.update()
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        window.ask()
+        window.root.update()
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < most
+        assert drawn == []
+        window.asking = None
 
 
 def test_the_names_of_picture_and_model_are_shortened_to_fit(open_window, tmp_path):
