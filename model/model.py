@@ -376,11 +376,10 @@ def assemble(config: Config, vision: Tower, language: ImageInputMixin) -> MMulti
     """
     if config.vision.train != "frozen" and isinstance(vision, ResNetTower | TimmTower):
         raise UserError(f"vision.train = {config.vision.train}: a ResNet or a tower of timm can only be frozen here")
-    connector = new_connector(config, vision, language)
-    model = MMultiModal(
+    model = MMultiModal(  # parts draw their first weights in this order, by which a seed gives the same run
         prepare_part(vision, config.vision.train, config.lora, config.vision.last_blocks),
         prepare_language(language, config),
-        connector,
+        new_connector(config, vision, language),
         drop_first_token=config.vision.drop_first_token,
         train_vision=config.vision.train != "frozen",
     )
