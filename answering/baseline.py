@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,7 @@ from baselines.features import encode, first_patch
 from baselines.words import padded
 from common.errors import UserError
 from dataset.prompt import IMAGE_TOKEN, Request
-from model.manifest import Damaged
-from model.run_checkpoints import choices_of
-
-logger = logging.getLogger(__name__)
+from model.run_checkpoints import first_undamaged
 
 
 class BaselineAssistant:
@@ -46,13 +42,10 @@ class BaselineAssistant:
         """As :meth:`answering.assistant.Assistant.load`."""
         target, _ = choose_device(device)
         on_stage("weights")
-        *choices, last = choices_of(checkpoint)
-        for folder in choices:
-            try:
-                return cls(load(folder, target, verify=verify, overrides=overrides), folder)
-            except Damaged as error:
-                logger.warning("%s is damaged and passed over: %s", folder.name, error)
-        return cls(load(last, target, verify=verify, overrides=overrides), last)
+        folder, loaded = first_undamaged(
+            checkpoint, lambda folder: load(folder, target, verify=verify, overrides=overrides)
+        )
+        return cls(loaded, folder)
 
     @property
     def baseline(self) -> str:

@@ -7,6 +7,7 @@ does what an uninterrupted one would have done. The first Ctrl-C ends the run af
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -193,12 +194,9 @@ class _Clock:
     """Adds the seconds since it was last read to a position."""
 
     def __init__(self, position: Position) -> None:
-        import time
-
-        self.position, self.now = position, time.monotonic
-        self.last = self.now()
+        self.position, self.last = position, time.monotonic()
 
     def read(self) -> None:
-        now = self.now()
+        now = time.monotonic()
         self.position.seconds += now - self.last
         self.last = now

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama or a hosted API.
+"""A model that an OpenAI-compatible server runs: vLLM, SGLang, llama.cpp, Ollama or a hosted API.
 
 The key is read from the environment (OPENAI_API_KEY) and is written nowhere. It goes to the server that was named and
 to no other: redirects are not followed.

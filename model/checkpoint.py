@@ -19,7 +19,6 @@ file, so a damaged one is found, and the one before it is used (model/manifest.p
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from model.connectors import Connector
 from model.manifest import Damaged, check_files, read_manifest
 from model.model import MMultiModal, build_model
 from model.plain_peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from model.run_checkpoints import choices_of
+from model.run_checkpoints import first_undamaged
 from model.start_from import BASE_FILE
 from qwen.load import matrices
 from qwen.tokenizer import Tokenizer, load_tokenizer
@@ -48,7 +47,6 @@ from qwen.tokenizer import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from settings import Config
 
-logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's name
 GROWN_FILE, START_FILE = "grown.safetensors", "lora_start.safetensors"
@@ -350,13 +348,7 @@ def load_undamaged(
     path: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options: Any
 ) -> tuple[Path, Loaded]:
     """The folder and the content of a checkpoint, or of a run's best undamaged one; see :func:`load_checkpoint`."""
-    *choices, last = choices_of(path)
-    for folder in choices:
-        try:
-            return folder, load_checkpoint(folder, dtype, device, **options)
-        except Damaged as error:
-            logger.warning("%s is damaged and passed over: %s", folder.name, error)
-    return last, load_checkpoint(last, dtype, device, **options)
+    return first_undamaged(path, lambda folder: load_checkpoint(folder, dtype, device, **options))
 
 
 # ---------------------------------------------------------------------------------------------- base models

@@ -9,14 +9,16 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import UserError
 from common.files import publish_folder, remove_folder
 from model.manifest import MANIFEST, Damaged, check_files, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
+Loaded = TypeVar("Loaded")  # what is made of a checkpoint's folder
 
 
 # ---------------------------------------------------------------------------------------------- writing and deleting
@@ -75,6 +77,21 @@ def choices_of(path: Path) -> list[Path]:
         raise UserError(f"{path} holds no complete checkpoint; train one with train.py")
     best = path / f"checkpoint-{_best_step(found[0])}"
     return sorted(found, key=lambda folder: folder != best)  # sorting keeps the order of equals
+
+
+def first_undamaged(path: Path, load: Callable[[Path], Loaded]) -> tuple[Path, Loaded]:
+    """The first folder of :func:`choices_of` that ``load`` opens, and what it gives; logs a warning about others.
+
+    Raises:
+        UserError: none can be opened; the last one's reason.
+    """
+    *choices, last = choices_of(path)
+    for folder in choices:
+        try:
+            return folder, load(folder)
+        except Damaged as error:
+            logger.warning("%s is damaged and passed over: %s", folder.name, error)
+    return last, load(last)
 
 
 def _best_step(newest: Path) -> int | None:

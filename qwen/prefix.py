@@ -31,7 +31,7 @@ class Prefix(nn.Module):
         self.value = nn.Parameter(torch.randn(heads, tokens, width) * STD)
 
     def before(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``key`` and ``value`` [B, K, T, E] -> the same behind the prefix [B, K, P + T, E]."""
+        """``key`` and ``value`` [B, K, T, E] -> the same with the prefix in front [B, K, P + T, E]."""
         own_key, own_value = (own.to(key.dtype).expand(len(key), -1, -1, -1) for own in (self.key, self.value))
         return torch.cat([own_key, key], 2), torch.cat([own_value, value], 2)
 

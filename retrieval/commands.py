@@ -202,7 +202,6 @@ def open_encoder(model: str, device: str | None) -> Encoder:
     from retrieval.encoder import load_encoder
 
     quiet_libraries()
-
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return load_encoder(model, chosen)

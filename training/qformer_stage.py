@@ -153,23 +153,23 @@ class QFormerStage(MMultiModal):
         cls, dec, mask = self.projector.special
         seen = nn.functional.pad(words, (1, 0), value=True)  # [n, 1 + T]
 
-        def behind(first: int, rest: Tensor) -> Tensor:
+        def begun_with(first: int, rest: Tensor) -> Tensor:
             return nn.functional.pad(rest, (1, 0), value=first)
 
-        queries, texts = self.projector.encode(features, behind(cls, ids), seen, "itc")
+        queries, texts = self.projector.encode(features, begun_with(cls, ids), seen, "itc")
         queries, texts = self.projector.image_projection(queries), self.projector.text_projection(texts[:, 0])
         losses = []
         if "itc" in self.losses:
             losses.append(query_text_loss(texts, queries, self.projector.log_scale))
         if "itm" in self.losses:
             similar = query_text_similarities(texts, queries, self.projector.log_scale)
-            losses.append(self.matching(features, behind(cls, ids), seen, similar))
+            losses.append(self.matching(features, begun_with(cls, ids), seen, similar))
         if "itg" in self.losses:
-            _, hidden_states = self.projector.encode(features, behind(dec, ids)[:, :-1], seen[:, :-1], "itg")
+            _, hidden_states = self.projector.encode(features, begun_with(dec, ids)[:, :-1], seen[:, :-1], "itg")
             losses.append(generation_loss(self.projector.word_logits(hidden_states), ids, words))
         if "mlm" in self.losses:
             inputs, labels = mask_words(ids, words, mask)
-            _, hidden_states = self.projector.encode(features, behind(cls, inputs), seen, "mlm")
+            _, hidden_states = self.projector.encode(features, begun_with(cls, inputs), seen, "mlm")
             losses.append(masked_words_loss(self.projector.word_logits(hidden_states[:, 1:]), labels))
         return torch.stack(losses).sum()
 

@@ -57,6 +57,7 @@ class History:
     def __init__(self, folder: Path | None = None, most: int = MOST) -> None:
         self.folder, self.most = folder or data_folder() / "conversations", most
         self._jobs: queue.Queue[tuple[str, Conversation, Image.Image | None] | None] = queue.Queue()
+        self.problem = ""  # why the last conversation could not be written; "": it was
         self._deleted: list[str] = []
         self._thread: threading.Thread | None = None
 
@@ -84,8 +85,9 @@ class History:
             try:
                 self._write(*job)
                 self._delete_oldest()
-            except (OSError, UserError):
-                pass  # a folder that cannot be written to: nothing is kept, and answering continues
+                self.problem = ""
+            except (OSError, UserError) as error:  # such as a full disk; answering continues
+                self.problem = str(error)
 
     def _write(self, name: str, conversation: Conversation, preview: Image.Image | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ class Keeping:
         self.window, self.history = window, history
         self.name: str | None = None  # in the history
         self.scheduled: str | None = None  # Tk's timer
+        self.told = ""  # the problem that the person was told of
         history.empty_bin()
 
     def begin(self, name: str | None) -> None:
@@ -46,7 +47,15 @@ class Keeping:
             self.name = new_name()
         shown = window.conversation
         copy = Conversation(shown.images, shown.paths, turns, shown.about)
+        self._tell()
         self.history.keep(self.name, copy, window.preview, draft=draft)
+
+    def _tell(self) -> None:
+        """Say once why the conversations are not kept; known from the write before."""
+        if self.history.problem != self.told:
+            self.told = self.history.problem
+            if self.told:
+                self.window.say("problem", self.window.t("not_kept", reason=self.window.said(self.told)))
 
     def keep_soon(self) -> None:
         """:meth:`keep` within a second."""

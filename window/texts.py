@@ -61,6 +61,7 @@ TEXTS = {
         "cannot_answer": "Cannot answer: {reason}",
         "cannot_look": "Cannot show where it looked: {reason}",
         "cannot_save": "Cannot save: {reason}",
+        "not_kept": "Conversations are not kept: {reason}",
         "no_model": "No trained model was found in checkpoints/. Run `make demo` or train.py, or choose another folder "
         "in the Model menu.",
         "no_model_yet": "No model is loaded; choose one in the Model menu.",
@@ -174,6 +175,7 @@ TEXTS = {
         "cannot_answer": "无法回答：{reason}",
         "cannot_look": "无法显示关注区域：{reason}",
         "cannot_save": "无法保存：{reason}",
+        "not_kept": "对话无法自动保存：{reason}",
         "no_model": "checkpoints/ 中没有训练好的模型。请运行 `make demo` 或 train.py，或在“模型”菜单中选择其他文件夹。",
         "no_model_yet": "尚未加载模型；请在“模型”菜单中选择。",
         "memory": "内存不足。请在设置中选择 CPU 或更短的回答，或关闭其他程序。",

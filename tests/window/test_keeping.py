@@ -47,6 +47,17 @@ def test_a_conversation_is_kept_and_opened_again_from_the_list(open_window, red,
     assert content["turns"][0]["checkpoint"].endswith("checkpoint-1") and content["turns"][0]["when"]
 
 
+def test_a_history_that_cannot_be_written_is_said_once(open_window, red, config_home):
+    config_home.mkdir(exist_ok=True)
+    (config_home / "ask-a-picture").write_text("in the way", encoding="utf-8")
+    window, person = open_window(red)
+    loaded(window, person)
+    for question in ("What?", "What color?", "Where?"):
+        ask(window, person, question)
+    person.until(lambda: seen(window).count("Conversations are not kept: ") == 1)
+    assert len(answers(window)) == 3
+
+
 def test_a_crash_in_the_middle_of_an_answer_loses_at_most_a_second(open_window, red, config_home):
     window, person = open_window(red)
     loaded(window, person)
