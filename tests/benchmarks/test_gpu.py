@@ -89,10 +89,12 @@ def test_both_sides_are_trained_and_compared(whole):
 
 
 def test_the_profile_names_the_regions_of_a_step(whole):
-    (record,) = by_name(whole, "profile").values()
+    ((name, record),) = by_name(whole, "profile").items()
     assert sum(record["shares"].values()) == pytest.approx(1)
-    regions = {"tower", "projector", "attention", "MLP", "MLP, matrices", "LoRA", "norms", "head", "optimiser"}
-    assert regions <= record["shares"].keys()
+    regions = {"tower", "projector", "attention", "MLP", "LoRA", "norms", "head", "optimiser"}
+    # The fastest setting is profiled, and which one that is depends on the machine. A fused layer multiplies by its
+    # frozen matrix itself, so its base layer has no region.
+    assert regions | (set() if "fused" in name else {"MLP, matrices"}) <= record["shares"].keys()
     assert record["shares"].get("other", 0) < 0.4
 
 
