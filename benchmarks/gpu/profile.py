@@ -9,6 +9,7 @@ inner regions and are listed as "compiled layer".
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from torch import nn
 from torch.autograd import DeviceType
@@ -86,7 +87,8 @@ def mark_regions(model: MMultiModal) -> None:
     mark(language.model.norm, "norms")
     for layer in language.model.layers:
         if layer._compiled_call_impl is not None:
-            mark(layer, "compiled layer")
+            # A hook would be compiled into the layer, where the compiler drops its region.
+            layer._compiled_call_impl = in_region(layer._compiled_call_impl, "compiled layer")
             continue
         mark(layer, "layer, residuals")
         mark(layer.self_attn, "attention")
@@ -119,6 +121,16 @@ def mark(module: nn.Module, name: str) -> None:
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
+
+
+def in_region(function: Callable, name: str) -> Callable:
+    """``function``, each call of it inside a region."""
+
+    def inside(*args, **kwargs):
+        with record_function(PREFIX + name):
+            return function(*args, **kwargs)
+
+    return inside
 
 
 # ---------------------------------------------------------------------------------------------- attribution
