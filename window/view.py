@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import ImageTk
 
+from answering.heat import heat_ramp
 from window.keys import bind_keys
 from window.look import Look, screen_scale
 from window.menus import Menus
-from window.picture import PicturePane, heat_ramp
+from window.picture import PicturePane
 from window.question_box import QuestionBox
 from window.transcript import Transcript
 

@@ -18,6 +18,7 @@ from PIL import ImageGrab, ImageTk
 
 from answering.assistant import Assistant
 from answering.conversation import Conversation
+from answering.heat import with_heat
 from answering.worker import Worker
 from dataset.prompt import Request, Turn, question_with_images
 from model.manifest import MANIFEST, write_manifest
@@ -26,7 +27,6 @@ from tests.helpers.tiny import REPO, picture
 
 tkinter = pytest.importorskip("tkinter", reason="this Python has no Tk")
 
-from window.picture import with_heat  # noqa: E402
 from window.pictures import Read, filedialog  # noqa: E402
 from window.preferences import Preferences  # noqa: E402
 

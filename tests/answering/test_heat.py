@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
+from answering.heat import with_heat
 from tests.helpers.tiny import picture
-
-pytest.importorskip("tkinter", reason="this Python has no Tk")
-
-from window.picture import with_heat  # noqa: E402
 
 
 def test_the_dropped_patch_is_crossed_out_and_a_blue_picture_stays_blue():
