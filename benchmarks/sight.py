@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.common import machine
 from model.model import quiet_libraries
+from model.sight import SIGHT
 from model.statistics import feature_statistics
 from settings import Config, add_config_arguments, load_config
 from training.loop import Loop
@@ -42,7 +43,6 @@ RECIPES: dict[str, tuple[bool, float]] = {
     "standardised, 3 x": (True, 3.0),
     "standardised, 1 x": (True, 1.0),
 }
-SIGHT = 0.1  # nats a token
 # Of the planted tower. 4: as measured in the demo's tower, where the mean is 4.2 times as long as what differs.
 COMMON, LOUD, LOUD_DIMENSIONS = 4.0, 30.0, 3
 

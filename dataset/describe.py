@@ -122,7 +122,7 @@ def _problems(found: Found, missing: list[str]) -> list[str]:
     files = len(missing) - len(addresses)
     if files:
         example = next(name for name in missing if not is_address(name))
-        lines.append(f"  {files:,} pictures are not there, such as {example}; name their folder with --images")
+        lines.append(f"  missing pictures: {files:,}, such as {example}; name their folder with --images")
     if addresses:
         lines.append(
             f"  {len(addresses):,} pictures are addresses, which are not read; write them with --addresses FILE"

@@ -18,6 +18,7 @@ from model.model import MMultiModal
 # Where a warning begins. In the blind run of docs/sight.md visual tokens were 41 times as long as words and differed by
 # 7 % of their length; in the run that saw, 2 to 3 times and by 90 %.
 LONGEST, LEAST_SPREAD = 10.0, 0.1
+SIGHT = 0.1  # nats a token: a gap above this by more than two standard errors is sight
 IMAGES_TO_SIGHT = 1000  # the runs of docs/sight.md that saw had a gap above 0 after 150 to 400 training pictures
 
 
@@ -110,11 +111,17 @@ def warnings_of(gap: tuple[float, float] | None, shape: TokenShape | None, image
     found = []
     if gap is not None and math.isfinite(gap[1]) and gap[0] <= 2 * gap[1]:
         after = "" if images is None else f"after {images:,} training pictures "
-        found.append(
-            f"{after}the loss is the same with another picture ({gap[0]:+.4f} nats, standard error {gap[1]:.4f}): the "
-            "model does not look at them; try projector.standardize=true, a projector.learning_rate of 3e-4, or "
-            "captions before questions"
-        )
+        numbers = f"({gap[0]:+.4f} nats, standard error {gap[1]:.4f})"
+        if 2 * gap[1] > SIGHT:
+            found.append(
+                f"{after}the loss is not clearly higher with another picture {numbers}: these are too few questions to "
+                "tell whether the model looks at the pictures; hold out more of them"
+            )
+        else:
+            found.append(
+                f"{after}the loss is the same with another picture {numbers}: the model does not look at them; try "
+                "projector.standardize=true, a projector.learning_rate of 3e-4, or captions before questions"
+            )
     if shape is not None and shape.lengths > LONGEST:
         found.append(
             f"visual tokens are {shape.lengths:.0f} times as long as words: the language model sees their common part "

@@ -296,6 +296,8 @@ def print_start(config: Config, model: MMultiModal, feed: Feed) -> None:
             print(f"skipped   validation: {validation.describe_unusable()}")
     elif validation is not None:
         print(f"eval      {validation}")
+    else:
+        print("eval      none while training, since train.eval_strategy is no")
     if validation is not None and config.train.eval_questions and fsdp.is_wanted(config.train.fsdp):
         print("eval      loss only: with FSDP no process holds a model that could answer train.eval_questions")
     batches = plan(config, known, config.train.per_device_train_batch_size)

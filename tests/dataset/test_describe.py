@@ -25,7 +25,7 @@ def test_a_table_beside_its_pictures(tmp_path, capsys):
     assert f"folder    1 of the pictures are in {(tmp_path / 'bilder').as_posix()}" in text
     assert "sample 1  a.png\n  question  <image> Wie viele?\n  answer    zwei" in text
     assert "1 x fotos.csv, record 1: record left out: row 3: question is empty" in text
-    assert "1 pictures are not there, such as gone.png" in text
+    assert "missing pictures: 1, such as gone.png" in text
     assert {path.name for path in tmp_path.iterdir()} == {"bilder", "fotos.csv"}  # it writes nothing
 
 

@@ -101,6 +101,12 @@ def test_each_sign_of_blindness_is_a_warning_that_says_what_to_try(gap, shape, i
     assert words in warning and "try projector.standardize=true" in warning
 
 
+def test_a_gap_that_is_too_noisy_to_tell_asks_for_more_questions():
+    (warning,) = warnings_of((0.48, 0.26), SEES)
+    assert "not clearly higher with another picture (+0.4800 nats, standard error 0.2600)" in warning
+    assert "too few questions" in warning and "try" not in warning
+
+
 def test_a_model_that_sees_and_one_that_has_seen_few_pictures_give_no_warning():
     assert warnings_of((0.5, 0.01), SEES, 10**6) == []
     assert warnings_of((0.0, 0.01), TokenShape(9.0, 0.1, 0.5), IMAGES_TO_SIGHT - 1) == []

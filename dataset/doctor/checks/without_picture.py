@@ -32,8 +32,8 @@ def answered_without_picture(data: Examined) -> Finding | None:
     by_type = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shown.items(), key=lambda item: -item[1]))
     return Finding(
         f"{right.mean():.1%} of {len(questions):,} questions are answered right without the picture, from their words "
-        f"({FOLDS}-fold cross-validation by picture; the most frequent answer: {majority / len(questions):.1%}): "
-        f"{by_type}",
+        f"({FOLDS}-fold cross-validation by picture; the most frequent answer: {majority / len(questions):.1%})"
+        + (f": {by_type}" if by_type else ""),
         "ask the same questions about pictures where another answer is right, or leave such questions out: they teach "
         "the model not to look",
         [f"{quoted(asked.text)} {quoted(asked.answers[0])}" for asked in guessed],
