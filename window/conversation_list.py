@@ -38,7 +38,7 @@ class ConversationList(tkinter.Toplevel):
         left, top = min(left, self.winfo_screenwidth() - width), min(top, self.winfo_screenheight() - height - px(50))
         self.geometry(f"{width}x{height}+{max(0, left)}+{max(0, top)}")
         self._build()
-        self._bind()
+        self._bind_keys()
         self.keeping.keep_now()
         self.fill()
         self.wait_visibility()
@@ -71,7 +71,7 @@ class ConversationList(tkinter.Toplevel):
         bar.pack(side="right", fill="y")
         self.rows.pack(fill="both", expand=True, padx=(px(12), 0))
 
-    def _bind(self) -> None:
+    def _bind_keys(self) -> None:
         self.search.bind("<KeyRelease>", lambda event: self.fill())
         self.search.bind("<Down>", lambda event: self.rows.focus_set())
         self.search.bind("<Return>", lambda event: self.open())

@@ -37,7 +37,7 @@ class QuestionBox(ttk.Frame):
         self.entry.pack(fill="both", expand=True)
         self.hint = ttk.Label(self.entry, text=self.t("type_here"), foreground=colors.muted, background=colors.surface)
         self.hint.bind("<Button-1>", lambda event: self.entry.focus_set())
-        self._bind()
+        self._bind_keys()
         self._on_change()
 
     def _build_buttons(self, row: ttk.Frame) -> None:
@@ -48,7 +48,7 @@ class QuestionBox(ttk.Frame):
         self.stop_button = self.look.button(buttons, self.t("stop"), self.window.stop)
         self.stop_button.pack(fill="x", pady=(self.look.px(6), 0))
 
-    def _bind(self) -> None:
+    def _bind_keys(self) -> None:
         entry = self.entry
         entry.bind("<FocusIn>", lambda event: self.box.state(["focus"]))
         entry.bind("<FocusOut>", lambda event: self.box.state(["!focus"]))
