@@ -121,74 +121,128 @@ def evaluate(args: argparse.Namespace) -> int:
         "questions_sha256": questions_hash(questions),
     }
     unfinished = find_unfinished(args.output, facts, args.resume)
-    return score_model(args, config, questions, train, {**facts, "metrics": metrics}, unfinished, begin)
+    evaluation = Evaluation(args, config, questions, train, {**facts, "metrics": metrics}, begin)
+    return run(evaluation, unfinished)
 
 
-def score_model(
-    args: argparse.Namespace,
-    config: Config,
-    questions: list[Question],
-    train: list[Question] | None,
-    facts: dict,
-    unfinished: Result | None,
-    begin: float,
-) -> int:
+def run(evaluation: Evaluation, unfinished: Result | None) -> int:
     """Load the model, which takes seconds, ask it, and report. Returns the exit status."""
     import torch
 
     from answering.assistant import Assistant
-    from evaluation.asking import Pictures, ask_all
-    from evaluation.baselines import fit_baselines
-    from evaluation.endpoint import ServerFailed
-    from evaluation.report import build_result, show, write_result
-    from evaluation.resuming import Saver, check_same, restore
+    from evaluation.corrupting import show_corruptions
+    from evaluation.report import show
     from training import distributed
 
-    answerer, identity = load_answerer(args, config)
-    facts |= {**identity, "device": answerer.device}
-    torch.manual_seed(facts["seed"])  # used by sampled decoding only
+    args, questions = evaluation.args, evaluation.questions
+    answerer, identity = load_answerer(args, evaluation.config)
+    evaluation.facts |= {**identity, "device": answerer.device}
+    torch.manual_seed(evaluation.facts["seed"])  # used by sampled decoding only
     if unfinished:
-        check_same(args.output, unfinished, {"checkpoint_sha256": identity["checkpoint_sha256"]})
-        for name, count in unfinished.get("tokens", {}).items():
-            facts["tokens"][name] += count
-        print(f"{restore(questions, unfinished)} of {len(questions)} questions are answered in {args.output}")
-    pictures = Pictures(config.data.max_pixels)
-    earlier = unfinished["seconds"] if unfinished else 0.0
-
-    def write(complete: bool) -> dict:
-        facts["baselines_fitted_on"] = fit_baselines(questions, train)
-        result = build_result(questions, pictures.unreadable, {"complete": complete, **facts})
-        result["seconds"] = round(earlier + time.monotonic() - begin, 1)
-        if not distributed.rank():
-            write_result(args.output, result)
-        return result
-
-    save = Saver(lambda: write(complete=False), idle=bool(distributed.rank()))
-    try:
-        complete = ask_all(answerer, questions, config, pictures, not args.no_probes, save)
-    except torch.OutOfMemoryError as error:
-        write(complete=False)
-        raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
-    except ServerFailed as error:
-        write(complete=False)
-        raise UserError(f"{error}; what was answered is in {args.output}, --resume asks the rest") from error
-    if complete:  # after Ctrl-C the other processes may never come here
-        distributed.leave_together()
-        if all(question.prediction is None for question in questions):
-            raise UserError(f"none of the {len(questions)} questions could be asked; the first: {questions[0].problem}")
+        evaluation.restore(unfinished)
+    complete = evaluation.ask(answerer)
     if distributed.rank():
         return 0  # the first process scores and writes
-    result = write(complete)  # before anything else that can fail or be interrupted
+    result = evaluation.write(complete)  # before anything else that can fail or be interrupted
     if complete and not args.no_probes and isinstance(answerer, Assistant):
         add_sight(result, answerer, questions, args.output)
-    if complete and args.corrupt:
-        add_corruptions(result, answerer, questions, config, args.output)
     print(show(result))
+    if "corruptions" in result:
+        print(show_corruptions(result["corruptions"]))
     show_page(result, args.output)
     if not complete:
         answered = f"{result['answered']} of {len(questions)} questions answered"
         print(f"interrupted: {answered}; to continue: {typed_command(add=['--resume'])}", file=sys.stderr)
     return 0 if complete else 130
+
+
+class Evaluation:
+    """The questions of one evaluation, their answers, and the result file that is written from both.
+
+    Args:
+        train: the questions that the baselines are fitted on; None: the asked ones.
+        facts: what the result file says besides scores and answers.
+        begin: when the command started, by ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        questions: list[Question],
+        train: list[Question] | None,
+        facts: dict[str, Any],
+        begin: float,
+    ) -> None:
+        from evaluation.asking import Pictures
+
+        self.args, self.config, self.questions, self.train, self.facts = args, config, questions, train, facts
+        self.begin, self.pictures = begin, Pictures(config.data.max_pixels)
+
+    def restore(self, unfinished: Result) -> None:
+        """Take the answers of an earlier result file. Raises UserError if another model gave them."""
+        from evaluation.resuming import check_same, restore
+
+        output, facts = self.args.output, self.facts
+        check_same(output, unfinished, {"checkpoint_sha256": facts["checkpoint_sha256"]})
+        for name, count in unfinished.get("tokens", {}).items():
+            facts["tokens"][name] += count
+        self.begin -= unfinished["seconds"]
+        print(f"{restore(self.questions, unfinished)} of {len(self.questions)} questions are answered in {output}")
+
+    def ask(self, answerer: Answerer) -> bool:
+        """Ask all that has no answer yet. Returns False if Ctrl-C ended it early.
+
+        Raises:
+            UserError: the GPU memory is full, the server failed, or no question could be asked.
+        """
+        import torch
+
+        from evaluation.endpoint import ServerFailed
+        from training import distributed
+
+        try:
+            complete = self._ask_all(answerer)
+        except torch.OutOfMemoryError as error:
+            self.write(complete=False)
+            raise UserError("out of GPU memory; add --resume and ask fewer at once: generate.batch_size=1") from error
+        except ServerFailed as error:
+            self.write(complete=False)
+            raise UserError(f"{error}; what was answered is in {self.args.output}, --resume asks the rest") from error
+        if complete:  # after Ctrl-C the other processes may never come here
+            distributed.leave_together()
+            if all(question.prediction is None for question in self.questions):
+                first = self.questions[0].problem
+                raise UserError(f"none of the {len(self.questions)} questions could be asked; the first: {first}")
+        return complete
+
+    def _ask_all(self, answerer: Answerer) -> bool:
+        from evaluation.asking import ask_all
+        from evaluation.corrupting import ask_corrupted
+        from evaluation.resuming import Saver
+        from training import distributed
+
+        save = Saver(lambda: self.write(complete=False), idle=bool(distributed.rank()))
+        asked = self.questions, self.config, self.pictures
+        if not ask_all(answerer, *asked, not self.args.no_probes, save):
+            return False
+        return not self.args.corrupt or ask_corrupted(answerer, *asked, save)
+
+    def write(self, complete: bool) -> dict:
+        """Score the answers and write the result file, in the first process. Returns its content."""
+        from evaluation.baselines import fit_baselines
+        from evaluation.corrupting import score_corruptions
+        from evaluation.report import build_result, write_result
+        from training import distributed
+
+        self.facts["baselines_fitted_on"] = fit_baselines(self.questions, self.train)
+        result = build_result(self.questions, self.pictures.unreadable, {"complete": complete, **self.facts})
+        if complete and self.args.corrupt:
+            result["corruptions"] = score_corruptions(self.questions)
+        result["seconds"] = round(time.monotonic() - self.begin, 1)
+        if not distributed.rank():
+            write_result(self.args.output, result)
+        return result
 
 
 def add_sight(result: dict, assistant: Assistant, questions: list[Question], output: Path) -> None:
@@ -205,20 +259,6 @@ def add_sight(result: dict, assistant: Assistant, questions: list[Question], out
         print(f"the loss with another picture is not measured ({reason})", file=sys.stderr)
         return
     write_result(output, result)
-
-
-def add_corruptions(result: dict, answerer: Answerer, questions: list[Question], config: Config, output: Path) -> None:
-    """Ask about worse pictures and write the scores into the result. Ctrl-C leaves them out."""
-    from evaluation.corrupting import measure_corruptions, show_corruptions
-    from evaluation.report import write_result
-
-    try:
-        result["corruptions"] = measure_corruptions(answerer, questions, config)
-    except KeyboardInterrupt:
-        print("the scores with worse pictures are not measured (interrupted)", file=sys.stderr)
-        return
-    write_result(output, result)
-    print(show_corruptions(result["corruptions"]))
 
 
 def show_page(result: dict, output: Path) -> None:

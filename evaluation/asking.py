@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from PIL import Image
@@ -79,7 +80,7 @@ def ask_all(
         return Request([Turn(text)], [pictures(path) for path in images], question.system)
 
     def ask(chosen: Sequence[Question], asker: str, label: str, request: Callable[[Question], Request]) -> None:
-        _ask_shared(answerer, chosen, asker, label, request, config, save)
+        ask_shared(answerer, chosen, label, request, partial(_record, asker), config, save)
 
     on_cpu = answerer.device == "cpu"
     try:
@@ -107,38 +108,38 @@ def _choose_others(questions: Sequence[Question], pool: Sequence[Question], seed
             question.baselines.pop("other_picture", None)
 
 
-def _ask_shared(
+def ask_shared(
     answerer: Answerer,
-    questions: Sequence[Question],
-    asker: str,
+    items: Sequence[Item],
     label: str,
-    request: Callable[[Question], Request],
+    request: Callable[[Item], Request],
+    record: Callable[[Item, str | None, str | None], object],
     config: Config,
     save: Callable[[], None],
 ) -> None:
-    """Ask this process's share of the questions, and write the answers of all processes into them.
+    """Ask this process's share of the items, and ``record`` the answers of all processes: (item, answer, problem).
 
-    In rounds of some batches for each process, after which all have the same answers.
+    In rounds of some batches for each process, after which all have the same answers, and ``save`` is called.
     """
     generate = config.generate
     size = ROUND * generate.batch_size * distributed.world_size()
     quiet = not config.data.progress or bool(distributed.rank())
-    with tqdm(total=len(questions), desc=label, unit="question", disable=quiet) as bar:
-        for start in range(0, len(questions), size):
-            some = questions[start : start + size]
+    with tqdm(total=len(items), desc=label, unit="question", disable=quiet) as bar:
+        for start in range(0, len(items), size):
+            some = items[start : start + size]
             own = distributed.share(some, generate.batch_size)
             number = {id(some[i]): i for i in own}
             answers = []
-            for question, answer, problem in answers_to(answerer, [some[i] for i in own], request, generate):
-                _record(question, asker, answer, problem)  # at once: Ctrl-C keeps what was answered
-                answers.append((number[id(question)], answer, problem))
+            for item, answer, problem in answers_to(answerer, [some[i] for i in own], request, generate):
+                record(item, answer, problem)  # at once: Ctrl-C keeps what was answered
+                answers.append((number[id(item)], answer, problem))
                 bar.update(distributed.world_size())
             for i, answer, problem in distributed.gather(answers, cpu=answerer.device == "cpu"):
-                _record(some[i], asker, answer, problem)
+                record(some[i], answer, problem)
             save()
 
 
-def _record(question: Question, asker: str, answer: str | None, problem: str | None) -> None:
+def _record(asker: str, question: Question, answer: str | None, problem: str | None) -> None:
     if asker == MODEL:
         question.prediction = answer
     else:
@@ -152,13 +153,16 @@ def answers_to(
     request: Callable[[Item], Request],
     generate: Generate,
 ) -> Iterator[tuple[Item, str | None, str | None]]:
-    """Ask in batches. For each question: its answer, or None and why it could not be asked."""
+    """Ask in batches. For each question: its answer, or None and why it could not be asked.
+
+    ``request`` may raise ImageError or UserError.
+    """
     options = generate.model_dump(exclude={"batch_size"})
     batch: list[tuple[Item, Request]] = []
     for number, question in enumerate(questions, start=1):
         try:
             batch.append((question, request(question)))
-        except ImageError as error:
+        except (ImageError, UserError) as error:
             yield question, None, str(error)
         if batch and (len(batch) == generate.batch_size or number == len(questions)):
             yield from _answer_batch(answerer, batch, options)

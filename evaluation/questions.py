@@ -48,6 +48,7 @@ class Question:
     prediction: str | None = None
     baselines: dict[str, str | None] = field(default_factory=dict)
     other_images: list[str] = field(default_factory=list)  # shown for the baseline "other_picture"
+    corrupted: dict[str, str] = field(default_factory=dict)  # answers about worse pictures, by corrupting.Case.name
     problem: str | None = None
     ceiling: float | None = None  # what the best answer scores
 

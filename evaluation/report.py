@@ -168,6 +168,8 @@ def prediction(question: Question) -> Prediction:
         line["baselines"]["other_picture"]["images"] = question.other_images
     if question.problem:
         line["problem"] = question.problem
+    if question.corrupted:
+        line["corrupted"] = question.corrupted
     return line
 
 

@@ -47,6 +47,7 @@ class Prediction(TypedDict):
     scores: dict[str, float]  # by every metric that applies
     baselines: dict[str, BaselineAnswer]  # by name: majority, question_only, other_picture, no_picture
     problem: NotRequired[str]  # why it could not be asked
+    corrupted: NotRequired[dict[str, str]]  # with --corrupt: kind and strength, such as "noise 2" -> the answer
 
 
 class Group(TypedDict):

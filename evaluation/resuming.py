@@ -113,6 +113,7 @@ def restore(questions: Sequence[Question], result: Result) -> int:
         if line is None or line["prediction"] is None:
             continue
         question.prediction = line["prediction"]
+        question.corrupted = dict(line.get("corrupted", {}))
         for name, baseline in line["baselines"].items():
             if baseline["answer"] is not None:
                 question.baselines[name] = baseline["answer"]

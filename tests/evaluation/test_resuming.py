@@ -10,24 +10,7 @@ import pytest
 import evaluate
 from evaluation import resuming
 from evaluation.resuming import Saver
-from tests.helpers.evaluating import edit, looks, run
-
-
-class Crash(BaseException):
-    """The process ends here, as by SIGKILL: nobody catches it."""
-
-
-def crashing(after: int, end: type[BaseException] = Crash):
-    """A model that looks, and ends the process at the question after so many."""
-    asked = []
-
-    def reply(question: str, seen: list[str]) -> str:
-        asked.append(question)
-        if len(asked) > after:
-            raise end
-        return looks(question, seen)
-
-    return reply
+from tests.helpers.evaluating import Crash, crashing, edit, looks, run
 
 
 def crash(data: Path, stub, monkeypatch, after: int) -> dict:

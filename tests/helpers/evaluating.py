@@ -53,6 +53,25 @@ def guesses(question: str, seen: list[str]) -> str:
     return looks(question, [])
 
 
+class Crash(BaseException):
+    """The process ends here, as by SIGKILL: nobody catches it."""
+
+
+def crashing(
+    after: int, end: type[BaseException] = Crash, answer: Callable[[str, list[str]], str] = looks
+) -> Callable[[str, list[str]], str]:
+    """A model that looks, or replies as ``answer``, and ends the process at the question after so many."""
+    asked: list[str] = []
+
+    def reply(question: str, seen: list[str]) -> str:
+        asked.append(question)
+        if len(asked) > after:
+            raise end
+        return answer(question, seen)
+
+    return reply
+
+
 def conversation(color: str, split: str, source: str, language: str) -> dict:
     if language == "en":
         turns = [("What color is it?", [color]), ("Is it red?", ["yes" if color == "red" else "no"])]

@@ -71,7 +71,7 @@ class Forks:
 
 def serve() -> None:
     # What costs the seconds: the commands import it only after they have checked their arguments.
-    for name in ("train", "training.dry_run", "evaluate", "evaluation.asking", "evaluation.report"):
+    for name in ("train", "training.dry_run", "evaluate", "evaluation.asking", "evaluation.report", "retrieval.loop"):
         importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -124,7 +124,7 @@ def child(request: dict, rank: int, port: int) -> int:
             arm(**request["kill"])
         if request["fault"]:
             break_disk(request["fault"])
-        code = __import__(request["script"]).main()
+        code = importlib.import_module(request["script"]).main()
         if code == 0 and torch.distributed.is_initialized():
             sys.exit("ended without leaving the group")
     except BaseException as error:

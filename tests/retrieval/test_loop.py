@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from retrieval.__main__ import main
 from retrieval.contrastive import Options
 from retrieval.loop import build_loop
 from settings import Config, load_config, save_config
+from tests.helpers.forked import forks
+from tests.helpers.runs import losses, state_of
 from tests.helpers.tiny import save_siglip
 from tests.helpers.towers import COLORS, save_two_towers
 from visual.load import load_vision
@@ -88,6 +91,31 @@ def test_a_resumed_run_ends_bit_equal(make_run, tmp_path):
     again = load_file(run / "checkpoint-4" / "trained.safetensors")
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
     assert (run / "checkpoint-4" / "manifest.json").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_two_processes_learn_what_one_learns(make_run, tmp_path, loss):
+    """Every text is compared with the pictures of both processes: 4 by 4, not twice 2 by 2."""
+    found = {}
+    for ranks in (1, 2):
+        overrides = (f"train.per_device_train_batch_size={4 // ranks}", f"train.run=of{ranks}", "train.logging_steps=1")
+        file, config = make_run(
+            save_two_towers(tmp_path / "towers"), "vision.train=lora", "language.train=full", *overrides
+        )
+        save_config(config, file)
+        command = ("train", "--config", str(file), "--loss", loss)
+        result = forks().run(*command, script="retrieval.__main__", log=tmp_path / "log", ranks=ranks)
+        assert result["codes"] == [0] * ranks, result["output"]
+        run = config.train.output / config.train.run
+        found[ranks] = losses(state_of(run, 4)), load_file(run / "checkpoint-4" / "trained.safetensors")
+    (wanted, weights), (same, theirs) = found[1], found[2]
+    assert wanted.keys() == same.keys() and len(wanted) == 4 + 4 + 2  # loss and norm of each step, two evaluations
+    for key, value in wanted.items():
+        assert same[key] == pytest.approx(value, rel=1e-5 if key[1] != "grad_norm" else 1e-4), key
+    assert weights.keys() == theirs.keys()
+    for name in (name for name in weights if "k_proj.bias" not in name):  # these have no gradient but rounding
+        torch.testing.assert_close(theirs[name], weights[name], rtol=1e-3, atol=1e-4)  # float32 through Adam's division
 
 
 def test_resuming_with_another_loss_is_refused(make_run, tmp_path, capsys):
