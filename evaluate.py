@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from answering.checkpoints import add_checkpoint_arguments
 from common.command import typed_command
-from common.errors import UserError
+from common.errors import UserError, exit_status
 from common.text import prepare_console
 from dataset.conversations import SPLITS
 
@@ -42,14 +42,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_console()
     args = parse_arguments(argv)
-    try:
-        return evaluate(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted before the first answer; nothing written", file=sys.stderr)
-        return 130
+    return exit_status(lambda: evaluate(args), "interrupted before the first answer; nothing written")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -18,20 +18,12 @@ from pathlib import Path
 
 from answering.checkpoints import add_base_arguments, base_overrides
 from answering.exporting.formats import FORMATS, NORMS, Options
-from common.errors import UserError
+from common.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was exported", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: run(args), "\ninterrupted; nothing was exported")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from common.command import typed_command
-from common.errors import UserError
+from common.errors import exit_status
 from common.text import prepare_console
 from dataset.preparing.json_reader import read_json
 from dataset.preparing.machines import check_shard
@@ -95,27 +95,25 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_console()
     args = _parser().parse_intermixed_args(argv)
-    try:
-        config = load_config(args.config, args.overrides)
-        check_metrics(config.data.sources)
-        if args.check:
-            from dataset.doctor.report import check_data  # imports numpy, which --help does not need
+    return exit_status(lambda: run(args), "interrupted: nothing was written")
 
-            return 1 if check_data(config) else 0
-        if args.shard:
-            number, count = args.shard
-            require_paths(config, "data.sources")
-            check_shard(config.data, number, count)
-            print(f"when all {count} are there: {typed_command(['--merge', str(count)], drop_with_value=['--shard'])}")
-        else:
-            shards = [["--shard", f"{number}/{args.merge}"] for number in range(1, args.merge + 1)]
-            prepare(config, [typed_command(shard, drop_with_value=["--merge"]) for shard in shards])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+
+def run(args: argparse.Namespace) -> int:
+    """Read and check, one shard, or all. Returns the exit status: 1 if --check found faults."""
+    config = load_config(args.config, args.overrides)
+    check_metrics(config.data.sources)
+    if args.check:
+        from dataset.doctor.report import check_data  # imports numpy, which --help does not need
+
+        return 1 if check_data(config) else 0
+    if args.shard:
+        number, count = args.shard
+        require_paths(config, "data.sources")
+        check_shard(config.data, number, count)
+        print(f"when all {count} are there: {typed_command(['--merge', str(count)], drop_with_value=['--shard'])}")
+    else:
+        shards = [["--shard", f"{number}/{args.merge}"] for number in range(1, args.merge + 1)]
+        prepare(config, [typed_command(shard, drop_with_value=["--merge"]) for shard in shards])
     return 0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from answering.checkpoints import add_base_arguments, base_overrides
 from common.command import resume_command
-from common.errors import UserError
+from common.errors import UserError, exit_status
 from common.text import prepare_console
 from evaluation.scores import check_metrics
 from model.start_from import Start, find_start
@@ -35,31 +35,28 @@ def main() -> int:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     only_first_speaks()
-    try:
-        config = load_config(args.config, [*args.overrides, *base_overrides(args)])
-        check_metrics(config.data.sources)
-        if rank():
-            config.data.progress = False  # one bar is enough
-        if config.data.stream is None:
-            require_paths(config, "data.image_map", "data.annotations")
-        require_trackers(config)
-        if args.dry_run:
-            from training.dry_run import dry_run
+    return exit_status(lambda: run(args), "\nstopped; nothing since the last checkpoint is kept")
 
-            dry_run(config)
-        else:
-            run = config.train.output / config.train.run
-            with closing(RunFolder(run, resume=args.resume, overwrite=args.overwrite)) as folder:
-                latest = folder.open()
-                changes = check_changes(config, latest) if latest else []
-                train(config, folder, changes, None if latest else find_start(config))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing since the last checkpoint is kept", file=sys.stderr)
-        return 130
-    return 0
+
+def run(args: argparse.Namespace) -> None:
+    """Check config and folder, then train, or only measure what training needs."""
+    config = load_config(args.config, [*args.overrides, *base_overrides(args)])
+    check_metrics(config.data.sources)
+    if rank():
+        config.data.progress = False  # one bar is enough
+    if config.data.stream is None:
+        require_paths(config, "data.image_map", "data.annotations")
+    require_trackers(config)
+    if args.dry_run:
+        from training.dry_run import dry_run
+
+        dry_run(config)
+        return
+    output = config.train.output / config.train.run
+    with closing(RunFolder(output, resume=args.resume, overwrite=args.overwrite)) as folder:
+        latest = folder.open()
+        changes = check_changes(config, latest) if latest else []
+        train(config, folder, changes, None if latest else find_start(config))
 
 
 def parse_arguments() -> argparse.Namespace:

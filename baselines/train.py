@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command import resume_command
-from common.errors import UserError
+from common.errors import UserError, exit_status
 from common.text import prepare_console
 from settings import Config, add_config_arguments, load_config, require_paths
 from training.run_folder import RunFolder
@@ -35,25 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_console()
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        config = load_config(args.config, args.overrides)
-        if config.data.stream is not None:
-            raise UserError("data.stream: baselines read data.image_map and data.annotations; set it to null")
-        if config.data.augment:
-            raise UserError("data.augment: baselines read each picture's features from disk; set it to false")
-        require_paths(config, "data.image_map", "data.annotations")
-        config.train.run = f"{config.train.run}-{args.model}"
-        run = config.train.output / config.train.run
-        with closing(RunFolder(run, resume=args.resume, overwrite=args.overwrite)) as folder:
-            folder.open()
-            train(config, args.model, folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing since the last checkpoint is kept", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: run(args), "\nstopped; nothing since the last checkpoint is kept")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +45,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="delete the run's earlier checkpoints and start over")
     add_config_arguments(parser)
     return parser.parse_intermixed_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check config and folder, then train."""
+    config = load_config(args.config, args.overrides)
+    if config.data.stream is not None:
+        raise UserError("data.stream: baselines read data.image_map and data.annotations; set it to null")
+    if config.data.augment:
+        raise UserError("data.augment: baselines read each picture's features from disk; set it to false")
+    require_paths(config, "data.image_map", "data.annotations")
+    config.train.run = f"{config.train.run}-{args.model}"
+    output = config.train.output / config.train.run
+    with closing(RunFolder(output, resume=args.resume, overwrite=args.overwrite)) as folder:
+        folder.open()
+        train(config, args.model, folder)
 
 
 def train(config: Config, name: str, folder: RunFolder) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.tables import READMES, RESULTS, ROOT, replaced
@@ -28,11 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, metavar="FILE", help="results of evaluate.py")
     parser.add_argument("--output", type=Path, default=FILE, metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, metavar="S", help="training time of a model that is no baseline")
+    measured = "training time of a model, such as ours=169 (default: what the checkpoint of a baseline says)"
+    parser.add_argument("--seconds", action="append", default=[], metavar="NAME=S", help=measured)
     parser.add_argument("--write", action="store_true", help="put the table into the READMEs")
     args = parser.parse_args()
     if args.results:
-        rows = [row(path, args.seconds) for path in args.results]
+        seconds = {name: float(text) for name, _, text in (given.partition("=") for given in args.seconds)}
+        rows = [row(path, seconds) for path in args.results]
         write_json(args.output, {"date": time.strftime("%Y-%m-%d"), "rows": rows})
     text = table(json.loads(args.output.read_text(encoding="utf-8")))
     print(text)
@@ -41,23 +44,26 @@ def main() -> None:
         file.write_text(replaced(file.read_text(encoding="utf-8"), text, MARKS), encoding="utf-8")
 
 
-def row(path: Path, seconds: float | None) -> dict:
-    """One model's scores, and how long it trained: a baseline's checkpoint says so, of another it is ``seconds``."""
+def row(path: Path, seconds: Mapping[str, float]) -> dict:
+    """One model's scores, and how long it trained: ``seconds`` by name, or what a baseline's checkpoint says."""
     result = read_result(path)
     overall = result["scores"]["overall"]
     name = result.get("baseline") or "ours"
-    if name != "ours":
-        latest = latest_checkpoint(Path(result["checkpoint"]).parent)
-        assert latest is not None, "evaluate.py opened a checkpoint of this run"
-        seconds = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))["position"]["seconds"]
     return {
         "model": name,
         "questions": overall["n"],
         "score": overall["score"],
         "standard_error": overall["standard_error"],
         **{floor: overall["baselines"][floor]["mean"] for floor in FLOORS},
-        "seconds": seconds,
+        "seconds": seconds[name] if name in seconds else seconds_of(Path(result["checkpoint"]).parent),
     }
+
+
+def seconds_of(run: Path) -> float:
+    """The wall-clock seconds of a baseline's training, over all its starts."""
+    latest = latest_checkpoint(run)
+    assert latest is not None, "evaluate.py opened a checkpoint of this run"
+    return json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))["position"]["seconds"]
 
 
 def table(result: dict) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import exit_status
 from common.text import prepare_console
 from settings.arguments import add_config_arguments
 
@@ -27,14 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from retrieval import commands
 
-    try:
-        return getattr(commands, args.command)(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command continues", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; what was finished is kept, and the same command continues"
+    return exit_status(lambda: getattr(commands, args.command)(args), interrupted)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
