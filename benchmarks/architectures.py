@@ -1,12 +1,13 @@
 """Connectors, kinds of adapters and stage recipes, trained alike on the demo: what each costs, and what it answers.
 
     python -m benchmarks.architectures --output benchmarks/results/architectures.json
-    python -m benchmarks.architectures --output FILE --runs 1      # one more of the runs that FILE lacks, and end
+    python -m benchmarks.architectures --output FILE --jobs 2      # two runs at a time
 
-Each run is a process of its own, one after the other; FILE has a row for each, so an interrupted measurement continues
-where it ended. Every variant has the same number of steps of 4 pictures, and a recipe divides them among its stages.
-Seeds come first: after the first third of the runs every variant has one. Rates are the demo's and were not tuned for
-a variant (benchmarks/stages.py). Draw the demo's data and run process_image.py first.
+Each run is a process of its own; FILE has a row for each, so an interrupted measurement continues where it ended. Every
+variant has the same number of steps of 4 pictures, and a recipe divides them among its stages. Seeds come first: after
+the first third of the runs every variant has one. Rates are the demo's and were not tuned for a variant
+(benchmarks/stages.py). On a CPU a run has one thread, and speeds are per second that its process computed: another
+process on the machine changes them little. Draw the demo's data and run process_image.py first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import psutil  # type: ignore[import-untyped]  # its stubs are not installed
 import torch
 
 from answering.assistant import Assistant
-from benchmarks.common import machine
+from benchmarks.common import clock, machine
 from benchmarks.stages import FULL_RATE, RECIPES, SIZES, load, run_recipe, train, write_data
 from dataset.prompt import Request, Turn
 from evaluation.asking import Pictures, ask_all
@@ -59,24 +60,28 @@ VARIANTS: dict[str, Variant] = {
     "mlp, adapter": Variant("adapter", {"language.train": "adapter"}),
     **{f"{recipe} stages": Variant("stages", recipe=recipe) for recipe in RECIPES},
 }
-FIRST_TOKENS = 7  # pictures that the time to the first token is measured on
+SPEEDS = ("tokens_per_second", "text_tokens_per_second")
+FIRST_TOKENS = 15  # pictures that the time to the first token is measured on
 
 
 def main() -> None:
     args = parse_arguments()
     quiet_libraries()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
     if args.one:
         print(json.dumps(measure(args.one, args.seed, args)))
         return
     rows = read_rows(args)
     wanted = [(name, seed) for seed in range(args.seeds) for name in args.variants]
     missing = [one for one in wanted if one not in {(row["variant"], row["seed"]) for row in rows}]
-    for name, seed in missing[: args.runs]:
-        rows.append(run_alone(name, seed, args))
-        facts = {**machine(), "steps": args.steps, "questions": args.questions}
-        args.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps({key: rows[-1][key] for key in ("variant", "seed", "score", "seconds")}), flush=True)
-    print(f"{len(missing[: args.runs])} runs done, {len(missing[args.runs :]) if args.runs else 0} are missing")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for done in as_completed(pool.submit(run_alone, name, seed, args) for name, seed in missing):
+            rows.append(done.result())
+            rows.sort(key=lambda row: wanted.index((row["variant"], row["seed"])))
+            facts = {**machine(), "steps": args.steps, "questions": args.questions}
+            args.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            print(json.dumps({key: done.result()[key] for key in ("variant", "seed", "score", "seconds")}), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="of each run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument("--questions", type=int, default=300, metavar="N", help="of the test split, asked of each run")
-    parser.add_argument("--runs", type=int, metavar="N", help="at most so many of the missing runs (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # the process of a run
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -115,12 +120,12 @@ def run_alone(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 def measure(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train a variant, ask it, and time it; a row of the results."""
     variant, process = VARIANTS[name], psutil.Process()
-    before = process.memory_info().rss
-    begin = time.perf_counter()
+    before = 0 if torch.cuda.is_available() else process.memory_info().rss
+    begin = clock()
     with tempfile.TemporaryDirectory() as folder:
         loops = train_variant(variant, seed, args, Path(folder))
-        seconds, peak = time.perf_counter() - begin, peak_memory(process)
-        assistant = Assistant.load(loops[-1].run, "cpu")
+        seconds, peak = clock() - begin, peak_memory(process)
+        assistant = Assistant.load(loops[-1].run)
         questions = ask(assistant, load_config(args.config), args.questions)
         overall = score_groups(questions)["overall"]
         history = [entry for loop in loops for entry in loop.progress.log_history[1:] if "tokens_per_second" in entry]
@@ -132,7 +137,7 @@ def measure(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             "trained": [sum(count for count, _ in loop.model.trainable_counts().values()) for loop in loops],
             "score": overall["score"],
             "floors": {floor: mean["mean"] for floor, mean in overall["baselines"].items()},
-            "tokens_per_second": statistics.median(entry["tokens_per_second"] for entry in history),
+            **{speed: statistics.median(entry[speed] for entry in history) for speed in SPEEDS},
             "memory_mib": (peak - before) / 2**20,
             "first_token_ms": first_token_ms(assistant, questions),
             "loss": [loop.progress.log_history[-1]["loss"] for loop in loops],
@@ -154,7 +159,7 @@ def ask(assistant: Assistant, config: Config, count: int) -> list[Question]:
     """Questions of the test split with a short answer, asked also with another picture and with none."""
     asked, known, _ = read_questions(config, "test", None)
     questions = sample([question for question in asked if question.type != "caption"], count, config.data.seed)
-    config.generate.max_new_tokens = 16
+    config.generate.max_new_tokens, config.data.progress = 16, False
     ask_all(assistant, questions, config, Pictures(config.data.max_pixels), probes=True, save=lambda: None)
     fit_baselines(questions, known)
     return questions
@@ -163,17 +168,20 @@ def ask(assistant: Assistant, config: Config, count: int) -> list[Question]:
 def first_token_ms(assistant: Assistant, questions: list[Question]) -> float:
     """The median time from a question about a new picture to the first piece of its answer."""
     taken, pictures = [], Pictures(assistant.config.data.max_pixels)
+    of_each_picture = {question.images[0]: question for question in questions}
     with torch.inference_mode():
-        for question in questions[:FIRST_TOKENS]:
+        for question in list(of_each_picture.values())[:FIRST_TOKENS]:
             request = Request([Turn(question.asked)], [pictures(question.images[0])], question.system)
-            begin = time.perf_counter()
+            begin = clock()
             next(iter(assistant.stream(request)), None)
-            taken.append(time.perf_counter() - begin)
+            taken.append(clock() - begin)
     return 1000 * statistics.median(taken)
 
 
 def peak_memory(process: psutil.Process) -> int:
-    """Bytes, the most that this process had so far."""
+    """Bytes, the most that this process had so far; of a GPU, if it computes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return process.memory_info().peak_wset
     import resource

@@ -284,6 +284,11 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
+def clock() -> float:
+    """Seconds: of a GPU by the wall, of a CPU what this process computed, which others disturb little."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
 def machine() -> dict[str, str]:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}

@@ -21,11 +21,13 @@ from typing import Any
 
 import yaml
 
+from benchmarks.common import clock
 from model.model import quiet_libraries
 from model.start_from import find_start
 from settings import Config, load_config
 from training.loop import Loop
 from training.setup import build_loop
+from training.throughput import Throughput
 
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "stages"
 SIZES = {  # of each kind of projector on the demo: 8 x 8 patches, and a language model of width 128 with 4 layers
@@ -124,6 +126,7 @@ def train(config: Config, run: Path, start: Path | None = None) -> Loop:
     config.train.start_from = start
     with contextlib.redirect_stdout(io.StringIO()):
         loop = build_loop(config, run, start=find_start(config))
+        loop.throughput = Throughput(clock)
         loop.train()
     return loop
 

@@ -246,12 +246,28 @@ def _check_projector(config: Config) -> None:
     if projector.kind == "qformer" and hidden_size is not None and hidden_size % min(64, hidden_size):
         problem = "expected a multiple of 64 with projector.kind = qformer, whose heads are 64 wide"
         raise Invalid("projector.hidden_size", problem, hidden_size)
+    if projector.path is not None:
+        _check_pretrained_projector(config)
     if projector.kind == "cross_attention":
         _check_cross_attention(config)
     if queries is not None and queries != config.vision.image_context_length:
         giver = f"projector.kind = {projector.kind} gives (projector.queries {queries})"
         problem = f"expected {queries}, which is what {giver}"
         raise Invalid("vision.image_context_length", problem, config.vision.image_context_length)
+
+
+def _check_pretrained_projector(config: Config) -> None:
+    """What does not go with the weights of a BLIP-2's Q-Former."""
+    projector = config.projector
+    if projector.kind != "qformer":
+        problem = f"expected null with projector.kind = {projector.kind}: it holds the weights of a qformer"
+        raise Invalid("projector.path", problem, projector.path)
+    if projector.standardize:
+        problem = "expected false with projector.path: BLIP-2's Q-Former was trained on features as they are"
+        raise Invalid("projector.standardize", problem, True)
+    if config.train.start_from is not None:
+        problem = "expected null with train.start_from, whose projector the run begins with"
+        raise Invalid("projector.path", problem, projector.path)
 
 
 def _check_cross_attention(config: Config) -> None:
@@ -528,8 +544,10 @@ def _is_local(path: str) -> bool:
 def _check_models(config: Config) -> None:
     if config.model is not None:
         return  # settings.llava.follow_model has read its config.json
-    for name, section in (("vision", config.vision), ("language", config.language)):
+    for name, section in (("vision", config.vision), ("language", config.language), ("projector", config.projector)):
         key = f"{name}.path"
+        if section.path is None:
+            continue
         if not _is_local(section.path):
             if not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", section.path):
                 raise Invalid(key, f"expected {type(section).model_fields['path'].description}", section.path)

@@ -195,6 +195,7 @@ class Projector(Section):
     )
     pool: Count | None = Field(None, description="a whole number of patches along a cell's side, or null for 3")
     every: Count | None = Field(None, description="a whole number of decoder layers, 1 or more, or null for 4")
+    path: Text | None = Field(None, description="a folder or a hub name of a BLIP-2, or null")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     standardize: bool = Field(True, description=FLAG)
 

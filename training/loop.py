@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 
 from common.command import resume_command
 from common.errors import UserError
 from dataset.collate import model_inputs
 from model.checkpoint import load_weights, save_weights, trained_state
+from model.connectors import QFormerConnector
 from model.model import MMultiModal
+from model.pretrained_qformer import fill_qformer
 from model.start_from import Start
 from settings import Config
 from training import fsdp
@@ -142,6 +144,7 @@ class Loop:
                 self.load_weights(checkpoint)
         if not checkpoint:
             self.begin_weights()
+        self.words_teach = any(parameter.requires_grad for parameter in self.model.language.parameters())
         groups = parameter_groups(self.model, self.config)
         self.names = [name for group in groups for name in group["names"]]  # of the optimiser's parameters, by number
         optimizer = build_optimizer(groups, self.config)
@@ -157,7 +160,11 @@ class Loop:
         self.throughput.reset()
 
     def begin_weights(self) -> None:
-        """What a new run's weights need before the first step: the statistics that the projector standardises with."""
+        """What a new run's weights need before the first step: a trained Q-Former's, or the statistics of features."""
+        if self.config.projector.path is not None:
+            lines = fill_qformer(cast(QFormerConnector, self.model.projector), self.config.projector.path)
+            if self.accelerator.is_main_process:
+                print(*lines, sep="\n", flush=True)
         # Weights of a checkpoint were trained with its statistics, so these stay.
         keeps = self.start is not None and self.start.config.projector.kind == self.config.projector.kind
         if self.config.projector.standardize and not keeps:
@@ -177,7 +184,7 @@ class Loop:
 
     def fetch(self) -> tuple[list[Batch], torch.Tensor]:
         """This process's batches of a step, and the number of labels in the batches of all processes."""
-        begin = time.perf_counter()
+        begin = self.throughput.clock()
         batches = self.feed.step()
         labels = sum(label_count(batch) for batch in batches if batch["info"].real)
         images = sum(image_count(batch) for batch in batches)
@@ -191,7 +198,7 @@ class Loop:
             self.throughput.add(batch["info"].counts)
             self.warn_of_skipped(batch)
             self.count_changes(batch)
-        self.throughput.waiting += time.perf_counter() - begin
+        self.throughput.waiting += self.throughput.clock() - begin
         return batches, labels
 
     def forward_backward(self, batch: Batch, labels: torch.Tensor, last: bool) -> torch.Tensor:
@@ -209,7 +216,10 @@ class Loop:
                 loss = loss * world  # DDP and FSDP divide the sum of gradients by it
                 if not batch["info"].real:  # this backward pass only keeps the processes together
                     loss = loss * 0.0
-                self.accelerator.backward(loss)
+                if loss.requires_grad:
+                    self.accelerator.backward(loss)
+                if batch["info"].real and not (image_count(batch) or self.words_teach):
+                    self.count_untaught(batch)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -220,7 +230,7 @@ class Loop:
         """Clip the gradients; their norm before clipping."""
         most = self.config.train.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), most)
-        return norm.full_tensor() if self.sharded else norm
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of no gradients it is a plain 0
 
     def agree(self, losses: torch.Tensor, norm: torch.Tensor, batches: list[Batch]) -> tuple[bool, bool]:
         """Agree among the processes: is the step finite, and does it teach images? Also notes a signal to any of them.
@@ -265,6 +275,13 @@ class Loop:
         device = self.accelerator.device
         return {name: tensor.to(device, non_blocking=True) for name, tensor in model_inputs(batch).items()}
 
+    def count_untaught(self, batch: Batch) -> None:
+        """Count a batch that changes no weight: it has no picture, and of the language model nothing is trained."""
+        self.progress.untaught_batches += 1
+        if self.progress.untaught_batches == 1:
+            what = "a batch without a picture changes no weight, because nothing of the language model is trained"
+            logger.warning("%s (%s, first of all); counted, not repeated", what, batch["info"].ids[0])
+
     def warn_of_skipped(self, batch: Batch) -> None:
         for line in batch["info"].skipped:
             self.progress.skipped_samples += 1
@@ -289,7 +306,7 @@ class Loop:
         self.note({**values, **self.counts(), **self.throughput.report()})
 
     def counts(self) -> dict[str, float]:
-        named = ("skipped_samples", "nonfinite_steps")
+        named = ("skipped_samples", "nonfinite_steps", "untaught_batches")
         return {name: getattr(self.progress, name) for name in named if getattr(self.progress, name)}
 
     def note(self, values: dict[str, float]) -> None:
@@ -299,13 +316,13 @@ class Loop:
 
     def evaluate(self) -> None:
         """Log the validation split's losses and a few answers. A signal ends it early: ``stopping`` is then true."""
-        begin = time.perf_counter()
+        begin = self.throughput.clock()
         self.model.eval()
         values = validate(self)
         if values is None:
             return
         answers = ask_samples(self)
-        self.throughput.begin += time.perf_counter() - begin  # not training time
+        self.throughput.begin += self.throughput.clock() - begin  # not training time
         self.note({**values, **accuracy(answers), **self.counts()})
         self.log.answers(self.progress.step, answers)
         self.note_best(values["eval_loss"])

@@ -64,6 +64,7 @@ RESUME_RULES: tuple[Rule, ...] = (
     _refused("vision.*", "the weights of the checkpoint were trained on other visual tokens"),
     _refused("language.prefix_tokens language.adapter_width", "the checkpoint's adapters have another shape"),
     _applies("language.*", "at once"),
+    _applies("projector.path", "not read again: the checkpoint holds the projector's weights"),
     _refused("projector.*", "the checkpoint's projector has another form"),
     _refused("lora.lora_alpha lora.alpha_pattern lora.use_rslora", "it would rescale the trained adapters"),
     _refused("lora.*", "the checkpoint's adapters have another shape or another start"),

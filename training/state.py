@@ -44,6 +44,7 @@ class Progress:
     changes: Counter[str] = field(default_factory=Counter)  # in a stream's records; the same in all processes
     nonfinite_steps: int = 0
     nonfinite_in_a_row: int = 0
+    untaught_batches: int = 0  # without a picture, in a run that trains only what sees pictures
     best_step: int | None = None
     best_loss: float | None = None
     best_checkpoint: str | None = None  # the best folder that was saved, which may be of an earlier step
@@ -61,6 +62,7 @@ class Progress:
             changes=Counter(content.get("changes", {})),
             nonfinite_steps=content["nonfinite_steps"],
             nonfinite_in_a_row=content["nonfinite_in_a_row"],
+            untaught_batches=content.get("untaught_batches", 0),
             best_step=state["best_global_step"],
             best_loss=state["best_metric"],
             best_checkpoint=_in_folder(state["best_model_checkpoint"], checkpoint.parent),
@@ -79,6 +81,7 @@ class Progress:
                 "changes",
                 "nonfinite_steps",
                 "nonfinite_in_a_row",
+                "untaught_batches",
                 "evaluations_without_best",
             )
         }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from dataset.collate import Counts
 
 
 class Throughput:
-    """Counts batches until :meth:`report`."""
+    """Counts batches until :meth:`report`. ``clock`` gives seconds, by which the loop also measures its waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.before = (0, 0)  # real tokens and padding since the last log, of the run that this one resumes
         self.reset()
 
     def reset(self) -> None:
-        self.begin, self.waiting = time.perf_counter(), 0.0  # seconds
+        self.begin, self.waiting = self.clock(), 0.0  # seconds
         self.tokens = self.visual = self.padding = 0
         self.before = (0, 0)
 
@@ -30,7 +32,7 @@ class Throughput:
 
     def report(self) -> dict[str, float]:
         """Real tokens per second (all, and text alone), the shares of padding and waiting; counts from zero after."""
-        seconds = time.perf_counter() - self.begin
+        seconds = self.clock() - self.begin
         real, padding = self.since_log()
         numbers = {
             "tokens_per_second": round(self.tokens / seconds),

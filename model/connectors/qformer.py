@@ -19,8 +19,9 @@ class QFormerConnector(Connector):
 
     The Q-Former is transformers' ``Blip2QFormerModel``: in each layer self-attention of the queries, in every second
     one, from the first, cross-attention to the features, then an MLP of four times the width. Linear layers and queries
-    start from N(0, 0.02), biases at 0; the paper starts from BERT-base, whose weights are not read here. With equal
-    queries all visual tokens would stay equal, since queries have no positions.
+    start from N(0, 0.02), biases at 0, or from a BLIP-2 (model/pretrained_qformer.py); the paper starts from BERT-base,
+    whose weights are not read here. With equal queries all visual tokens would stay equal, since queries have no
+    positions.
 
     Args:
         vision_width: Dv, of the tower's features.

@@ -82,3 +82,24 @@ def test_checkpoints_are_saved_every_so_many_steps_or_epochs_and_at_the_end(make
     loop.train()
     found = sorted(int(path.name.split("-")[1]) for path in loop.run.glob("checkpoint-*"))
     assert found == steps
+
+
+def test_batches_without_a_picture_change_nothing_where_only_the_projector_is_trained(make_config, caplog):
+    """The batches of one row each are the picture's, and two without one; all have their loss in the log."""
+    talk = {"source": "t", "language": "en", "split": "train", "turns": [{"q": "What?", "a": ["red"]}]}
+    shown = {**talk, "turns": [{"q": "<|extra_0|>\nWhat?", "a": ["red"]}]}
+    one_a_step = ["train.max_steps=3", "train.per_device_train_batch_size=1", "train.save_strategy=no"]
+    options = [*one_a_step, "language.train=frozen", "projector.standardize=false", "train.lr_scheduler_type=constant"]
+    config = make_config(*options, pictures=1, conversations={"0": [shown], "text": [talk, talk]})
+    loop = build_loop(config, Path(config.train.output) / "a")
+    loop.prepare()
+    weights, changed = [p.detach().clone() for p in loop.model.projector.parameters()], []
+    for _ in range(3):
+        loop.train_step()
+        now = [p.detach().clone() for p in loop.model.projector.parameters()]
+        changed.append(not all(map(torch.equal, weights, now)))
+        weights = now
+    assert sorted(changed) == [False, False, True] and int(loop.images) == 1
+    assert loop.counts() == {"untaught_batches": 2} and loop.loss > 0
+    (warning,) = [record.message for record in caplog.records if "without a picture" in record.message]
+    assert "changes no weight" in warning

@@ -28,3 +28,12 @@ def test_padding_goes_on_from_the_resumed_run_and_speed_does_not():
     report = meter.report()
     assert report["padding"] == 0.2 and report["tokens_per_second"] == 10
     assert meter.since_log() == (0, 0)
+
+
+def test_it_counts_by_the_clock_that_it_is_given():
+    seconds = iter((10.0, 14.0, 14.0, 15.0, 15.0))
+    throughput = Throughput(lambda: next(seconds))
+    throughput.add(Counts(tokens=100, visual=60, padding=0))
+    assert throughput.report()["tokens_per_second"] == 25
+    throughput.add(Counts(tokens=100, visual=60, padding=0))
+    assert throughput.report()["text_tokens_per_second"] == 40
