@@ -211,6 +211,8 @@ def answer_one(
 
     if about and not assistant.takes_boxes:
         raise UserError("--box: this checkpoint has no tokens for boxes; train it on a source with boxes")
+    if about and not assistant.learnt_boxes:
+        print("note: this checkpoint was not trained on boxes", file=sys.stderr)
     boxes = [parse_box(text, conversation.images[-1].size, assistant.crop) for text in about]
     request = conversation.ask(question, boxes)
     say_replaced(conversation.replaced)

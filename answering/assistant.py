@@ -32,7 +32,7 @@ from dataset.prompt import (
 )
 from model.checkpoint import load_undamaged
 from model.model import MMultiModal
-from qwen.tokenizer import box_tokens
+from qwen.tokenizer import box_tokens, untrained_box_rows
 from settings import Config, Generate, change_generate
 
 
@@ -84,6 +84,11 @@ class Assistant:
     def takes_boxes(self) -> bool:
         """Whether the model has tokens for the marks of boxes."""
         return bool(box_tokens(self.tokenizer))
+
+    @property
+    def learnt_boxes(self) -> bool:
+        """Whether it was trained on boxes: by its own run, or (Qwen-VL) by its language model's."""
+        return self.takes_boxes and (self.config.data.has_boxes or not untrained_box_rows(self.tokenizer))
 
     @property
     def crop(self) -> Crop | None:

@@ -24,7 +24,7 @@ from model.run_checkpoints import first_undamaged
 class BaselineAssistant:
     """Chooses an answer to the last question of a conversation. Settings of ``generate`` have no meaning here."""
 
-    takes_boxes, crop = False, None  # it knows no boxes
+    takes_boxes, learnt_boxes, crop = False, False, None  # it knows no boxes
 
     def __init__(self, loaded: Loaded, checkpoint: Path | None = None) -> None:
         self.model, self.known, self.tower, self.image_processor, self.config = loaded

@@ -15,6 +15,7 @@ import yaml
 
 from common.errors import UserError
 from common.hub import base_option
+from dataset.boxes import Crop, crop_of
 from model.manifest import MANIFEST, Damaged, check_files, read_manifest
 from model.run_checkpoints import choices_of
 
@@ -59,6 +60,19 @@ def max_pixels_of(checkpoint: Path | None, overrides: Sequence[str] = ()) -> int
     except UserError:
         pass  # loading it says what is wrong with it
     return Data.model_fields["max_pixels"].default
+
+
+def crop_in(checkpoint: Path) -> Crop | None:
+    """What the tower of a checkpoint, or of a run's best one, is not shown of a picture, without loading it.
+
+    Raises:
+        UserError: there is no checkpoint, or its processor cannot be read.
+    """
+    file = choices_of(checkpoint)[0] / "image_processor" / "preprocessor_config.json"
+    try:
+        return crop_of(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
 
 
 def _check_config(folder: Path) -> None:

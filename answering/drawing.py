@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,8 +12,7 @@ from common.errors import UserError
 from dataset.boxes import Box, BoxError, Crop, labelled_boxes, to_pixels, to_thousandths, view_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-ASKED, ANSWERED = (240, 140, 0), (220, 20, 60)  # colours that are on few photos
-
+ASKED, ANSWERED = "#f08c00", "#dc143c"  # colours that are on few photos
 
 Corners = tuple[int, int, int, int]
 
@@ -36,25 +35,55 @@ class TakesBoxes(Protocol):
 
 
 def parse_box(text: str, size: tuple[int, int], crop: Crop | None) -> Box:
-    """``left,top,right,bottom`` in pixels of the upright picture, in thousandths of what the tower is shown.
+    """:func:`asked_box` of ``left,top,right,bottom``.
 
     Raises:
         UserError: it is not four numbers, empty, or outside what the tower is shown.
     """
     try:
         left, top, right, bottom = (float(number) for number in text.split(","))
-        return to_thousandths((left, top, right, bottom), view_of(size, crop))
-    except BoxError as error:
-        found = str(error).removeprefix("turn with ").removesuffix(" dropped")
-        raise UserError(f"--box {text}: {found}; the picture has {size[0]} x {size[1]} pixels") from None
     except ValueError:
         raise UserError(f"--box {text}: expected left,top,right,bottom in pixels, such as 120,80,300,260") from None
+    try:
+        return asked_box((left, top, right, bottom), size, crop)
+    except UserError as error:
+        raise UserError(f"--box {text}: {error}") from None
+
+
+def asked_box(corners: tuple[float, float, float, float], size: tuple[int, int], crop: Crop | None) -> Box:
+    """A box in pixels of the upright picture, which has ``size``, in thousandths of what the tower is shown.
+
+    Raises:
+        UserError: it is empty, or outside what the tower is shown.
+    """
+    try:
+        return to_thousandths(corners, view_of(size, crop))
+    except BoxError as error:
+        found = str(error).removeprefix("turn with ").removesuffix(" dropped")
+        raise UserError(f"{found}; the picture has {size[0]} x {size[1]} pixels") from None
+
+
+def in_pixels(boxes: Sequence[Box], size: tuple[int, int], crop: Crop | None) -> list[Corners]:
+    """Boxes in thousandths of what the tower is shown, in pixels of the upright picture, which has ``size``."""
+    view = view_of(size, crop)
+    return [to_pixels(box, view) for box in boxes]
 
 
 def boxes_of_answer(answer: str, size: tuple[int, int], crop: Crop | None) -> list[Drawn]:
     """The boxes of an answer, in pixels of the upright picture that it is about."""
     view = view_of(size, crop)
     return [Drawn(label, to_pixels(box, view)) for label, box in labelled_boxes(answer)]
+
+
+def captions(labels: Sequence[str]) -> list[str]:
+    """What is written at each box of an answer: its label, after its number where there are several boxes."""
+    numbers = [str(number) for number in range(1, len(labels) + 1)] if len(labels) > 1 else [""] * len(labels)
+    return [" ".join(filter(None, pair)) for pair in zip(numbers, labels, strict=True)]
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """The width of a box's line in a picture that is drawn with ``size``, in pixels."""
+    return max(2, round(max(size) / 300))
 
 
 def box_fields(answer: str, images: Sequence[Image.Image], model: TakesBoxes) -> dict[str, Any]:
@@ -65,20 +94,20 @@ def box_fields(answer: str, images: Sequence[Image.Image], model: TakesBoxes) ->
     return {"boxes": [{"label": label, "box": list(corners)} for label, corners in found]}
 
 
-def draw_boxes(image: Image.Image, asked: Iterable[Corners], answered: Sequence[Drawn]) -> Image.Image:
+def draw_boxes(image: Image.Image, asked: Sequence[Corners], answered: Sequence[Drawn]) -> Image.Image:
     """A copy of a picture with boxes: those asked about in orange, those of the answer in red, with their labels.
 
     Pillow's own font has no Chinese characters: such a label is left out, and several boxes are numbered.
     """
     copy = image.convert("RGB")
-    draw, width = ImageDraw.Draw(copy), max(2, round(max(image.size) / 300))
+    draw, width = ImageDraw.Draw(copy), line_width(image.size)
     font = ImageFont.load_default(size=max(11, round(max(image.size) / 40)))
     for corners in asked:
         draw.rectangle(corners, outline=ASKED, width=width)
-    for number, (label, corners) in enumerate(answered, start=1):
+    texts = captions([label if label.isascii() else "" for label, _ in answered])
+    for text, (_, corners) in zip(texts, answered, strict=True):
         draw.rectangle(corners, outline=ANSWERED, width=width)
-        words = [str(number)] * (len(answered) > 1) + [label] * (label.isascii() and bool(label))
-        if text := " ".join(words):
+        if text:
             left, top, right, bottom = draw.textbbox(corners[:2], text, font=font)
             draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=ANSWERED)
             draw.text(corners[:2], text, font=font, fill="white")
@@ -91,10 +120,9 @@ def draw_answer(image: Image.Image, asked: Sequence[Box], answer: str, crop: Cro
     Raises:
         UserError: the file cannot be written.
     """
-    view = view_of(image.size, crop)
     answered = boxes_of_answer(answer, image.size, crop)
     try:
-        draw_boxes(image, [to_pixels(box, view) for box in asked], answered).save(file)
+        draw_boxes(image, in_pixels(asked, image.size, crop), answered).save(file)
     except OSError as error:
         raise UserError(f"--draw {file}: cannot be written ({error.strerror or error})") from None
     return len(answered)

@@ -57,6 +57,15 @@ class Labelled(NamedTuple):
     box: Box
 
 
+class Found(NamedTuple):
+    """A box, its label, and the characters [start, end) that write both. Boxes with one label begin where it does."""
+
+    label: str
+    box: Box
+    start: int
+    end: int
+
+
 # ---------------------------------------------------------------------------------------------- the neutral form
 
 
@@ -81,19 +90,45 @@ def asked_about(question: str) -> tuple[list[Box], str]:
     return (boxes_in(found[0]), question[found.end() :]) if found else ([], question)
 
 
-def labelled_boxes(text: str) -> list[Labelled]:
+def find_boxes(text: str) -> list[Found]:
     """The boxes of a text in the neutral form, in order. Boxes after the same ``<ref>`` share its label."""
-    found, label, end = [], "", 0
+    found, label, start, end = [], "", 0, 0
     for match in _NEUTRAL.finditer(text):
         if match[1] is not None:
-            label = match[1]
+            label, start = match[1], match.start()
         else:
-            label = label if match.start() == end else ""
+            if match.start() != end:
+                label = ""
+            if not label:
+                start = match.start()
             left, top, right, bottom = (int(match[number]) for number in range(2, 6))
             if left < right and top < bottom:  # a model may write any numbers
-                found.append(Labelled(label, (left, top, right, bottom)))
+                found.append(Found(label, (left, top, right, bottom), start, match.end()))
         end = match.end()
     return found
+
+
+def labelled_boxes(text: str) -> list[Labelled]:
+    """:func:`find_boxes` without where they are written."""
+    return [Labelled(found.label, found.box) for found in find_boxes(text)]
+
+
+def markup_of(text: str) -> list[tuple[int, int]]:
+    """The characters [start, end) of a text that a reader who sees the boxes drawn need not see.
+
+    These are the marks and, after a label, the numbers. A box without a label keeps its numbers.
+    """
+    hidden, end = [], 0
+    for match in _NEUTRAL.finditer(text):
+        if match[1] is not None:
+            hidden += [(match.start(), match.start(1)), (match.end(1), match.end())]
+        elif match.start() == end and hidden:
+            hidden.append(match.span())
+        else:
+            hidden += [(match.start(), match.start() + len("<box>")), (match.end() - len("</box>"), match.end())]
+            continue
+        end = match.end()
+    return hidden
 
 
 def boxes_in(text: str) -> list[Box]:

@@ -131,13 +131,16 @@ def write_data(folder: Path, pictures: int, conversations: dict | None = None) -
 @pytest.fixture
 def checkpoint(make_config, tmp_path):
     """A checkpoint of an untrained tiny model whose projector is large enough for pictures to matter."""
-    config = make_config()
-    tokenizer = load_tokenizer(config.language.path)
+    return save_untrained(make_config(), tmp_path / "checkpoints" / "test" / "checkpoint-1")
+
+
+def save_untrained(config: Config, folder: Path) -> Path:
+    """Write the checkpoint of :func:`checkpoint` for a config."""
+    tokenizer = load_tokenizer(config.language.path, boxes=config.data.has_boxes)
     torch.manual_seed(0)
     model = build_model(config, tokenizer)
     torch.manual_seed(29)  # with which it answers something, and something else to each question and picture
     enlarge_projector(model)
-    folder = tmp_path / "checkpoints" / "test" / "checkpoint-1"
     save_weights(model, tokenizer, load_image_processor(config.vision.path), config, folder)
     write_manifest(folder, describe_run(config, model, 0))
     return folder

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from answering.checkpoints import first_choice
-from answering.conversation import Conversation, typed
+from answering.conversation import Conversation, Exchange, typed
+from answering.drawing import Corners
 from answering.worker import Problem, Worker, describe_error
 from common.errors import UserError
 from common.language import in_chinese, system_language
 from common.text import whole
+from dataset.boxes import asked_about
+from window.boxes import Boxes
 from window.conversation_list import ConversationList
 from window.history import History
 from window.keeping import Keeping
@@ -77,6 +80,7 @@ class Window:
         self.pictures = Pictures(self)
         self.models = Models(self, device, verify)
         self.maps = Maps(self)
+        self.boxes = Boxes(self)
         self.keeping = Keeping(self, History())
         self.recent = self.keeping.history.recent_pictures(RECENT)
         self.variables = Variables(root)
@@ -149,7 +153,7 @@ class Window:
 
     def _show_question(self, index: int) -> None:
         turn = self.conversation.turns[index]
-        self.view.transcript.question(index, typed(turn.question), turn.when)
+        self.view.transcript.question(index, self.boxes.words(turn), turn.when)
         self.view.transcript.begin_answer(index, turn.checkpoint)
 
     def _show_notes(self, turns: int) -> None:
@@ -214,6 +218,7 @@ class Window:
         self.keeping.keep_now()
         self.keeping.begin(name)
         self.maps.looking, self.partial, self.notes, self.missing = None, "", [], missing
+        self.boxes.pending = None
         self.maps.clear()
         self.conversation = conversation
         self.show_all()
@@ -235,6 +240,7 @@ class Window:
         draft = read.conversation.about.get("draft")
         if isinstance(draft, str) and draft and not self.view.question_box.text:
             self.view.question_box.text = whole(draft)[0]
+            self.boxes.restore(read.conversation.about.get("draft_box"))
 
     def ask(self) -> None:
         """Ask what is typed, ending the answer in progress. A question that cannot be asked stays, with the reason."""
@@ -242,39 +248,42 @@ class Window:
         question, replaced = whole(box.text.strip())
         if not question:
             return
-        refused = self._refusal()
+        boxes = [self.boxes.pending] if self.boxes.pending else []
+        refused = self._refusal(boxes)
         if refused:
             box.refuse(refused)
             return
-        box.text = ""
+        box.text, self.boxes.pending = "", None
         box.entry.focus_set()
-        self.ask_question(question, replaced)
+        self.ask_question(question, replaced, boxes)
 
-    def _refusal(self) -> str:
-        """Why no question can be asked now; "" if one can."""
+    def _refusal(self, boxes: Sequence[Corners]) -> str:
+        """Why no question about these boxes can be asked now; "" if one can."""
         if self.missing:
             return self.said(self.missing)
         if not self.conversation.images:
             return self.t("picture_first")
         if self.worker.assistant is None and self.models.loading is None:
             return self.t("no_model_yet")
-        return ""
+        return self.boxes.refusal(boxes)
 
     def ask_again(self, turn: int) -> None:
-        """Ask an earlier question once more."""
-        refused = self._refusal()
+        """Ask an earlier question once more, about the same boxes."""
+        earlier = self.conversation.turns[turn]
+        boxes = self.boxes.asked(earlier)
+        refused = self._refusal(boxes)
         if refused:
             self.view.question_box.refuse(refused)
         else:
-            self.ask_question(typed(self.conversation.turns[turn].question))
+            self.ask_question(asked_about(typed(earlier.question))[1], boxes=boxes)
 
-    def ask_question(self, question: str, replaced: int = 0) -> None:
-        """Ask a question; ``replaced`` characters of it could not be read."""
+    def ask_question(self, question: str, replaced: int = 0, boxes: Sequence[Corners] = ()) -> None:
+        """Ask a question about ``boxes`` of the picture; ``replaced`` characters of it could not be read."""
         self.end_answer()
         if replaced:
             self.say("note", self.t("replaced_one" if replaced == 1 else "replaced", count=replaced))
         self.asked.append(question)
-        request = self.conversation.ask(question)
+        request = self.conversation.ask(question, self.boxes.thousandths(boxes))
         self.conversation.turns[-1].checkpoint = str(self.models.checkpoint or "")
         self.partial, self.stopped = "", False
         self.maps.looking = self.maps.selected = None
@@ -283,26 +292,44 @@ class Window:
         self.asking = self.worker.ask(request, **self.models.answer_settings())
         self.keeping.keep_soon()
         self.view.question_box.show_chips(())
+        self.boxes.show()
         self.show_state("stage_waiting" if self.models.loading is not None else "stage_answer")
 
-    def end_answer(self) -> str:
+    def end_answer(self) -> Exchange | None:
         """Wait no longer for the answer in progress: keep its words.
 
         A question that has no word of an answer is removed and returned.
         """
         if self.asking is None:
-            return ""
+            return None
         answer, self.partial, self.asking, self.stopped = self.partial.strip(), "", None, False
         if answer:
             self._set_answer(answer)
-            return ""
+            return None
         self.view.transcript.drop_question()
-        return typed(self.conversation.turns.pop().question)
+        return self.conversation.turns.pop()
+
+    def give_back(self, dropped: Exchange | None) -> bool:
+        """Put a question without an answer, and its rectangle, back into the input unless another is being typed."""
+        if dropped is None:
+            return False
+        boxes = self.boxes.asked(dropped)
+        there = self.view.question_box.give_back(asked_about(typed(dropped.question))[1])
+        if there and boxes:
+            self.boxes.choose(boxes[0])
+        return there
 
     def _set_answer(self, answer: str) -> None:
         self.conversation.answer(answer)
         self.view.transcript.end_answer(len(self.conversation.turns) - 1, answer)
         self.keeping.keep()
+
+    def escape(self) -> None:
+        """Esc ends a drag or the answer in progress, else it removes the rectangle."""
+        if self.asking is None or self.boxes.start is not None:
+            self.boxes.escape()
+        else:
+            self.stop()
 
     def stop(self) -> None:
         """End the answer in progress; its words so far stay."""
@@ -382,8 +409,7 @@ class Window:
 
     def _on_answer(self, answer: str) -> None:
         if self.stopped:
-            question = self.end_answer()
-            self.view.question_box.give_back(question)
+            self.give_back(self.end_answer())
             self.say("note", self.t("stopped"))
         else:
             self.partial, self.asking = "", None
@@ -395,8 +421,7 @@ class Window:
 
     def _on_refused(self, reason: str) -> None:
         """A question cannot be answered: it goes back into the input, with the reason."""
-        question = self.end_answer()
-        if question and self.view.question_box.give_back(question):
+        if self.give_back(self.end_answer()):
             self.view.question_box.refuse(reason)
         else:  # some words came before, or another question is being typed
             self.say("problem", reason)

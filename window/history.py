@@ -25,6 +25,7 @@ from answering.conversation import Conversation, typed
 from common.errors import UserError
 from common.files import publish_file, temp_path, write_text
 from common.text import whole
+from dataset.boxes import asked_about
 
 MOST = 200  # conversations; the oldest is deleted when there is one more
 SIDE = 96  # pixels of the small picture
@@ -207,8 +208,8 @@ def title_of(conversation: Conversation) -> str:
     given = conversation.about.get("title")
     if isinstance(given, str) and given:
         return whole(given)[0]
-    asked = [typed(turn.question) for turn in conversation.turns] or [str(conversation.about.get("draft", ""))]
-    line = " ".join(whole(asked[0])[0].split())
+    asked = [asked_about(typed(turn.question))[1] for turn in conversation.turns]
+    line = " ".join(whole(asked[0] if asked else str(conversation.about.get("draft", "")))[0].split())
     return line if len(line) <= TITLE else line[: TITLE - 1] + "…"
 
 

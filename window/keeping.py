@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from answering.conversation import Conversation, typed
+from dataset.boxes import asked_about
 from window.history import History, new_name
 from window.picture import preview_of
 from window.pictures import Read
@@ -35,12 +36,13 @@ class Keeping:
         self._cancel()
         window = self.window
         turns = [replace(turn) for turn in window.conversation.turns]
-        draft = window.view.question_box.text.strip()
+        draft, box = window.view.question_box.text.strip(), window.boxes.pending
         if turns and turns[-1].answer is None:
             if window.partial.strip():
                 turns[-1].answer = window.partial.strip()
             else:
-                draft = typed(turns.pop().question)
+                waiting = turns.pop()
+                draft, box = asked_about(typed(waiting.question))[1], next(iter(window.boxes.asked(waiting)), None)
         if not turns and not draft:
             return
         if self.name is None:
@@ -48,7 +50,7 @@ class Keeping:
         shown = window.conversation
         copy = Conversation(shown.images, shown.paths, turns, shown.about)
         self._tell()
-        self.history.keep(self.name, copy, window.preview, draft=draft)
+        self.history.keep(self.name, copy, window.preview, draft=draft, draft_box=box)
 
     def _tell(self) -> None:
         """Say once why the conversations are not kept; known from the write before."""

@@ -42,6 +42,7 @@ def commands_of(window: Window) -> dict[tuple[bool, str], Callable[[], object]]:
         (True, "c"): window.copy_answer,
         (False, "h"): window.show_conversations,
         (False, "l"): window.maps.toggle,
+        (False, "b"): window.boxes.begin_keys,
         (False, ","): window.models.open_settings,
     }
 
@@ -52,7 +53,7 @@ def bind_keys(window: Window, *texts: tkinter.Text) -> None:
     root.event_delete("<<LineStart>>", "<Control-a>")
     root.event_add("<<SelectAll>>", "<Control-a>", "<Control-Lock-A>")
     others: dict[str, Callable[[], object]] = {
-        "<Escape>": window.stop,
+        "<Escape>": window.escape,
         "<Alt-Up>": lambda: window.maps.step_answer(-1),
         "<Alt-Down>": lambda: window.maps.step_answer(1),
         "<Alt-Left>": lambda: window.maps.step_word(-1),

@@ -65,9 +65,13 @@ class Maps:
     def step_word(self, step: int) -> None:
         """Show the next word's map; after the last word comes the whole answer."""
         found = self.shown()
-        if found is not None:
-            choices = [None, *found.words()]
-            self.show(choices[(choices.index(self.span) + step) % len(choices)])
+        if found is None:
+            self.window.boxes.step(step)
+            return
+        choices = [None, *found.words()]
+        self.show(choices[(choices.index(self.span) + step) % len(choices)])
+        if self.span is not None:
+            self.window.boxes.on_word(self.shown_turn(), self.span[0])
 
     def step_answer(self, step: int) -> None:
         """Show the next answer's map."""
@@ -87,6 +91,7 @@ class Maps:
         window.view.transcript.mark(turn if found is not None else None, span)
         grid = found.of(span) if found is not None else None
         window.view.show_map(grid, self._about(found, grid, span))
+        window.boxes.show()
         idle = window.asking is None and self.looking is None and window.models.loading is None
         wanted = window.preferences.look and found is None and turn is not None and bool(window.conversation.images)
         if turn is not None and wanted and idle and window.worker.assistant is not None:

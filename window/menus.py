@@ -49,6 +49,7 @@ class Menus:
         self._item(talk, "new", window.new_conversation, "Ctrl+N")
         self._item(talk, "conversations", window.show_conversations, "Ctrl+H")
         talk.add_separator()
+        self._item(talk, "box", window.boxes.begin_keys, "Ctrl+B")
         self._item(talk, "copy", window.copy_answer, "Ctrl+Shift+C")
         self._item(talk, "stop", window.stop, "Esc")
 

@@ -49,6 +49,7 @@ class PicturePane(ttk.Frame):
         self.photo: ImageTk.PhotoImage | None = None
         self.small: list[tuple[str, ImageTk.PhotoImage]] = []  # recent pictures: path and small copy
         self.drawn_at = (0, 0, 1, 1)  # left, top, width and height of the picture in the canvas
+        self.drawn: Callable[[], object] = lambda: None  # called when the picture was drawn
         colors = look.colors
         frame = ttk.Frame(self, style="Box.TFrame", padding=look.px(8))
         frame.pack(fill="both", expand=True)
@@ -90,7 +91,7 @@ class PicturePane(ttk.Frame):
     def draw(self) -> None:
         width, height = self.canvas.winfo_width(), self.canvas.winfo_height()
         self.canvas.delete("all")
-        self.canvas.configure(cursor="hand2" if self.preview is None else "")
+        self.canvas.configure(cursor="hand2" if self.preview is None else "crosshair")
         if width < 8 or height < 8:
             return
         if self.preview is None:
@@ -105,6 +106,7 @@ class PicturePane(ttk.Frame):
         left, top = (width - size[0]) // 2, (height - size[1]) // 2
         self.drawn_at = (left, top, *size)
         self.canvas.create_image(left, top, image=self.photo, anchor="nw")
+        self.drawn()
 
     def _invite(self, width: int, height: int) -> None:
         """Draw what says how to open a picture."""

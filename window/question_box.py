@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
+from window.boxes import BoxChip
 from window.look import Look
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class QuestionBox(ttk.Frame):
         self.refused = ""  # the text that the reason is about
         px, colors = look.px, look.colors
         self.chips = ttk.Frame(self)
+        self.box_chip = BoxChip(self, look, lambda: window.boxes.remove())
         self.reason_label = ttk.Label(self, style="Banner.TLabel")
         self.reason_label.bind("<Configure>", lambda event: self._wrap(self.reason_label, event.width, px(24)))
         row = self.row = ttk.Frame(self)
@@ -150,6 +152,19 @@ class QuestionBox(ttk.Frame):
                 self.reason_label.pack(side="bottom", fill="x", pady=(self.look.px(10), 0), after=self.row)
             else:
                 self.reason_label.pack_forget()
+
+    def show_box(self, words: str, hint: str) -> None:
+        """The rectangle of the next question as a chip ("": none), with what the model makes of it."""
+        chip = self.box_chip
+        if (words, hint) == (chip.label.cget("text"), chip.hint.cget("text")):
+            return  # packing lays the window out anew
+        chip.label.configure(text=words)
+        chip.hint.configure(text=hint if words else "")
+        self.refuse("")
+        if words:
+            chip.pack(side="bottom", fill="x", pady=(self.look.px(8), 0), after=self.row)
+        else:
+            chip.pack_forget()
 
     def show_chips(self, questions: Sequence[str]) -> None:
         """Example questions as buttons that ask them; () for none."""

@@ -10,6 +10,7 @@ from tkinter import ttk
 from typing import Any
 
 from answering.checkpoints import name_of
+from dataset.boxes import markup_of
 from window.look import Look
 
 ACTIONS = ("copy", "again", "look")  # under each answer
@@ -81,6 +82,7 @@ class Transcript:
         tag("problem", spacing1=px(7), spacing3=px(7), **bubble)
         tag("gap", font=self.look.small)
         tag("marked", background=colors.marked)
+        tag("markup", elide=True)  # of boxes, which are drawn over the picture
         tag("hand")
         self.text.tag_bind("hand", "<Enter>", lambda event: self.text.configure(cursor="hand2"))
         self.text.tag_bind("hand", "<Leave>", lambda event: self.text.configure(cursor="arrow"))
@@ -146,6 +148,8 @@ class Transcript:
         def replace() -> None:
             self.text.delete("answer", "end-1c")
             self._insert(answer, ("answer", f"answer-{turn}", asked))
+            for start, end in markup_of(answer):
+                self.text.tag_add("markup", f"answer + {start} chars", f"answer + {end} chars")
             self._insert("\n", ("answer", asked))
             self._insert_end("answer", False, asked)
             for name in ACTIONS:
@@ -215,11 +219,15 @@ class Transcript:
 
     def mark(self, turn: int | None, span: tuple[int, int] | None) -> None:
         """Mark the answer whose map is shown, and the characters ``span`` of it; None: no mark."""
-        self.text.tag_remove("marked", "1.0", "end")
         self.text.tag_remove("shown", "1.0", "end")
         found = self.text.tag_ranges(f"look-{turn}") if turn is not None else ()
         if found:
             self.text.tag_add("shown", *found)
+        self.mark_words(turn, span)
+
+    def mark_words(self, turn: int | None, span: tuple[int, int] | None) -> None:
+        """Mark the characters ``span`` of an answer; None: no mark."""
+        self.text.tag_remove("marked", "1.0", "end")
         start = self.start_of(turn)
         if span is not None and start is not None:
             self.text.tag_add("marked", f"{start} + {span[0]} chars", f"{start} + {span[1]} chars")

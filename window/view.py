@@ -95,6 +95,7 @@ class View:
             left, self.look, self.t, pictures.choose, pictures.open, window.maps.on_patch, can_drop=window.can_drop
         )
         self.pane.show_recent(window.recent)
+        window.boxes.attach(self.pane)
         self.below = ttk.Frame(left)
         self.below.bind("<Configure>", self._fit_names)
         self.switch = ttk.Checkbutton(
@@ -146,7 +147,12 @@ class View:
         box.pack(fill="both", expand=True)
         window, maps = self.window, self.window.maps
         actions = {"copy": window.copy_answer, "again": window.ask_again, "look": maps.look_at}
-        self.transcript = Transcript(box, self.look, self.t, maps.on_word, maps.select, actions)
+
+        def on_word(turn: int | None, offset: int) -> None:
+            maps.on_word(turn, offset)
+            window.boxes.on_word(turn, offset)
+
+        self.transcript = Transcript(box, self.look, self.t, on_word, maps.select, actions)
 
     def fit_to_screen(self) -> None:
         """Give the window its usual size, or less on a small screen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from answering.drawing import ANSWERED, ASKED, boxes_of_answer, check_drawing, draw_answer, parse_box
 from common.errors import UserError
@@ -42,7 +42,8 @@ def test_boxes_are_drawn_in_two_colours(tmp_path):
     asked = [(500, 500, 700, 900)]
     assert draw_answer(image, asked, ANSWER + "<ref>狗</ref><box>(1,1),(5,5)</box>", None, tmp_path / "a.png") == 3
     drawn = np.asarray(Image.open(tmp_path / "a.png"))
-    assert tuple(drawn[79, 80]) == ANSWERED and tuple(drawn[60, 100]) == ASKED and tuple(drawn[60, 110]) == (255,) * 3
+    red, orange = ImageColor.getrgb(ANSWERED), ImageColor.getrgb(ASKED)
+    assert tuple(drawn[79, 80]) == red and tuple(drawn[60, 100]) == orange and tuple(drawn[60, 110]) == (255,) * 3
     assert image.getpixel((80, 79)) == (255, 255, 255)
     with pytest.raises(UserError, match="cannot be written"):
         draw_answer(image, [], ANSWER, None, tmp_path / "no" / "a.png")

@@ -73,6 +73,20 @@ class Person:
         self.display.sync()
         self.wait(0.05)
 
+    def drag(self, start: tuple[int, int], end: tuple[int, int], release: bool = True) -> None:
+        """Press the left button at a point of the screen, move to another, and release it there."""
+        self.point(*start)
+        self.fake_input(self.display, self.X.ButtonPress, 1)
+        self.point((start[0] + end[0]) // 2, (start[1] + end[1]) // 2)
+        self.point(*end)
+        if release:
+            self.release()
+
+    def release(self) -> None:
+        self.fake_input(self.display, self.X.ButtonRelease, 1)
+        self.display.sync()
+        self.wait(0.05)
+
 
 def endless(window: Window, tokens: int = 3000) -> None:
     """Make every answer this long; 3,000 tokens take longer than any test."""
