@@ -145,6 +145,8 @@ def run(evaluation: Evaluation, unfinished: Result | None) -> int:
     show_page(result, args.output)
     if not complete:
         answered = f"{result['answered']} of {len(questions)} questions answered"
+        if result["answered"] == len(questions):
+            answered += ", not all of them with other or worse pictures"
         print(f"interrupted: {answered}; to continue: {typed_command(add=['--resume'])}", file=sys.stderr)
     return 0 if complete else 130
 

@@ -246,7 +246,7 @@ function detailPictures(question) {
     ),
   );
   const kinds = Object.keys(question.boxes).filter((kind) => question.boxes[kind].length);
-  if (kinds.length) figures.push(el("p", { class: "legend" }, ...kinds.map((kind) => el("span", { class: `key box-${kind}` }, t(`box_${kind}`)))));
+  if (kinds.length) figures.push(el("p", { class: "box-legend" }, ...kinds.map((kind) => el("span", { class: `key box-${kind}` }, t(`box_${kind}`)))));
   if (!figures.length) figures.push(el("figure", {}, el("span", { class: "frame" }, el("span", { class: "absent" }, t("text_only")))));
   return el("div", { class: "figures" }, ...figures);
 }

@@ -96,7 +96,7 @@ def half_hidden(image) -> bool:
 
 
 @pytest.mark.parametrize("end", [Crash, KeyboardInterrupt])
-def test_an_interrupted_evaluation_of_worse_pictures_resumes(data, stub, monkeypatch, end):
+def test_an_interrupted_evaluation_of_worse_pictures_resumes(data, stub, monkeypatch, capsys, end):
     monkeypatch.setattr(Assistant, "where_it_looks", no_map)
     monkeypatch.setattr("evaluation.corrupting.QUESTIONS", 10)
     stub(guesses)
@@ -111,6 +111,7 @@ def test_an_interrupted_evaluation_of_worse_pictures_resumes(data, stub, monkeyp
             evaluate.main(command)
     else:
         assert evaluate.main(command) == 130
+        assert "36 of 36 questions answered, not all of them with other or worse" in capsys.readouterr().err
     left = json.loads(output.read_text(encoding="utf-8"))
     assert left["complete"] is False and "corruptions" not in left
     assert sum(len(line.get("corrupted", {})) for line in left["predictions"]) == 40

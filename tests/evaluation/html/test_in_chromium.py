@@ -63,6 +63,8 @@ def test_the_scores_come_first_and_the_verdict_is_a_sentence(page, some):
     assert (
         browser.run("document.querySelector('.row .solid').style.width") == "36.6667%"
     )  # above 0.3, the best baseline
+    legend = "getComputedStyle(document.querySelector('#legend .key'), '::before').content"
+    assert browser.run(legend) == "none"  # its marks are drawn; the small frames are the legend of boxes
     assert browser.complaints() == [] and [u for u in browser.requested() if not u.startswith(("data:", "file:"))] == []
     assert len([address for address in browser.requested() if address.startswith("file:")]) == 1
 
