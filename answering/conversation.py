@@ -34,7 +34,7 @@ class Exchange(Turn):
 
 @dataclass
 class Conversation:
-    """Questions and answers about ``images``, which come before the first question.
+    """Questions and answers about ``images``. Those that no question has shown yet come before the next one.
 
     ``paths`` are the images' files, or a name such as "clipboard" for an image without one. ``about`` is saved with
     the conversation: the checkpoint and the settings of the answers.
@@ -54,10 +54,14 @@ class Conversation:
         """
         question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
-        images, labels = (0, []) if self.turns else (len(self.images), self.labels)
-        shown = question_with_images(question, images, boxes, labels)
-        self.turns.append(Exchange(shown, when=datetime.now().astimezone().isoformat(timespec="seconds")))
+        before = self.pictures_before()
+        asked = question_with_images(question, len(self.images) - before, boxes, self.labels[before:])
+        self.turns.append(Exchange(asked, when=datetime.now().astimezone().isoformat(timespec="seconds")))
         return self.up_to(len(self.turns) - 1)
+
+    def pictures_before(self, index: int | None = None) -> int:
+        """How many pictures the questions before ``index`` show (None: all questions)."""
+        return sum(turn.question.count(IMAGE_TOKEN) for turn in self.turns[:index])
 
     def answer(self, text: str) -> None:
         """Set the answer to the last question."""
@@ -65,7 +69,8 @@ class Conversation:
 
     def up_to(self, index: int) -> Request:
         """The request whose last turn is ``index``: a copy, which later questions do not change."""
-        return Request([Turn(turn.question, turn.answer) for turn in self.turns[: index + 1]], list(self.images))
+        turns = [Turn(turn.question, turn.answer) for turn in self.turns[: index + 1]]
+        return Request(turns, self.images[: self.pictures_before(index + 1)])
 
     def answered(self) -> list[tuple[str, str]]:
         """The answered questions as they were typed, with control tokens defused, and their answers."""
@@ -114,8 +119,10 @@ class Conversation:
             for number, turn in enumerate(content["turns"]):
                 details = [str(turn.get(name, "")) for name in ("when", "checkpoint")]
                 question, answer = (whole(str(turn[name]))[0] for name in ("question", "answer"))
-                shown = question_with_images(question, 0 if number else len(paths), read_boxes(turn))
-                turns.append(Exchange(shown, answer, *details))
+                images = int(turn.get("images", 0 if number else len(paths)))
+                turns.append(Exchange(question_with_images(question, images, read_boxes(turn)), answer, *details))
+            if sum(turn.question.count(IMAGE_TOKEN) for turn in turns) > len(paths):
+                raise ValueError("more pictures in its questions than it has")
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,9 +132,12 @@ class Conversation:
     def as_json(self) -> str:
         answered = [turn for turn in self.turns if turn.answer is not None]
         turns = []
-        for turn in answered:
-            details = {"when": turn.when, "checkpoint": turn.checkpoint}
+        for number, turn in enumerate(answered):
+            details: dict[str, Any] = {"when": turn.when, "checkpoint": turn.checkpoint}
             known = {name: value for name, value in details.items() if value}
+            images = turn.question.count(IMAGE_TOKEN)
+            if images != (0 if number else len(self.paths)):  # else as in files from before there could be others
+                known["images"] = images
             turns.append({**question_fields(typed(turn.question)), "answer": turn.answer, **known})
         content = {"images": self.paths, "about": self.about, "turns": turns}
         text = json.dumps(content, ensure_ascii=False, indent=2)

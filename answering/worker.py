@@ -70,9 +70,9 @@ class Worker:
         """Queue a question, ending the answer in progress."""
         return self._put(self._ask, request, overrides)
 
-    def look(self, request: Request, **overrides) -> int:
-        """Queue the attention map of a request's last answer, ending the answer in progress."""
-        return self._put(self._look, request, overrides)
+    def look(self, request: Request, picture: int = 0, **overrides) -> int:
+        """Queue the map of a request's last answer on one of its pictures, ending the answer in progress."""
+        return self._put(self._look, request, picture, overrides)
 
     def read(self, load: Callable[[], Any]) -> int:
         """Call ``load``, which reads a file, in another thread: it needs no model and must not wait for one."""
@@ -137,9 +137,9 @@ class Worker:
             self.events.put((job, "piece", piece))
         self.events.put((job, "answer", text.strip()))
 
-    def _look(self, job: int, stop: threading.Event, request: Request, overrides: dict) -> None:
+    def _look(self, job: int, stop: threading.Event, request: Request, picture: int, overrides: dict) -> None:
         self.events.put((job, "stage", "look"))
-        self.events.put((job, "looked", self._loaded().where_it_looks(request, **overrides)))
+        self.events.put((job, "looked", self._loaded().where_it_looks(request, picture=picture, **overrides)))
 
     def _read(self, job: int, load: Callable[[], Any]) -> None:
         self.events.put((job, "read", load()))

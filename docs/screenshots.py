@@ -2,7 +2,8 @@
 
     python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw --report result.html
 
-The questions are the first about each picture in the demo's annotations; the answers are the model's.
+The questions are the first about each picture in the demo's annotations; the answers are the model's. Those with boxes
+are taken if --boxes names a checkpoint of configs/demo/regions.yaml.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import re
 import tempfile
 import time
 import tkinter
@@ -27,12 +29,16 @@ from window.controller import Window
 from window.preferences import Preferences
 
 DOCS = Path(__file__).resolve().parent
+TWO = ("What color is the object in the second picture?",)
 CHINESE = ("图中有几个图形？", "左上角的图形是什么颜色？")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="checkpoints/demo", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--boxes", default="checkpoints/demo-regions", type=Path, metavar="DIR", help="the demo trained with boxes"
+    )
     parser.add_argument("--data", default="data/demo/raw", type=Path, metavar="DIR", help="what demo.scenes wrote")
     parser.add_argument("--report", default="result.html", type=Path, metavar="FILE", help="what evaluate.py wrote")
     parser.add_argument("--output", default=DOCS, type=Path, metavar="DIR", help="where to write (default: docs)")
@@ -46,7 +52,24 @@ def main() -> None:
             shoot(screen, args.output / "window-look.png", Preferences(language="en", look=True), checkpoint, *first)
             dark = Preferences(language="zh", dark=True, look=True, size=200)
             shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
+            two = [first[0], second[0]]
+            shoot(screen, args.output / "window-two.png", Preferences(language="en", look=True), checkpoint, two, TWO)
+            if args.boxes.is_dir():
+                shoot_boxes(screen, args.output, choices_of(args.boxes)[0], args.data)
     shoot_report(args.report, args.output)
+
+
+def shoot_boxes(screen: str, folder: Path, checkpoint: Path, data: Path) -> None:
+    """A rectangle that waits for its question, and a box that was answered, over the heat map."""
+    records = json.loads((data / "regions_en.json").read_text(encoding="utf-8"))
+    found = next(record for record in records if "_test_" in record["image"] and "grounding" in record["id"])
+    question = found["conversations"][0]["value"].removeprefix("<image>\n")
+    numbers = re.findall(r"[\d.]+", found["conversations"][1]["value"])
+    left, top, right, bottom = (round(float(number)) for number in numbers)
+    picture, part = data / "coco_images" / found["image"], (left - 2, top - 2, right + 2, bottom + 2)
+    english, both = Preferences(language="en"), Preferences(language="en", look=True)
+    shoot(screen, folder / "window-rectangle.png", english, checkpoint, picture, part=part, draft="What color is this?")
+    shoot(screen, folder / "window-boxes.png", both, checkpoint, picture, [question])
 
 
 def shoot_report(report: Path, folder: Path) -> None:
@@ -82,18 +105,24 @@ def shoot(
     file: Path,
     preferences: Preferences,
     checkpoint: Path,
-    picture: Path | None = None,
+    pictures: Path | Sequence[Path] = (),
     questions: Sequence[str] = (),
+    part: tuple[int, int, int, int] | None = None,
+    draft: str = "",
 ) -> None:
-    """Open the window, ask, and save a picture of it."""
+    """Open the window, ask, and save a picture of it. ``part`` and ``draft``: a question that is not asked yet."""
     root = tkinter.Tk(screenName=screen)
-    window = Window(root, checkpoint, "cpu", str(picture) if picture else None, preferences)
+    window = Window(root, checkpoint, "cpu", None, preferences)
+    if paths := [str(path) for path in ([pictures] if isinstance(pictures, Path) else pictures)]:
+        window.pictures.add(paths)
     live(root, lambda: window.models.loading is None and window.pictures.reading is None)
     root.focus_force()
     for question in questions:
         window.view.question_box.text = question
         window.ask()
         live(root, lambda: window.asking is None and window.maps.looking is None)
+    window.view.question_box.text = draft
+    window.boxes.choose(part)
     end = time.monotonic() + 1
     live(root, lambda: time.monotonic() > end)
     grab(root, screen).save(file, optimize=True)

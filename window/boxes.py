@@ -28,6 +28,7 @@ from answering.drawing import (
 )
 from common.errors import UserError
 from dataset.boxes import Box, Crop, asked_about, find_boxes
+from dataset.prompt import IMAGE_TOKEN
 from window.look import Look
 
 if TYPE_CHECKING:
@@ -90,9 +91,31 @@ class Boxes:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height of the picture that boxes belong to: the last before the question."""
+        """Width and height of the picture that the next question's rectangle belongs to: the last."""
         images = self.window.conversation.images
         return images[-1].size if images else None
+
+    def _picture_of(self, turn: Exchange) -> int:
+        """The index of the picture that a turn's boxes belong to: the last before its question; -1 without pictures."""
+        talk = self.window.conversation
+        # A question that is no longer in the conversation was its last.
+        index = next((i for i, other in enumerate(talk.turns) if other is turn), len(talk.turns))
+        return min(talk.pictures_before(index) + turn.question.count(IMAGE_TOKEN), len(talk.images)) - 1
+
+    def _size_at(self, turn: Exchange) -> tuple[int, int] | None:
+        picture = self._picture_of(turn)
+        return self.window.conversation.images[picture].size if picture >= 0 else None
+
+    def _refuse_here(self) -> bool:
+        """Whether no rectangle can be drawn on the shown picture; says why."""
+        window = self.window
+        if self.size is None:
+            window.view.question_box.refuse(window.t("picture_first"))
+        elif window.strip.shown != len(window.conversation.images) - 1:
+            window.view.map_note.configure(text=window.t("box_last"))
+        else:
+            return False
+        return True
 
     # ------------------------------------------------------------------------------------------ the rectangle
 
@@ -123,7 +146,7 @@ class Boxes:
             self.remove()
 
     def _on_press(self, event: tkinter.Event) -> None:
-        if self.size is not None:
+        if self.size is not None and not self._refuse_here():
             self.start, self.before = (event.x, event.y), self.pending
 
     def _on_drag(self, event: tkinter.Event) -> None:
@@ -156,8 +179,7 @@ class Boxes:
 
     def begin_keys(self) -> None:
         """Ctrl+B: move the rectangle with the arrows; without one, begin with the middle of the picture."""
-        if self.size is None:
-            self.window.view.question_box.refuse(self.window.t("picture_first"))
+        if self._refuse_here() or self.size is None:
             return
         width, height = self.size
         self.before, self.by_keys = self.pending, True
@@ -227,13 +249,15 @@ class Boxes:
     def asked(self, turn: Exchange) -> list[Corners]:
         """The boxes that a question is about."""
         boxes, _ = asked_about(typed(turn.question))
-        return in_pixels(boxes, self.size, crop_of_checkpoint(turn.checkpoint)) if self.size else []
+        size = self._size_at(turn)
+        return in_pixels(boxes, size, crop_of_checkpoint(turn.checkpoint)) if size else []
 
     def answered(self, turn: Exchange) -> list[Drawn]:
         """The boxes of an answer."""
-        if not self.size or not turn.answer:
+        size = self._size_at(turn)
+        if not size or not turn.answer:
             return []
-        return boxes_of_answer(turn.answer, self.size, crop_of_checkpoint(turn.checkpoint))
+        return boxes_of_answer(turn.answer, size, crop_of_checkpoint(turn.checkpoint))
 
     def words(self, turn: Exchange) -> str:
         """A question as the conversation shows it: the boxes that it is about, then its text."""
@@ -264,10 +288,12 @@ class Boxes:
 
     def draw(self) -> None:
         """Draw the boxes over the picture, with the colours and captions of ``ask.py --draw``."""
-        pane, turn = self.window.view.pane, self.shown_turn()
+        pane, turn, shown = self.window.view.pane, self.shown_turn(), self.window.strip.shown
         pane.canvas.delete("box")
         if pane.preview is None or self.size is None:
             return
+        if turn is not None and self._picture_of(turn) != shown:
+            turn = None  # its boxes belong to another picture
         width = line_width((pane.drawn_at[2], pane.drawn_at[3]))
         for corners in self.asked(turn) if turn is not None else ():
             self._rectangle(corners, outline=ASKED, width=width, tags=("box", "asked"))
@@ -278,7 +304,7 @@ class Boxes:
             self._rectangle(corners, outline=ANSWERED, width=wide, tags=("box", f"answer-{number}"))
             if text:
                 self._caption(corners, text)
-        if self.pending is not None:
+        if self.pending is not None and shown == len(self.window.conversation.images) - 1:
             dash = (pane.look.px(6), pane.look.px(3))
             self._rectangle(self.pending, outline=ASKED, width=width, dash=dash, tags=("box", "pending"))
 
@@ -287,9 +313,9 @@ class Boxes:
         self.window.view.pane.canvas.create_rectangle(left, top, right, bottom, **options)
 
     def _in_canvas(self, point: tuple[int, int]) -> tuple[int, int]:
-        assert self.size is not None
         left, top, width, height = self.window.view.pane.drawn_at
-        return left + round(point[0] * width / self.size[0]), top + round(point[1] * height / self.size[1])
+        picture = self.window.conversation.images[self.window.strip.shown]
+        return left + round(point[0] * width / picture.width), top + round(point[1] * height / picture.height)
 
     def _caption(self, corners: Corners, text: str) -> None:
         pane, (left, top) = self.window.view.pane, self._in_canvas(corners[:2])

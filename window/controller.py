@@ -13,8 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from answering.checkpoints import first_choice
 from answering.conversation import Conversation, Exchange, typed
 from answering.drawing import Corners
@@ -32,6 +30,7 @@ from window.looking import Maps
 from window.models import CHECKPOINTS, Models
 from window.pictures import Pictures, Read
 from window.preferences import Preferences
+from window.strip import Strip
 from window.texts import text
 from window.view import Variables, View
 
@@ -69,7 +68,6 @@ class Window:
         self.preferences = preferences or Preferences.load()
         self.worker = Worker()
         self.conversation = Conversation()
-        self.preview: Image.Image | None = None
         self.missing = ""  # why a picture of the conversation cannot be read
         self.asking: int | None = None  # the worker's job
         self.stopped = False  # whether the person stopped the answer in progress
@@ -77,7 +75,7 @@ class Window:
         self.asked: list[str] = []  # since the window was opened, for the key Up
         self.partial = ""  # the answer in progress
         self.status: tuple[str, dict[str, object]] = ("ready", {})
-        self.pictures = Pictures(self)
+        self.pictures, self.strip = Pictures(self), Strip(self)
         self.models = Models(self, device, verify)
         self.maps = Maps(self)
         self.boxes = Boxes(self)
@@ -136,7 +134,7 @@ class Window:
     def show_all(self) -> None:
         """Show the whole state in a new view, or another conversation."""
         transcript = self.view.transcript
-        self.view.pane.show(self.preview)
+        self.view.pane.show(self.strip.preview)
         transcript.clear(self.t("empty"))
         for index, turn in enumerate(self.conversation.turns):
             self._show_notes(index)
@@ -171,9 +169,11 @@ class Window:
         self.view.show_status(line, answering=self.asking is not None, loading=self.models.loading is not None)
         self.view.show_demo_note(self.models.is_demo)
         picture = None
-        if self.conversation.images:
-            image = self.conversation.images[0]
-            picture = whole(Path(self.conversation.paths[0]).name)[0], f"{image.width} × {image.height}"
+        if images := self.conversation.images:
+            image, name_of_it = images[self.strip.shown], Path(self.conversation.paths[self.strip.shown]).name
+            number = f"{self.strip.shown + 1}/{len(images)}  " if len(images) > 1 else ""
+            picture = number + whole(name_of_it)[0], f"{image.width} × {image.height}"
+        self.view.show_strip()
         self.view.show_names(name or self.t("no_checkpoint"), picture)
 
     def show_idle(self) -> None:
@@ -235,7 +235,7 @@ class Window:
         self.worker.stop()
         self.end_answer()  # with the picture that it is about
         self.keeping.keep_now()
-        self.preview = read.preview
+        self.strip.begin(read.previews)
         self.begin(read.conversation, read.name, read.missing)
         draft = read.conversation.about.get("draft")
         if isinstance(draft, str) and draft and not self.view.question_box.text:

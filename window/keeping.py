@@ -50,7 +50,7 @@ class Keeping:
         shown = window.conversation
         copy = Conversation(shown.images, shown.paths, turns, shown.about)
         self._tell()
-        self.history.keep(self.name, copy, window.preview, draft=draft, draft_box=box)
+        self.history.keep(self.name, copy, next(iter(window.strip.previews), None), draft=draft, draft_box=box)
 
     def _tell(self) -> None:
         """Say once why the conversations are not kept; known from the write before."""
@@ -81,8 +81,8 @@ class Keeping:
 
         def read() -> Read:
             kept = self.history.open(name, pictures.max_pixels())
-            preview = preview_of(kept.picture) if kept.picture is not None else None
-            return Read(kept.conversation, preview, name, kept.missing)
+            images = kept.conversation.images or [image for image in [kept.picture] if image is not None]
+            return Read(kept.conversation, [preview_of(image) for image in images], name, kept.missing)
 
         pictures.reading = self.window.worker.read(read)
 

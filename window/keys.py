@@ -35,6 +35,7 @@ def commands_of(window: Window) -> dict[tuple[bool, str], Callable[[], object]]:
     """The command of each key with Ctrl: (with Shift?, letter) -> command."""
     return {
         (False, "o"): window.pictures.choose,
+        (True, "o"): window.pictures.choose_more,
         (True, "v"): window.pictures.paste,
         (False, "s"): window.pictures.choose_where_to_save,
         (False, "q"): window.close,
@@ -58,6 +59,8 @@ def bind_keys(window: Window, *texts: tkinter.Text) -> None:
         "<Alt-Down>": lambda: window.maps.step_answer(1),
         "<Alt-Left>": lambda: window.maps.step_word(-1),
         "<Alt-Right>": lambda: window.maps.step_word(1),
+        "<Control-Prior>": lambda: window.strip.step(-1),
+        "<Control-Next>": lambda: window.strip.step(1),
     }
 
     def on_control(event: tkinter.Event) -> str | None:

@@ -204,6 +204,8 @@ class Look:
             ("TButton", "Plain.button"),
             ("Accent.TButton", "Accent.button"),
             ("Chip.TButton", "Chip.button"),
+            ("Thumb.TButton", "Chip.button"),
+            ("Shown.TButton", "Accent.button"),
         ):
             inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
             layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
@@ -211,6 +213,8 @@ class Look:
         style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
         style.map("Accent.TButton", foreground=[("disabled", c.muted)])
         style.configure("Chip.TButton", padding=(px(10), px(4)), font=self.small)
+        for name in ("Thumb.TButton", "Shown.TButton"):  # of the strip of pictures
+            style.configure(name, padding=px(3))
         label = ("Menubutton.label", {"side": "left", "sticky": "w"})
         arrow = ("Menubutton.indicator", {"side": "right", "sticky": ""})
         inside = ("Menubutton.padding", {"sticky": "nsew", "children": [arrow, label]})

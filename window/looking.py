@@ -24,10 +24,15 @@ class Maps:
 
     def clear(self) -> None:
         """Forget the maps: they are of another conversation or another model."""
-        self.found: dict[int, AttentionMap] = {}  # turn -> the map of its answer
+        self.by_picture: dict[int, dict[int, AttentionMap]] = {}  # picture -> turn -> the map of its answer
         self.selected: int | None = None  # the turn whose map is shown; None: the last answer's
-        self.looking_at = 0  # the turn whose map is being computed
+        self.looking_at = (0, 0)  # the picture and the turn whose map is being computed
         self.span: tuple[int, int] | None = None  # the word whose map is shown; None: the whole answer's
+
+    @property
+    def found(self) -> dict[int, AttentionMap]:
+        """Turn -> the map of its answer on the shown picture."""
+        return self.by_picture.setdefault(self.window.strip.shown, {})
 
     # ------------------------------------------------------------------------------------------ which map
 
@@ -93,10 +98,12 @@ class Maps:
         window.view.show_map(grid, self._about(found, grid, span))
         window.boxes.show()
         idle = window.asking is None and self.looking is None and window.models.loading is None
-        wanted = window.preferences.look and found is None and turn is not None and bool(window.conversation.images)
+        wanted = window.preferences.look and found is None and turn is not None
         if turn is not None and wanted and idle and window.worker.assistant is not None:
-            self.looking_at = turn
-            self.looking = window.worker.look(window.conversation.up_to(turn), **window.models.answer_settings())
+            request, picture = window.conversation.up_to(turn), window.strip.shown
+            if picture < len(request.images):  # else it was added after this answer
+                self.looking_at = picture, turn
+                self.looking = window.worker.look(request, picture, **window.models.answer_settings())
 
     def _about(self, found: AttentionMap | None, grid: np.ndarray | None, span: tuple[int, int] | None) -> str:
         window = self.window
@@ -139,7 +146,8 @@ class Maps:
         self.looking = None
         window.show_idle()
         if kind == "looked":
-            self.found[self.looking_at] = value
+            picture, turn = self.looking_at
+            self.by_picture.setdefault(picture, {})[turn] = value
             self.show()
         else:
             window.say_problem("cannot_look", value)

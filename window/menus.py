@@ -37,6 +37,7 @@ class Menus:
     def _build_file(self, bar: tkinter.Menu) -> None:
         pictures, file = self.window.pictures, self._menu(bar, "file")
         self._item(file, "open_picture", pictures.choose, "Ctrl+O")
+        self._item(file, "add_picture", pictures.choose_more, "Ctrl+Shift+O")
         self._item(file, "paste_picture", pictures.paste, "Ctrl+Shift+V")
         file.add_separator()
         self._item(file, "open_conversation", pictures.choose_conversation)
@@ -54,7 +55,7 @@ class Menus:
         self._item(talk, "stop", window.stop, "Esc")
 
     def _build_view(self, bar: tkinter.Menu) -> None:
-        maps, view = self.window.maps, self._menu(bar, "view")
+        maps, strip, view = self.window.maps, self.window.strip, self._menu(bar, "view")
         view.add_checkbutton(
             label=self.t("look"), variable=self.variables.look, command=maps.on_switch, accelerator="Ctrl+L"
         )
@@ -62,6 +63,8 @@ class Menus:
         self._item(view, "next_answer", lambda: maps.step_answer(1), "Alt+Down")
         self._item(view, "previous_word", lambda: maps.step_word(-1), "Alt+Left")
         self._item(view, "next_word", lambda: maps.step_word(1), "Alt+Right")
+        self._item(view, "previous_picture", lambda: strip.step(-1), "Ctrl+PgUp")
+        self._item(view, "next_picture", lambda: strip.step(1), "Ctrl+PgDn")
         view.add_separator()
         self._build_appearance(view)
 

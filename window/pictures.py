@@ -1,35 +1,40 @@
-"""Pictures from outside: opened, dropped or pasted, and conversations that were saved about them."""
+"""Pictures and videos from outside: opened, dropped or pasted, and conversations that were saved about them."""
 
 from __future__ import annotations
 
 import tkinter
+from collections.abc import Sequence
 from pathlib import Path
 from tkinter import filedialog
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from answering.checkpoints import max_pixels_of
+from answering.checkpoints import max_pixels_of, open_config
 from answering.conversation import Conversation
 from common.errors import UserError
 from dataset.image import ImageError, load_image
+from dataset.video import ENDINGS, frames_that_fit, is_video, read_frames
 from window.clipboard import clipboard_picture, file_in, local_path
 from window.picture import preview_of
+from window.strip import Added
 
 if TYPE_CHECKING:
     from window.controller import Window
 
-PICTURES = " ".join(f"*.{end} *.{end.upper()}" for end in "jpg jpeg png webp gif bmp tif tiff avif jp2 heic".split())
+KINDS = [*(f".{end}" for end in "jpg jpeg png webp gif bmp tif tiff avif jp2 heic".split()), *ENDINGS]
+PICTURES = " ".join(f"*{end} *{end.upper()}" for end in KINDS)
+FRAMES = 8  # of a video where there is no checkpoint yet; as ask.py --frames
 
 
 class Read(NamedTuple):
-    """A conversation that was read, or a new one about a picture, and the picture in a size to be drawn from.
+    """A conversation that was read, or a new one about a picture, and its pictures in a size to be drawn from.
 
     ``name`` is its name in the history, if it was kept there. ``missing`` says why a picture of it cannot be read.
     """
 
     conversation: Conversation
-    preview: Image.Image | None
+    previews: list[Image.Image]
     name: str | None = None
     missing: str = ""
 
@@ -62,19 +67,52 @@ class Pictures:
         )
 
     def open(self, path: str) -> None:
-        """Read a picture and begin a conversation about it."""
-        self._remember_folder(path)
+        """Read a picture, or the frames of a video, and begin a conversation about it."""
+        self._read([path], begins=True)
 
-        def read() -> Read:
-            try:
-                image = load_image(path, self.max_pixels())
-            except ImageError as error:
-                raise UserError(
-                    self.window.t("cannot_open", name=Path(path).name, reason=self.window.said(str(error)))
-                ) from error
-            return Read(Conversation([image], [str(Path(path).resolve())]), preview_of(image))
+    def _read(self, paths: Sequence[str], begins: bool) -> None:
+        """Read pictures in another thread. They begin a conversation, or are added to the present one."""
+        self._remember_folder(paths[0])
+
+        def read() -> Read | Added:
+            found = [picture for path in paths for picture in self._load(path)]
+            images, names = [image for image, _ in found], [name for _, name in found]
+            previews = [preview_of(image) for image in images]
+            return Read(Conversation(images, names), previews) if begins else Added(images, names, previews)
 
         self.reading = self.window.worker.read(read)
+
+    def _load(self, path: str) -> list[tuple[Image.Image, str]]:
+        """A picture and its path; or the frames of a video, each with the video's name and its time."""
+        name = Path(path).name
+        try:
+            if is_video(path):
+                frames = read_frames(path, self._frames(), self.max_pixels())
+                return [(frame.image, f"{name} {frame.seconds:.1f} s") for frame in frames]
+            return [(load_image(path, self.max_pixels()), str(Path(path).resolve()))]
+        except ImageError as error:
+            reason = self.window.said(str(error))
+            raise UserError(self.window.t("cannot_open", name=name, reason=reason)) from error
+
+    def _frames(self) -> int:
+        """How many frames of a video are shown: those of training, or fewer where not all fit beside an answer."""
+        if self.window.models.checkpoint is None:
+            return FRAMES
+        config = open_config(self.window.models.checkpoint, self.window.overrides)
+        most = self.window.preferences.overrides().get("max_new_tokens", config.generate.max_new_tokens)
+        return min(config.data.video_frames, frames_that_fit(config, most))
+
+    def choose_more(self) -> None:
+        """Add pictures to the conversation; without one, begin with the first."""
+        window, kinds = self.window, [(self.window.t("pictures"), PICTURES)]
+        title = window.t("add_picture")
+        paths = filedialog.askopenfilenames(parent=window.root, title=title, filetypes=kinds, initialdir=self.folder())
+        if paths:
+            self.add(paths)
+
+    def add(self, paths: Sequence[str]) -> None:
+        """Read pictures and add them to the conversation, or begin one about them."""
+        self._read(paths, begins=not self.window.conversation.images)
 
     def _remember_folder(self, path: str) -> None:
         folder = str(Path(path).resolve().parent)
@@ -98,7 +136,7 @@ class Pictures:
 
         def read() -> Read:
             name, image = clipboard_picture(self.window.t, self.max_pixels())
-            return Read(Conversation([image], [name]), preview_of(image))
+            return Read(Conversation([image], [name]), [preview_of(image)])
 
         self.reading = self.window.worker.read(read)
 
@@ -132,7 +170,7 @@ class Pictures:
 
         def read() -> Read:
             conversation = Conversation.open(file, self.max_pixels())
-            return Read(conversation, preview_of(conversation.images[0]) if conversation.images else None)
+            return Read(conversation, [preview_of(image) for image in conversation.images])
 
         self.reading = self.window.worker.read(read)
 
@@ -157,5 +195,7 @@ class Pictures:
         self.reading = None
         if kind == "problem":
             self.window.say("problem", self.window.said(value.text))
+        elif isinstance(value, Added):
+            self.window.strip.add(value)
         else:
             self.window.take(value)

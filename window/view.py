@@ -19,6 +19,7 @@ from window.look import Look, screen_scale
 from window.menus import Menus
 from window.picture import PicturePane
 from window.question_box import QuestionBox
+from window.strip import StripBar
 from window.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class View:
     def destroy(self) -> None:
         """Remove all widgets. The images go here, in Tk's thread, not when Python collects the view."""
         self.pane.forget_images()
+        self.strip_bar.small = []
         self.transcript.ends.clear()
         self.ramp: ImageTk.PhotoImage | None = None
         self.frame.destroy()
@@ -74,6 +76,7 @@ class View:
         left.grid(row=0, column=0, sticky="ew", padx=(0, gap))
         right.grid(row=0, column=1, sticky="ew", padx=(gap, 0))
         button(left, self.t("open_picture"), window.pictures.choose).pack(side="left")
+        button(left, self.t("add_short"), window.pictures.choose_more).pack(side="left", padx=(gap, 0))
         button(left, self.t("conversations_short"), window.show_conversations).pack(side="left", padx=gap)
         self.model_button = ttk.Menubutton(right, style="Plain.TMenubutton")
         self.model_button.bind("<Configure>", self._fit_names)
@@ -110,6 +113,7 @@ class View:
         self.picture_name.pack(side="right")
         self._build_legend(left)
         self.below.pack(side="bottom", fill="x", pady=(px(10), 0))
+        self.strip_bar = StripBar(left, self.look, window.strip)
         self.pane.pack(fill="both", expand=True)
         if window.can_drop:
             from tkinterdnd2 import DND_FILES
@@ -181,6 +185,15 @@ class View:
             self.demo_note.grid(row=1, column=0, columnspan=2, sticky="ew", pady=(self.look.px(12), 0))
         else:
             self.demo_note.grid_remove()
+
+    def show_strip(self) -> None:
+        """The small pictures, where there are several."""
+        if len(self.window.strip.previews) < 2:
+            self.strip_bar.pack_forget()
+            return
+        self.strip_bar.refresh()
+        if not self.strip_bar.winfo_manager():
+            self.strip_bar.pack(side="bottom", fill="x", pady=(self.look.px(8), 0), before=self.pane)
 
     def show_names(self, model: str, picture: tuple[str, str] | None) -> None:
         """The model's name, and the picture's name and size (None: no picture)."""

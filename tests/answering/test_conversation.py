@@ -31,6 +31,28 @@ def test_an_unanswered_question_is_replaced_by_the_next():
     assert talk.answered() == [("What < image >?", "red")]
 
 
+def test_a_picture_that_was_added_comes_before_the_next_question(tmp_path):
+    paths = [str(tmp_path / f"{color}.png") for color in ("red", "blue")]
+    images = [picture(color) for color in ("red", "blue")]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    talk = Conversation(images[:1], paths[:1])
+    talk.ask("What?")
+    talk.answer("red")
+    talk.images, talk.paths = images, paths
+    talk.ask("never answered")
+    request = talk.ask("and this?")
+    assert [turn.question for turn in request.turns] == [f"{IMAGE_TOKEN}\nWhat?", f"{IMAGE_TOKEN}\nand this?"]
+    assert request.images == images and talk.up_to(0).images == images[:1] and talk.pictures_before(1) == 1
+    talk.answer("blue")
+    talk.save(tmp_path / "talk.json")
+    assert Conversation.open(tmp_path / "talk.json", 10_000).turns == talk.turns
+    text = (tmp_path / "talk.json").read_text(encoding="utf-8")
+    (tmp_path / "talk.json").write_text(text.replace('"images": 1', '"images": 2'), encoding="utf-8")
+    with pytest.raises(UserError):
+        Conversation.read(tmp_path / "talk.json")
+
+
 def test_a_conversation_can_be_saved_and_opened_again(tmp_path):
     picture("red").save(tmp_path / "红.png")
     talk = Conversation(

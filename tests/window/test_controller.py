@@ -266,11 +266,11 @@ def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_pa
     assert saved["about"]["do_sample"] is False and saved["about"]["max_new_tokens"] == 8
     person.press("Control_L", "n")
     assert window.conversation.turns == [] and window.conversation.paths == [str(red)]
-    window.take(Read(Conversation([picture("blue")], [str(blue)]), picture("blue")))
+    window.take(Read(Conversation([picture("blue")], [str(blue)]), [picture("blue")]))
     window.pictures.open_conversation(tmp_path / "talk.json")
     person.until(lambda: window.conversation.turns)
     assert answers(window) == kept and kept[0] in seen(window)
-    assert window.preview.getpixel((0, 0)) == (255, 0, 0) and "red.png" in window.view.picture_name.cget("text")
+    assert window.strip.preview.getpixel((0, 0)) == (255, 0, 0) and "red.png" in window.view.picture_name.cget("text")
 
 
 def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path):
@@ -300,7 +300,7 @@ def test_without_any_checkpoint_the_window_says_what_to_do(open_window, tmp_path
     shutil.rmtree(tmp_path / "checkpoints")
     window, person = open_window()
     assert window.models.loading is None and "No trained model was found in checkpoints/" in seen(window)
-    window.take(Read(Conversation([picture("red")], ["red.png"]), picture("red")))
+    window.take(Read(Conversation([picture("red")], ["red.png"]), [picture("red")]))
     person.type("What?")
     person.press("Return")
     assert window.view.question_box.reason == "No model is loaded; choose one in the Model menu."
@@ -375,7 +375,7 @@ def test_another_model_in_the_middle_of_an_answer_ends_it_and_keeps_its_words(op
     person.press("Return")
     person.until(lambda: window.partial.strip())
     window.preferences.look = True
-    window.maps.found = {0: "the first model's"}
+    window.maps.by_picture = {0: {0: "the first model's"}}
     window.models.load(another_checkpoint(tmp_path))
     (answer,) = answers(window)
     assert answer and answer in seen(window) and window.asking is None and window.maps.found == {}

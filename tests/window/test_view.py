@@ -134,7 +134,7 @@ def test_tab_reaches_every_button(open_window):
         for w in every_widget(window.view.frame)
         if w.winfo_class() in ("TButton", "TMenubutton", "TCheckbutton") and w.winfo_ismapped()
     }
-    assert len(wanted) == 9 and wanted <= reached and window.view.question_box.entry in reached
+    assert len(wanted) == 10 and wanted <= reached and window.view.question_box.entry in reached
 
 
 def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):

@@ -1,0 +1,141 @@
+"""The pictures of the conversation: which one is shown, and adding, removing and moving them.
+
+A picture that was added waits for the next question, before which the model is shown it. Until then it can be removed
+or moved; afterwards the answers are about it.
+"""
+
+from __future__ import annotations
+
+import tkinter
+from tkinter import ttk
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image, ImageOps, ImageTk
+
+from window.look import Look
+
+if TYPE_CHECKING:
+    from window.controller import Window
+
+SIDE = 44  # pixels of a small picture at 96 per inch
+
+
+class Added(NamedTuple):
+    """Pictures that were read, their files, and small copies to draw from."""
+
+    images: list[Image.Image]
+    paths: list[str]
+    previews: list[Image.Image]
+
+
+class Strip:
+    """The pictures of a window. ``previews`` has a copy of each, or the one that is left of a picture that is gone."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.previews: list[Image.Image] = []
+        self.shown = 0  # the index of the picture in the pane
+
+    def begin(self, previews: list[Image.Image]) -> None:
+        """Another conversation has these pictures; the last is shown, to which boxes belong."""
+        self.previews, self.shown = previews, max(0, len(previews) - 1)
+
+    @property
+    def preview(self) -> Image.Image | None:
+        return self.previews[self.shown] if self.previews else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the shown picture waits for the next question."""
+        talk = self.window.conversation
+        return self.window.asking is None and talk.pictures_before() <= self.shown < len(talk.images)
+
+    def show(self, index: int) -> None:
+        """Show another picture, with its own heat map and boxes."""
+        if 0 <= index < len(self.previews):
+            self.shown = index
+            self._changed()
+
+    def step(self, step: int) -> None:
+        self.show(self.shown + step)
+
+    def add(self, added: Added) -> None:
+        """Add pictures to the conversation. The next question is about them too."""
+        talk = self.window.conversation
+        talk.images, talk.paths = talk.images + added.images, talk.paths + added.paths
+        self.previews = self.previews + added.previews
+        self.window.boxes.pending = None  # it belonged to the picture that was the last
+        self.show(len(self.previews) - 1)
+        self.window.view.question_box.entry.focus_set()
+
+    def remove(self) -> None:
+        """Remove the shown picture if it waits; the last one stays."""
+        if self.waits and len(self.previews) > 1:
+            talk, index = self.window.conversation, self.shown
+            for pictures in (talk.images, talk.paths, self.previews):
+                del pictures[index]
+            self.window.boxes.pending = None
+            self.show(min(index, len(self.previews) - 1))
+            self.window.view.question_box.entry.focus_set()  # the button with the focus may be gone
+
+    def move(self, step: int) -> None:
+        """Move the shown picture by one among those that wait."""
+        talk, index, other = self.window.conversation, self.shown, self.shown + step
+        if self.waits and talk.pictures_before() <= other < len(talk.images):
+            lists: tuple[list[Any], ...] = (talk.images, talk.paths, self.previews)
+            for pictures in lists:
+                pictures[index], pictures[other] = pictures[other], pictures[index]
+            self.window.boxes.pending = None
+            self.show(other)
+
+    def _changed(self) -> None:
+        window = self.window
+        window.view.pane.show(self.preview)
+        window.show_state()
+        window.maps.show()
+        window.on_typed()
+
+
+class StripBar(tkinter.Frame):
+    """A row of small pictures under the shown one, with buttons that move and remove it; hidden for one picture."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, strip: Strip) -> None:
+        super().__init__(parent, background=look.colors.ground)
+        self.look, self.strip = look, strip
+        self.row = tkinter.Frame(self, background=look.colors.ground)
+        self.row.pack(side="left")
+        self.small: list[tuple[Image.Image, ImageTk.PhotoImage]] = []
+        self.thumbs: list[ttk.Button] = []
+        commands = {"×": strip.remove, "▶": lambda: strip.move(1), "◀": lambda: strip.move(-1)}
+        self.buttons = {sign: look.button(self, sign, command, "Chip.TButton") for sign, command in commands.items()}
+        for button in self.buttons.values():
+            button.pack(side="right", padx=(look.px(4), 0))
+
+    def refresh(self) -> None:
+        """Show the pictures as they are now."""
+        previews = self.strip.previews
+        if [id(preview) for preview, _ in self.small] != list(map(id, previews)):  # == compares pixels
+            self._fill(previews)
+        for index, thumb in enumerate(self.thumbs):
+            thumb.configure(style="Shown.TButton" if index == self.strip.shown else "Thumb.TButton")
+        for button in self.buttons.values():
+            button.state(["!disabled" if self.strip.waits else "disabled"])
+
+    def _fill(self, previews: list[Image.Image]) -> None:
+        while self.thumbs:
+            self.thumbs.pop().destroy()
+        side = self.look.px(SIDE)
+        known = {id(preview): photo for preview, photo in self.small}
+        self.small = [
+            (preview, known.get(id(preview)) or ImageTk.PhotoImage(ImageOps.fit(preview, (side, side)), master=self))
+            for preview in previews
+        ]
+        for index, (_, photo) in enumerate(self.small):
+
+            def show(index: int = index) -> None:
+                self.strip.show(index)
+
+            thumb = self.look.button(self.row, "", show, "Thumb.TButton")
+            thumb.configure(image=str(photo))
+            thumb.pack(side="left", padx=(0, self.look.px(4)))
+            self.thumbs.append(thumb)
