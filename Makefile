@@ -40,6 +40,7 @@ soak: install-dev
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_distributed.py -k launcher
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py tests/model/test_compiling.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/model/test_llava.py
+	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/answering/serving/test_app.py -k hostile
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/qwen/test_qwen1.py -k whole_demo
 
 # The presets of configs/stages/ on the demo's pictures and backbones, each stage from the one before: minutes.

@@ -116,17 +116,19 @@ class Assistant:
         ids = generate_on_prefixes(
             self.model,
             prompts,
-            [self._end_of_images(prompt) for prompt in prompts],
+            [self.end_of_images(prompt) for prompt in prompts],
             owners,
             [self._pixels(requests[owners.index(index)].images) for index in range(len(indices))],
             self.tokenizer.pad_token_id,
             **generate_arguments(generate),
             stopping_criteria=self._stops(generate),
         )  # [B, new]
-        texts = [decode_said(self.tokenizer, answer.tolist()) for answer in ids]
-        if self.config.language.thinking:
-            texts = [without_thoughts(text) for text in texts]
-        return [cut_at_stop(text, generate.stop_strings).strip() for text in texts]
+        return [cut_at_stop(self.said(answer.tolist()), generate.stop_strings).strip() for answer in ids]
+
+    def said(self, ids: Sequence[int]) -> str:
+        """What generated ids say, without thoughts."""
+        text = decode_said(self.tokenizer, ids)
+        return without_thoughts(text) if self.config.language.thinking else text
 
     def stream(self, request: Request, stop: threading.Event | None = None, **overrides) -> Iterator[str]:
         """The answer in pieces, as it is generated; no pieces while the model thinks. Setting ``stop`` ends it within
@@ -174,7 +176,7 @@ class Assistant:
         prompt = self._prompt(Request([*before, Turn(last.question)], request.images, request.system), overrides)
         prefix = self._take_prefix(request.images)
         weights, result = answer_attention(
-            self.model, prompt, answer, self._end_of_images(prompt), lambda: self._pixels(request.images), prefix
+            self.model, prompt, answer, self.end_of_images(prompt), lambda: self._pixels(request.images), prefix
         )
         self._last = (request.images, result)
         weights = weights.chunk(len(request.images), dim=1)[picture]  # [A, N] of [A, n * N]
@@ -208,7 +210,7 @@ class Assistant:
     def _generate(self, images: list[Image.Image], prompt: list[int], options: dict[str, Any]) -> torch.Tensor:
         """Ids [1, new] of the answer, on the prefix cache of the last call; the new one is kept."""
         prefix = self._take_prefix(images)
-        end = self._end_of_images(prompt)
+        end = self.end_of_images(prompt)
         pixels = lambda: self._pixels(images)  # noqa: E731
         ids, result = generate_cached(self.model, prompt, end, pixels, prefix, static=self.compiles, **options)
         self._last = (images, result)  # the images too: while they live, no other image gets their id()
@@ -219,7 +221,7 @@ class Assistant:
         prepared = [prepare_image(image, self.image_processor) for image in images]
         return (torch.stack(prepared) if prepared else torch.zeros(0)).to(self.model.device)
 
-    def _end_of_images(self, prompt: list[int]) -> int:
+    def end_of_images(self, prompt: list[int]) -> int:
         """The number of tokens up to the end of the last image: at least 1, and never all."""
         image = token_id(self.tokenizer, IMAGE_TOKEN)
         last = max((i for i, token in enumerate(prompt) if token == image), default=0)
@@ -232,7 +234,15 @@ class Assistant:
         wanted = sum(turn.question.count(IMAGE_TOKEN) for turn in request.turns)
         if wanted != len(request.images):
             raise UserError(f"the conversation shows {wanted} images, but {len(request.images)} were given")
-        turns = request.turns
+        system = system if request.system is None else request.system
+        return self.prompt_of(request.turns, system, self._generate_section(overrides).max_new_tokens)
+
+    def prompt_of(self, turns: list[Turn], system: str, max_new_tokens: int) -> list[int]:
+        """Ids of a conversation's prompt, short enough for ``max_new_tokens`` to fit after it.
+
+        Raises:
+            UserError: the last turn alone is too long.
+        """
         if self.config.language.thinking:  # the thoughts about earlier questions are not shown again
             turns = [Turn(turn.question, turn.answer and without_thoughts(turn.answer)) for turn in turns]
         try:
@@ -240,8 +250,8 @@ class Assistant:
                 self.tokenizer,
                 turns,
                 max_length=self.config.language.max_length,
-                max_new_tokens=self._generate_section(overrides).max_new_tokens,
-                system=system if request.system is None else request.system,
+                max_new_tokens=max_new_tokens,
+                system=system,
                 image_context_length=self.config.vision.image_context_length,
                 thinking=self.config.language.thinking,
                 picture_numbers=self.config.language.picture_numbers,

@@ -6,6 +6,7 @@ the language model once, for a batch of questions about it and for every follow-
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from transformers import Cache, DynamicCache, StaticCache
 
 from answering.decoding import count_no_padding
+from model.connectors.cross_attention import PictureCache, Pictures
 from model.model import MMultiModal
 
 STATIC_STEP = 256  # a static cache holds a multiple of this many tokens: a step is compiled for one length of cache
@@ -55,10 +57,41 @@ def generate_on_prefixes(
     # Beams need a row each, and generate repeats every input but the cache.
     cache.batch_select_indices(torch.tensor(rows, device=model.device).repeat_interleave(options.get("num_beams", 1)))
     endings = [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
+    return _generate_after(model, prefixes[rows], prefix_mask[rows], cache, endings, pad_token_id, **options)
+
+
+def generate_on_rows(
+    model: MMultiModal,
+    prompts: Sequence[list[int]],
+    end: int,
+    caches: Sequence[Cache],
+    pad_token_id: int,
+    **options,
+) -> torch.Tensor:
+    """Ids [B, new] of the answers to ``prompts``, of which ``caches`` hold the first ``end`` tokens.
+
+    Each cache has one row, and stays as it is.
+    """
+    prefixes = torch.tensor([prompt[:end] for prompt in prompts], device=model.device)  # [B, end]
+    endings = [prompt[end:] for prompt in prompts]
+    cache = join_rows(caches)
+    return _generate_after(model, prefixes, torch.ones_like(prefixes), cache, endings, pad_token_id, **options)
+
+
+def _generate_after(
+    model: MMultiModal,
+    prefixes: torch.Tensor,
+    prefix_mask: torch.Tensor,
+    cache: Cache,
+    endings: Sequence[list[int]],
+    pad_token_id: int,
+    **options,
+) -> torch.Tensor:
+    """Ids [B, new] of the answers to ``prefixes`` [B, T], which are in ``cache``, with ``endings`` after them."""
     rest, rest_mask = _pad_left(endings, pad_token_id, model.device)  # [B, S]
-    mask = torch.cat([prefix_mask[rows], rest_mask], 1)  # [B, T + S]
+    mask = torch.cat([prefix_mask, rest_mask], 1)  # [B, T + S]
     return model.generate(
-        input_ids=torch.cat([prefixes[rows], rest], 1),  # [B, T + S], both parts padded on the left
+        input_ids=torch.cat([prefixes, rest], 1),  # [B, T + S], both parts padded on the left
         attention_mask=mask,
         past_key_values=cache,
         **(options if mask.all() else count_no_padding(options, mask)),
@@ -131,6 +164,39 @@ def prefill(
         logits_to_keep=1,  # the least there is: a row of logits is 151,936 wide, and none is needed here
     )
     return cache
+
+
+def take_row(cache: Cache, row: int) -> Cache:
+    """A copy of one row of a cache."""
+    taken = _with_own_layers(cache)
+    taken.batch_select_indices(torch.tensor([row], device=cache.layers[0].keys.device))
+    return taken
+
+
+def join_rows(caches: Sequence[Cache]) -> Cache:
+    """A copy of caches of equal length as the rows of one. Either all of them show pictures, or none does."""
+    joined = _with_own_layers(caches[0])
+    for number, layer in enumerate(joined.layers):
+        layer.keys = torch.cat([cache.layers[number].keys for cache in caches])
+        layer.values = torch.cat([cache.layers[number].values for cache in caches])
+    if isinstance(joined, PictureCache) and joined.pictures is not None:
+        joined.pictures = Pictures.joined([cache.pictures for cache in caches])
+    return joined
+
+
+def _with_own_layers(cache: Cache) -> Cache:
+    """The same cache, of which layers can be changed and the tensors are shared."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    return other
+
+
+def bytes_of(cache: Cache) -> int:
+    """The memory of the keys and values of a cache."""
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    if isinstance(cache, PictureCache) and cache.pictures is not None:
+        tensors += [cache.pictures.features, *(one for pair in cache.pictures.kept.values() for one in pair)]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def crop(cache: Cache, length: int) -> None:

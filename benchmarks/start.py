@@ -55,6 +55,11 @@ CASES: dict[str, dict[str, list[str]]] = {
         "output exists": ["--checkpoint", "demo", "--output", "docs"],
         "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--output", "no-such-folder"],
     },
+    "serve.py": {
+        "no checkpoint named": ["--port", "0"],
+        "wrong number": ["--checkpoint", "demo", "--queue", "0"],
+        "checkpoint missing": ["--checkpoint", "no-such-checkpoint", "--port", "0"],
+    },
     "test_gui.py": {"unknown option": ["--no-such-option"]},
     "-m dataset.show": {"unknown option": ["--no-such-option"], **_CONFIG_MISTAKES, "data missing": _NO_DATA},
     "-m dataset.write_shards": {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-COMMANDS = {"process_image", "train", "evaluate", "ask", "export", "test_gui"}
+COMMANDS = {"process_image", "train", "evaluate", "ask", "export", "serve", "test_gui"}
 # A name with a dot allows one module of a room.
 MAY_IMPORT = {
     "common": set(),

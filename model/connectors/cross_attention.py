@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -70,6 +71,21 @@ class Pictures:
             [placeholder[row].nonzero().flatten() for row in rows], batch_first=True, padding_value=NEVER
         )  # [R, P]
         return cls(torch.tensor(rows, device=features.device), features, positions, len(images), segments)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pictures]) -> Pictures:
+        """Of the batch whose rows are those of ``parts``, one after the other, with equally many pictures in each."""
+        firsts = accumulate((part.batch for part in parts[:-1]), initial=0)  # the first row of each part
+        rows = torch.cat([part.rows + first for part, first in zip(parts, firsts, strict=True)])
+        kept = {
+            layer: (
+                torch.cat([part.kept[layer][0] for part in parts]),
+                torch.cat([part.kept[layer][1] for part in parts]),
+            )
+            for layer in parts[0].kept
+        }
+        features, positions = (torch.cat([getattr(p, name) for p in parts]) for name in ("features", "positions"))
+        return cls(rows, features, positions, sum(part.batch for part in parts), kept=kept)
 
     def seen(self, length: int, past: int) -> torch.Tensor:
         """Which of ``length`` tokens, which follow ``past`` others, sees which picture: bool [R, T, P]."""

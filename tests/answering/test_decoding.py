@@ -55,7 +55,7 @@ def test_padding_is_no_repetition(assistant, beams):
         return assistant.model.generate(torch.tensor(prompts[:1]), **images, **options)[0].tolist()
 
     wanted = alone(**options)
-    ends = [assistant._end_of_images(prompt) for prompt in prompts]
+    ends = [assistant.end_of_images(prompt) for prompt in prompts]
     together = generate_on_prefixes(assistant.model, prompts, ends, [0, 1], pixels, pad_token_id=wanted[0], **options)
     assert together[0].tolist() == wanted and wanted[0] not in prompts[0]
 
