@@ -30,6 +30,7 @@ from window.looking import Maps
 from window.models import CHECKPOINTS, Models
 from window.pictures import Pictures, Read
 from window.preferences import Preferences
+from window.start import Start
 from window.strip import Strip
 from window.texts import text
 from window.view import Variables, View
@@ -79,6 +80,7 @@ class Window:
         self.models = Models(self, device, verify)
         self.maps = Maps(self)
         self.boxes = Boxes(self)
+        self.start = Start(self)
         self.keeping = Keeping(self, History())
         self.recent = self.keeping.history.recent_pictures(RECENT)
         self.variables = Variables(root)
@@ -135,7 +137,8 @@ class Window:
         """Show the whole state in a new view, or another conversation."""
         transcript = self.view.transcript
         self.view.pane.show(self.strip.preview)
-        transcript.clear(self.t("empty"))
+        transcript.clear()
+        self.start.show()
         for index, turn in enumerate(self.conversation.turns):
             self._show_notes(index)
             self._show_question(index)
@@ -144,8 +147,6 @@ class Window:
             else:
                 transcript.end_answer(index, turn.answer)
         self._show_notes(len(self.conversation.turns))
-        example = self.conversation.images and not self.conversation.turns
-        self.view.question_box.show_chips([self.t(f"question_{n}") for n in (1, 2, 3)] if example else ())
         self.show_state()
         self.maps.show()
 
@@ -291,7 +292,6 @@ class Window:
         self._show_question(len(self.conversation.turns) - 1)
         self.asking = self.worker.ask(request, **self.models.answer_settings())
         self.keeping.keep_soon()
-        self.view.question_box.show_chips(())
         self.boxes.show()
         self.show_state("stage_waiting" if self.models.loading is not None else "stage_answer")
 
@@ -307,7 +307,9 @@ class Window:
             self._set_answer(answer)
             return None
         self.view.transcript.drop_question()
-        return self.conversation.turns.pop()
+        dropped = self.conversation.turns.pop()
+        self.start.show()
+        return dropped
 
     def give_back(self, dropped: Exchange | None) -> bool:
         """Put a question without an answer, and its rectangle, back into the input unless another is being typed."""
@@ -393,6 +395,8 @@ class Window:
             self.maps.on_event(kind, value)
         elif job == self.pictures.reading:
             self.pictures.on_event(kind, value)
+        elif job == self.start.reading:
+            self.start.on_event(kind, value)
 
     def _on_answering(self, kind: str, value: Any) -> None:
         if kind == "stage":

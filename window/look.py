@@ -189,6 +189,7 @@ class Look:
         self._configure_switches(style)
         self._configure_scrollbars(style)
         self._configure_fields(style)
+        style.configure("Surface.TFrame", background=c.surface)
         style.configure("Small.TLabel", foreground=c.muted, font=self.small)
         style.configure("Banner.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
         style.configure("TProgressbar", background=c.accent, lightcolor=c.accent, darkcolor=c.accent)

@@ -55,6 +55,8 @@ class Models:
         device = self.device or window.preferences.device or None
         self.loading = window.worker.load(self.checkpoint, device, verify=self.verify, overrides=window.overrides)
         window.maps.show()
+        window.start.read()
+        window.start.show()
         window.show_state("stage_libraries")
 
     def choose(self) -> None:
@@ -72,6 +74,7 @@ class Models:
         self.loading = None
         if kind == "problem":
             window.say_problem("cannot_load", value)
+        window.start.show()
         window.show_idle()
         window.maps.show()
 

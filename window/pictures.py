@@ -67,12 +67,16 @@ class Pictures:
         )
 
     def open(self, path: str) -> None:
-        """Read a picture, or the frames of a video, and begin a conversation about it."""
+        """Read a picture, or a video's frames, and begin a conversation; the next dialogue begins in its folder."""
+        self._remember_folder(path)
+        self._read([path], begins=True)
+
+    def open_example(self, path: str) -> None:
+        """Read a picture and begin a conversation about it; the next dialogue begins where it would have."""
         self._read([path], begins=True)
 
     def _read(self, paths: Sequence[str], begins: bool) -> None:
         """Read pictures in another thread. They begin a conversation, or are added to the present one."""
-        self._remember_folder(paths[0])
 
         def read() -> Read | Added:
             found = [picture for path in paths for picture in self._load(path)]
@@ -112,6 +116,7 @@ class Pictures:
 
     def add(self, paths: Sequence[str]) -> None:
         """Read pictures and add them to the conversation, or begin one about them."""
+        self._remember_folder(paths[0])
         self._read(paths, begins=not self.window.conversation.images)
 
     def _remember_folder(self, path: str) -> None:

@@ -1,9 +1,8 @@
-"""The input: the question being typed, why it was refused, example questions, and the buttons Ask and Stop."""
+"""The input: the question being typed, why it was refused, and the buttons Ask and Stop."""
 
 from __future__ import annotations
 
 import tkinter
-from collections.abc import Sequence
 from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,10 @@ if TYPE_CHECKING:
     from window.controller import Window
 
 LINES = (2, 8)  # the input grows with its text, from the first to the second; a longer text scrolls
-CHIPS = 3  # example questions
 
 
 class QuestionBox(ttk.Frame):
-    """A text that grows, with a line above it for the reason of a refusal or for example questions."""
+    """A text that grows, with a line above it for the reason of a refusal."""
 
     def __init__(self, parent: tkinter.Misc, look: Look, window: Window) -> None:
         super().__init__(parent)
@@ -26,17 +24,16 @@ class QuestionBox(ttk.Frame):
         self.recalled = 0  # how many questions back the text is; 0: what was typed
         self.refused = ""  # the text that the reason is about
         px, colors = look.px, look.colors
-        self.chips = ttk.Frame(self)
         self.box_chip = BoxChip(self, look, lambda: window.boxes.remove())
         self.reason_label = ttk.Label(self, style="Banner.TLabel")
         self.reason_label.bind("<Configure>", lambda event: self._wrap(self.reason_label, event.width, px(24)))
         row = self.row = ttk.Frame(self)
         row.pack(side="bottom", fill="x", pady=(px(10), 0))
-        self._build_buttons(row)
-        self.box = ttk.Frame(row, style="Input.TFrame", padding=px(3))
-        self.box.pack(side="left", fill="both", expand=True)
+        self.box = ttk.Frame(row, style="Input.TFrame", padding=px(3))  # first: the Tab key follows the order of making
         self.entry = look.text_box(self.box, height=LINES[0], padx=px(9), pady=px(7), undo=True)
         self.entry.pack(fill="both", expand=True)
+        self._build_buttons(row)
+        self.box.pack(side="left", fill="both", expand=True)  # last: it takes the space that the buttons leave
         self.hint = ttk.Label(self.entry, text=self.t("type_here"), foreground=colors.muted, background=colors.surface)
         self.hint.bind("<Button-1>", lambda event: self.entry.focus_set())
         self._bind_keys()
@@ -44,7 +41,7 @@ class QuestionBox(ttk.Frame):
 
     def _build_buttons(self, row: ttk.Frame) -> None:
         buttons = ttk.Frame(row)
-        buttons.pack(side="right", fill="y", padx=(self.look.px(8), 0))  # first: the text takes all the space it can
+        buttons.pack(side="right", fill="y", padx=(self.look.px(8), 0))
         ask = self.look.button(buttons, self.t("ask"), self.window.ask, "Accent.TButton")
         ask.pack(fill="both", expand=True)
         self.stop_button = self.look.button(buttons, self.t("stop"), self.window.stop)
@@ -165,20 +162,3 @@ class QuestionBox(ttk.Frame):
             chip.pack(side="bottom", fill="x", pady=(self.look.px(8), 0), after=self.row)
         else:
             chip.pack_forget()
-
-    def show_chips(self, questions: Sequence[str]) -> None:
-        """Example questions as buttons that ask them; () for none."""
-        for chip in self.chips.winfo_children():
-            chip.destroy()
-        for question in questions[:CHIPS]:
-
-            def ask(question: str = question) -> None:
-                self.text = question
-                self.window.ask()
-
-            chip = self.look.button(self.chips, question, ask, "Chip.TButton")
-            chip.pack(anchor="w", pady=(self.look.px(4), 0))
-        if questions:
-            self.chips.pack(side="bottom", fill="x", pady=(self.look.px(6), 0))
-        else:
-            self.chips.pack_forget()

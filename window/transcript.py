@@ -34,7 +34,6 @@ class Transcript:
         actions: Mapping[str, Callable[[int], None]],
     ) -> None:
         self.look, self.t, self.pointed, self.clicked, self.actions = look, t, pointed, clicked, actions
-        self.empty = True
         self.size, self.at_end = (0, 0), True  # at_end: whether the last line was visible before the size changes
         px = look.px
         self.text = look.text_box(parent, state="disabled", padx=px(12), pady=px(8), spacing2=px(3), cursor="arrow")
@@ -100,15 +99,27 @@ class Transcript:
 
     # ------------------------------------------------------------------------------------------ writing
 
-    def clear(self, hint: str) -> None:
-        """Show only a hint, which is removed when something is written."""
+    def clear(self) -> None:
+        self._edit(lambda: self.text.delete("1.0", "end"))
 
-        def replace() -> None:
-            self.text.delete("1.0", "end")
-            self.text.insert("end", hint, "hint")
+    def start(self, hint: str) -> ttk.Frame:
+        """Show a hint at the top until the first question; returns a frame under it, for what can be tried."""
+        frame = ttk.Frame(self.text, style="Surface.TFrame")
 
-        self._edit(replace)
-        self.empty = True
+        def insert() -> None:
+            self._remove_start()
+            self.text.insert("1.0", f"{hint}\n\n", ("hint", "start"))
+            self.text.window_create("2.0", window=frame)
+            for tag in ("hint", "start"):
+                self.text.tag_add(tag, "2.0")
+
+        self._edit(insert)
+        return frame
+
+    def _remove_start(self) -> None:
+        """With its frame, which Tk destroys with its place in the text."""
+        if found := self.text.tag_ranges("start"):
+            self.text.delete(*found)
 
     def question(self, turn: int, question: str, when: str) -> None:
         """A question and when it was asked (ISO 8601, or "")."""
@@ -116,6 +127,7 @@ class Transcript:
         who = " · ".join(part for part in (self.t("you"), clock(when)) if part)
 
         def insert() -> None:
+            self._remove_start()
             self._insert(f"{who}\n", ("who", asked))
             self._insert_end("question", True, asked)
             self._insert(f"{question}\n", ("question", asked))
@@ -179,10 +191,6 @@ class Transcript:
     # These are for functions that are given to _edit. Each edit asks Tk for the layout, which waits for the display.
 
     def _insert(self, words: str, tags: str | tuple[str, ...]) -> None:
-        if self.empty:
-            self.text.delete("1.0", "end")
-            self.empty = False
-            self.text.mark_set("answer", "end-1c")
         self.text.insert("end-1c", words, tags)
 
     def _insert_end(self, kind: str, top: bool, asked: str) -> None:

@@ -65,6 +65,7 @@ class View:
         self.pane.forget_images()
         self.strip_bar.small = []
         self.transcript.ends.clear()
+        self.window.start.photos.clear()
         self.ramp: ImageTk.PhotoImage | None = None
         self.frame.destroy()
 
@@ -83,10 +84,12 @@ class View:
         menu = self.look.menu(self.model_button)
         menu.configure(postcommand=lambda: self.menus.fill_models(menu))
         self.model_button.configure(menu=menu)
-        button(right, self.t("settings"), window.models.open_settings).pack(side="right")
-        button(right, self.t("save_short"), window.pictures.choose_where_to_save).pack(side="right", padx=gap)
-        button(right, self.t("new_short"), window.new_conversation).pack(side="right")
-        self.model_button.pack(side="left", fill="x", expand=True, padx=(0, gap))
+        new = button(right, self.t("new_short"), window.new_conversation)
+        save = button(right, self.t("save_short"), window.pictures.choose_where_to_save)
+        settings = button(right, self.t("settings"), window.models.open_settings)
+        right.columnconfigure(0, weight=1)
+        for column, widget in enumerate((self.model_button, new, save, settings)):
+            widget.grid(row=0, column=column, sticky="ew", padx=(gap if column else 0, 0))
         self.demo_note = ttk.Label(self.frame, text=self.t("demo"), style="Banner.TLabel", anchor="center")
 
     def _build_left(self) -> None:
@@ -145,10 +148,7 @@ class View:
         self.status_label = ttk.Label(status, style="Small.TLabel")
         self.status_label.pack(side="left")
         self.progress = ttk.Progressbar(status, mode="indeterminate", length=px(110))
-        self.question_box = QuestionBox(right, self.look, self.window)
-        self.question_box.pack(side="bottom", fill="x")
-        box = ttk.Frame(right, style="Box.TFrame", padding=px(3))
-        box.pack(fill="both", expand=True)
+        box = ttk.Frame(right, style="Box.TFrame", padding=px(3))  # first: the Tab key follows the order of making
         window, maps = self.window, self.window.maps
         actions = {"copy": window.copy_answer, "again": window.ask_again, "look": maps.look_at}
 
@@ -157,6 +157,9 @@ class View:
             window.boxes.on_word(turn, offset)
 
         self.transcript = Transcript(box, self.look, self.t, on_word, maps.select, actions)
+        self.question_box = QuestionBox(right, self.look, self.window)
+        self.question_box.pack(side="bottom", fill="x")
+        box.pack(fill="both", expand=True)  # last: it takes the space that the others leave
 
     def fit_to_screen(self) -> None:
         """Give the window its usual size, or less on a small screen."""

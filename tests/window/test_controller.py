@@ -129,7 +129,7 @@ def test_another_picture_in_the_middle_of_an_answer_begins_a_new_conversation(op
     person.wait(0.3)
     assert len(steps) == computed  # it ended
     assert window.asking is None and window.conversation.turns == []
-    assert seen(window).strip() == "Questions and answers about the picture appear here."
+    assert seen(window).strip() == "Ask about the picture, for example:"
     assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
 
 
