@@ -1,11 +1,11 @@
 """Connectors, kinds of adapters and stage recipes, trained alike on the demo: what each costs, and what it answers.
 
-    python -m benchmarks.architectures --output benchmarks/results/architectures.json
-    python -m benchmarks.architectures --output FILE --jobs 2      # two runs at a time
+    python -m benchmarks.architectures                # 39 runs of a minute or two; writes result-architectures.json
+    python -m benchmarks.architectures --jobs 2       # two runs at a time
 
-Each run is a process of its own; FILE has a row for each, so an interrupted measurement continues where it ended. Every
-variant has the same number of steps of 4 pictures, and a recipe divides them among its stages. Seeds come first: after
-the first third of the runs every variant has one. Rates are the demo's and were not tuned for a variant
+Each run is a process of its own, and the file has a row for each, so an interrupted measurement continues where it
+ended. Every variant has the same number of steps of 4 pictures, and a recipe divides them among its stages. Seeds come
+first: after the first third of the runs every variant has one. Rates are the demo's and were not tuned for a variant
 (benchmarks/stages.py). On a CPU a run has one thread, and speeds are per second that its process computed: another
 process on the machine changes them little. Draw the demo's data and run process_image.py first.
 """
@@ -29,6 +29,7 @@ import torch
 from answering.assistant import Assistant
 from benchmarks.common import clock, machine
 from benchmarks.stages import FULL_RATE, RECIPES, SIZES, load, run_recipe, train, write_data
+from benchmarks.tables import architecture_table
 from dataset.prompt import Request, Turn
 from evaluation.asking import Pictures, ask_all
 from evaluation.baselines import fit_baselines
@@ -60,6 +61,7 @@ VARIANTS: dict[str, Variant] = {
     "mlp, adapter": Variant("adapter", {"language.train": "adapter"}),
     **{f"{recipe} stages": Variant("stages", recipe=recipe) for recipe in RECIPES},
 }
+RESULT = Path("result-architectures.json")
 SPEEDS = ("tokens_per_second", "text_tokens_per_second")
 FIRST_TOKENS = 15  # pictures that the time to the first token is measured on
 
@@ -82,14 +84,15 @@ def main() -> None:
             facts = {**machine(), "steps": args.steps, "questions": args.questions}
             args.output.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
             print(json.dumps({key: done.result()[key] for key in ("variant", "seed", "score", "seconds")}), flush=True)
+    print(architecture_table(json.loads(args.output.read_text(encoding="utf-8"))))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON that is made, or continued")
+    parser.add_argument("--output", type=Path, default=RESULT, metavar="FILE", help="made, or continued (%(default)s)")
     parser.add_argument("--config", default="demo.yaml", help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, metavar="N", help="of each run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument("--questions", type=int, default=300, metavar="N", help="of the test split, asked of each run")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")

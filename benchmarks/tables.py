@@ -1,4 +1,4 @@
-"""The README's table of GPU figures and that of docs/architectures.md, made from benchmarks/results/*.json.
+"""The README's tables of GPU figures and of architectures, and docs/architectures.md's, from benchmarks/results/*.json.
 
     python -m benchmarks.tables            # print them
     python -m benchmarks.tables --write    # put them between their marks in the READMEs and docs, in both languages
@@ -23,6 +23,13 @@ READMES = ("README.md", "README.zh-CN.md")
 ARCHITECTURES = RESULTS / "architectures.json"
 MARKS = "<!-- architectures: begin -->", "<!-- architectures: end -->"
 PAGES = ("docs/architectures.md", "docs/architectures.zh-CN.md")
+SHORT = ("", "visual tokens", "trained", "exact match")
+NUMBERS = {
+    "tokens/s": "tokens_per_second",
+    "text tokens/s": "text_tokens_per_second",
+    "MiB": "memory_mib",
+    "first token ms": "first_token_ms",
+}
 COLUMNS = {"questions/s": "questions/s", "real tokens/s": "tokens/s", "peak GiB": "peak GiB", "MFU %": "MFU, 4N alone"}
 
 
@@ -31,14 +38,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into the READMEs")
     args = parser.parse_args()
     text = "\n\n".join(map(table, newest(RESULTS).values())) or "No GPU figures yet."
-    compared = architecture_table(json.loads(ARCHITECTURES.read_text(encoding="utf-8")))
-    print(f"{text}\n\n{compared}")
-    for name in READMES if args.write else ():
-        file = ROOT / name
-        file.write_text(replaced(file.read_text(encoding="utf-8"), text), encoding="utf-8")
-    for name in PAGES if args.write else ():
-        file = ROOT / name
-        file.write_text(replaced(file.read_text(encoding="utf-8"), compared, MARKS), encoding="utf-8")
+    compared = json.loads(ARCHITECTURES.read_text(encoding="utf-8"))
+    print(f"{text}\n\n{architecture_table(compared)}")
+    if args.write:
+        write(READMES, text, (BEGIN, END))
+        write(READMES, short_table(compared), MARKS)
+        write(PAGES, architecture_table(compared), MARKS)
+
+
+def write(names: Iterable[str], text: str, marks: tuple[str, str]) -> None:
+    """Put ``text`` between the marks in each of the files."""
+    for file in (ROOT / name for name in names):
+        file.write_text(replaced(file.read_text(encoding="utf-8"), text, marks), encoding="utf-8")
 
 
 def newest(folder: Path) -> dict[str, dict]:
@@ -80,39 +91,48 @@ def written(value: float) -> str:
 
 def architecture_table(result: dict) -> str:
     """Connectors, adapters and recipes in Markdown: means over the seeds, and the deviation of the exact match."""
-    titles = [
-        "",
-        "visual tokens",
-        "trained",
-        "exact match",
-        "other picture",
-        "no picture",
-        "tokens/s",
-        "MiB",
-        "first token ms",
-    ]
+    titles = [*SHORT, "other picture", "no picture", *NUMBERS]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    named = {
-        row["variant"]: [one for one in result["rows"] if one["variant"] == row["variant"]] for row in result["rows"]
-    }
-    for name, rows in named.items():
-        scores = [row["score"] for row in rows]
-        spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-        cells = [name, str(rows[0]["visual_tokens"]), ", ".join(f"{count:,}" for count in rows[0]["trained"])]
-        cells.append(f"{statistics.mean(scores):.2f}{spread} ({len(scores)})")
+    for rows in by_variant(result):
+        cells = short_cells(rows)
         cells += [f"{_mean(row['floors'][floor] for row in rows):.2f}" for floor in ("other_picture", "no_picture")]
-        cells += [
-            f"{_mean(row[key] for row in rows):,.0f}" for key in ("tokens_per_second", "memory_mib", "first_token_ms")
-        ]
+        cells += [f"{_mean(row[key] for row in rows):,.0f}" for key in NUMBERS.values()]
         lines.append("| " + " | ".join(cells) + " |")
+    processor = "speeds are per second of processor time, " if result["device"].startswith("CPU") else ""
+    return "\n".join([*lines, "", f"{conditions(result)}; {processor}torch {result['torch']}, {result['date']}"])
+
+
+def short_table(result: dict) -> str:
+    """The table of the READMEs: without floors, speeds and memory."""
+    lines = ["| " + " | ".join(SHORT) + " |", "|---" * len(SHORT) + "|"]
+    lines += ["| " + " | ".join(short_cells(rows)) + " |" for rows in by_variant(result)]
+    return "\n".join([*lines, "", conditions(result)])
+
+
+def by_variant(result: dict) -> list[list[dict]]:
+    """The rows of each variant, one for each seed."""
+    found: dict[str, list[dict]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["variant"], []).append(row)
+    return list(found.values())
+
+
+def short_cells(rows: list[dict]) -> list[str]:
+    """A variant, what it costs and what it answers: the mean, the standard deviation and the number of seeds."""
+    scores = [row["score"] for row in rows]
+    spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    trained = ", ".join(f"{count:,}" for count in rows[0]["trained"])
+    score = f"{statistics.mean(scores):.2f}{spread} ({len(scores)})"
+    return [rows[0]["variant"], str(rows[0]["visual_tokens"]), trained, score]
+
+
+def conditions(result: dict) -> str:
+    """What all lines have in common."""
     floors = result["rows"][0]["floors"]
-    lines += [
-        "",
+    return (
         f"{result['steps']} steps, {result['questions']} questions; majority answer {floors['majority']:.2f}, "
-        f"best answer per question text {floors['question_only']:.2f}; {result['device']}, torch {result['torch']}, "
-        f"{result['date']}",
-    ]
-    return "\n".join(lines)
+        f"best answer per question text {floors['question_only']:.2f}; {result['device']}"
+    )
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -17,7 +17,10 @@ def measure(tmp_path, monkeypatch):
 
     def run_alone(name, seed, args):
         made.append((name, seed))
-        return {"variant": name, "seed": seed, "score": 0.5, "seconds": 1.0}
+        speeds = {"tokens_per_second": 9.0, "text_tokens_per_second": 8.0, "first_token_ms": 7.0, "memory_mib": 6.0}
+        floors = dict.fromkeys(("majority", "question_only", "other_picture", "no_picture"), 0.25)
+        costs = {"visual_tokens": 63, "trained": [5], "seconds": 1.0}
+        return {"variant": name, "seed": seed, "score": seed / 2, "floors": floors, **costs, **speeds}
 
     def go(*arguments: str) -> tuple[list, list]:
         made.clear()
@@ -38,6 +41,11 @@ def test_every_variant_has_a_seed_before_one_has_two_and_only_missing_runs_are_m
     rows = [("pool", 0), ("mlp", 0), ("pool", 1), ("mlp", 1)]
     assert measure("--seeds", "2", "--jobs", "2") == ([("mlp", 1), ("pool", 1)], rows)
     assert measure("--seeds", "2") == ([], rows)
+
+
+def test_it_ends_with_the_table(measure, capsys):
+    measure("--seeds", "2")
+    assert "| pool | 63 | 5 | 0.25 ± 0.35 (2) | 0.25 | 0.25 | 9 | 8 | 6 | 7 |" in capsys.readouterr().out
 
 
 def test_rows_of_other_steps_are_not_added_to(measure):
