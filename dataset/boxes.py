@@ -101,11 +101,16 @@ def find_boxes(text: str) -> list[Found]:
                 label = ""
             if not label:
                 start = match.start()
-            left, top, right, bottom = (int(match[number]) for number in range(2, 6))
-            if left < right and top < bottom:  # a model may write any numbers
-                found.append(Found(label, (left, top, right, bottom), start, match.end()))
+            if (box := _box_of(match)) is not None:
+                found.append(Found(label, box, start, match.end()))
         end = match.end()
     return found
+
+
+def _box_of(match: re.Match[str]) -> Box | None:
+    """The corners of a box that ``_NEUTRAL`` found; None where they are in another order: a model may write any."""
+    left, top, right, bottom = (int(match[number]) for number in range(2, 6))
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def labelled_boxes(text: str) -> list[Labelled]:
@@ -116,13 +121,14 @@ def labelled_boxes(text: str) -> list[Labelled]:
 def markup_of(text: str) -> list[tuple[int, int]]:
     """The characters [start, end) of a text that a reader who sees the boxes drawn need not see.
 
-    These are the marks and, after a label, the numbers. A box without a label keeps its numbers.
+    These are the marks and, after a label, the numbers. A box without a label keeps its numbers, and so does one that
+    cannot be drawn.
     """
     hidden, end = [], 0
     for match in _NEUTRAL.finditer(text):
         if match[1] is not None:
             hidden += [(match.start(), match.start(1)), (match.end(1), match.end())]
-        elif match.start() == end and hidden:
+        elif match.start() == end and hidden and _box_of(match):
             hidden.append(match.span())
         else:
             hidden += [(match.start(), match.start() + len("<box>")), (match.end() - len("</box>"), match.end())]

@@ -29,7 +29,7 @@ from window.controller import Window
 from window.preferences import Preferences
 
 DOCS = Path(__file__).resolve().parent
-TWO = ("What color is the object in the second picture?",)
+TWO = ("Describe the picture.",)
 CHINESE = ("图中有几个图形？", "左上角的图形是什么颜色？")
 
 

@@ -21,12 +21,15 @@ from dataset.boxes import (
     asked_about,
     boxes_in,
     crop_of,
+    find_boxes,
     labelled_boxes,
+    markup_of,
     to_pixels,
     to_thousandths,
     upright,
     view_of,
     without_boxes,
+    write_box,
 )
 from dataset.image import load_image, picture_size, prepare_image
 from dataset.prompt import neutralise
@@ -193,3 +196,17 @@ def test_questions_about_boxes():
     assert asked_about(asked) == ([(1, 2, 30, 40), (5, 6, 70, 80)], "What is this?")
     assert without_boxes(asked) == "What is this?" and without_boxes("<ref>a bus</ref> here") == "a bus here"
     assert boxes_in("<box>(9,9),(3,20)</box><box>(1,1),(1,5)</box>") == []
+
+
+def test_what_a_reader_who_sees_the_boxes_need_not_see():
+    """The boxes of one label share its words; numbers that cannot be drawn stay, and so do those without a label."""
+    first, second, bare = write_box((1, 2, 30, 40)), write_box((5, 5, 9, 9)), write_box((0, 0, 9, 9))
+    wrong = "<box>(600,42),(570,264)</box>"
+    text = f"{bare} and <ref>bees</ref>{first}{second}, <ref>a dog</ref>{wrong}"
+    shown = list(text)
+    for start, end in markup_of(text):
+        shown[start:end] = [""] * (end - start)
+    assert "".join(shown) == "(0,0),(9,9) and bees, a dog(600,42),(570,264)"
+    written = [(found.label, text[found.start : found.end]) for found in find_boxes(text)]
+    bees = f"<ref>bees</ref>{first}"
+    assert written == [("", bare), ("bees", bees), ("bees", bees + second)]
