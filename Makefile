@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := --config demo.yaml
 
-.PHONY: demo test soak stages screenshots install install-dev clean
+.PHONY: demo test test-web soak stages screenshots install install-dev clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -33,6 +33,16 @@ test: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/python -m pytest
+
+# web.py has an environment of its own, with an older pillow that gives the same pixels (docs/web.md).
+WEB := .venv-web
+$(WEB)/installed: requirements-web.txt requirements-dev.txt
+	$(PYTHON) -m venv $(WEB)
+	$(WEB)/bin/pip install --quiet --disable-pip-version-check -r requirements-web.txt "$$(grep -o '^pytest==[^ ]*' requirements-dev.txt)"
+	touch $@
+
+test-web: $(WEB)/installed
+	$(WEB)/bin/python -m pytest tests/webpage tests/test_web.py tests/dataset/test_image.py tests/dataset/test_pixels.py
 
 soak: install-dev
 	VLM_KILLS=200 $(BIN)/python -m pytest tests/training/test_crash.py -k random_moments

@@ -46,7 +46,8 @@ class Assistant:
     ) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.config, self.checkpoint = config, checkpoint
-        self._last: tuple[list[Image.Image], PrefixCache] | None = None  # the images of the last call and its cache
+        self.most_prefixes = 1  # more where several conversations take turns; a compiled step has memory for one
+        self._prefixes: list[tuple[list[Image.Image], PrefixCache]] = []  # a call's images and cache, the oldest first
 
     @classmethod
     def load(
@@ -178,7 +179,7 @@ class Assistant:
         weights, result = answer_attention(
             self.model, prompt, answer, self.end_of_images(prompt), lambda: self._pixels(request.images), prefix
         )
-        self._last = (request.images, result)
+        self._prefixes.append((request.images, result))
         weights = weights.chunk(len(request.images), dim=1)[picture]  # [A, N] of [A, n * N]
         grid = self.model.projector.token_grid(self.model.patch_grid)
         shows: Shows = "tokens"
@@ -199,13 +200,21 @@ class Assistant:
         return AttentionMap(text, token_spans(self.tokenizer, answer), maps, shows)
 
     def _take_prefix(self, images: list[Image.Image]) -> PrefixCache | None:
-        """The prefix cache of the last call, if it showed the same images. The next call cannot take it again."""
-        if self._last is None:
-            return None
-        (shown, prefix), self._last = self._last, None
-        if list(map(id, shown)) == list(map(id, images)):
-            return prefix
-        return PrefixCache([], prefix.cache) if self.compiles else None  # a compiled step needs the same memory
+        """The prefix cache of an earlier call that showed the same images. The next call cannot take it again.
+
+        Without one, room is made for the cache that the call will leave: the oldest are dropped.
+        """
+        shown = list(map(id, images))
+        for index, (kept, prefix) in enumerate(self._prefixes):
+            if list(map(id, kept)) == shown:
+                del self._prefixes[index]
+                return prefix
+        oldest = None
+        while len(self._prefixes) >= (1 if self.compiles else self.most_prefixes):
+            _, oldest = self._prefixes.pop(0)
+        if self.compiles and oldest is not None:  # a compiled step needs the same memory
+            return PrefixCache([], oldest.cache)
+        return None
 
     def _generate(self, images: list[Image.Image], prompt: list[int], options: dict[str, Any]) -> torch.Tensor:
         """Ids [1, new] of the answer, on the prefix cache of the last call; the new one is kept."""
@@ -213,7 +222,7 @@ class Assistant:
         end = self.end_of_images(prompt)
         pixels = lambda: self._pixels(images)  # noqa: E731
         ids, result = generate_cached(self.model, prompt, end, pixels, prefix, static=self.compiles, **options)
-        self._last = (images, result)  # the images too: while they live, no other image gets their id()
+        self._prefixes.append((images, result))  # the images too: while they live, no other image gets their id()
         return ids
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of the HTML report and for its screenshots, without any package.
+"""A headless Chromium for the tests of the HTML report and of the page, and for screenshots, without any package.
 
 It is driven by the DevTools protocol over two pipes (``--remote-debugging-pipe``): messages are JSON, each ended by a
 zero byte; Chromium reads from file descriptor 3 and writes to 4.
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
@@ -117,10 +117,14 @@ class Browser:
 
     def open(self, file: Path, state: str = "") -> None:
         """Load a file, with the part of its address after "#", and wait until it is complete."""
-        for url in ("about:blank", f"{file.resolve().as_uri()}#{state}"):  # blank first: else a new "#" loads nothing
-            self.events.clear()
-            self.call("Page.navigate", url=url)
-            self.wait_for("Page.loadEventFired")
+        self.visit("about:blank")  # else a new "#" loads nothing
+        self.visit(f"{file.resolve().as_uri()}#{state}")
+
+    def visit(self, url: str) -> None:
+        """Load an address and wait until it is complete."""
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        self.wait_for("Page.loadEventFired")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""
@@ -128,6 +132,21 @@ class Browser:
         if "exceptionDetails" in done:
             raise RuntimeError(done["exceptionDetails"]["exception"].get("description", script))
         return done["result"].get("value")
+
+    def until(self, script: str) -> Any:
+        """Wait until a JavaScript expression is true, and give its value."""
+        end = time.monotonic() + self.seconds
+        while not (value := self.run(script)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not true within {self.seconds} s: {script}")
+            time.sleep(0.05)
+        return value
+
+    def attach(self, selector: str, files: Sequence[Path]) -> None:
+        """Choose files in an ``input`` of the page."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file.resolve()) for file in files])
 
     def press(self, key: str) -> None:
         """Press and release a key: one character, or a name such as "Escape"."""

@@ -43,6 +43,11 @@ MESSAGES = {
     "where the model looks cannot be shown with the connector {name}: its visual tokens do not belong to "
     "parts of the picture": ("连接器 {name} 的视觉 token 不对应图片的某一部分，因此无法显示关注区域"),
     "where the model looks can be shown for an answer about one picture": "只有关于一张图片的回答才能显示关注区域",
+    "where the model looks can be shown for an answer about a picture": "只有关于图片的回答才能显示关注区域",
+    "the baseline {name} does not look at parts of the picture; attention does": (
+        "基线模型 {name} 不看图片的局部；attention 可以"
+    ),
+    "the baseline {name} answers about one picture, not about several": "基线模型 {name} 只能回答关于一张图片的问题",
     "the conversation shows {wanted} images, but {given} were given": "对话里有 {wanted} 张图片，但给出了 {given} 张",
     "no model is loaded yet; choose a checkpoint": "尚未加载模型；请选择检查点",
     "out of memory; use the CPU, ask for shorter answers, or close other programs": (
@@ -121,6 +126,18 @@ MESSAGES = {
     ),
     "{file}: the start of {name} comes out differently here; was another base model used?": (
         "{file}：{name} 的起始值在这里不同；是否用了另一个基础模型？"
+    ),
+    # the page in the browser (web.py)
+    "too many questions are waiting; ask again in a moment": "排队的问题太多；请稍后再问",
+    "gradio is not installed here; it has an environment of its own: {commands}": (
+        "这里没有安装 gradio；它需要单独的环境：{commands}"
+    ),
+    "{port} is in use; choose another with --port": "{port} 已被占用；请用 --port 另选一个",
+    "no port from {first} to {last} is free; choose another with --port": (
+        "{first} 到 {last} 之间没有空闲端口；请用 --port 另选一个"
+    ),
+    "--share: gradio's server, which makes the link, cannot be reached; leave --share out": (
+        "--share：无法连接生成链接的 gradio 服务器；请去掉 --share"
     ),
     # the system's own reasons
     "No such file or directory": "没有这个文件或文件夹",

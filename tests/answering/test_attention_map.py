@@ -78,12 +78,12 @@ def test_the_map_is_the_same_with_and_without_a_prefix_cache(assistant, static, 
     fresh = assistant.where_it_looks(answered())
     list(assistant.stream(answered(None), max_new_tokens=5))
     kept = answered()
-    kept.images = assistant._last[0]
+    kept.images = assistant._prefixes[-1][0]
     seen = count_pictures(assistant)
     again = assistant.where_it_looks(kept)
     assert seen == []  # the picture was not encoded again
     np.testing.assert_allclose(again.weights, fresh.weights, atol=1e-6)
-    assert isinstance(assistant._last[1].cache, StaticCache) == static
+    assert isinstance(assistant._prefixes[-1][1].cache, StaticCache) == static
 
 
 def test_looking_changes_nothing_about_the_answers_that_follow(assistant):

@@ -41,7 +41,7 @@ def test_the_same_question_once_more_leaves_one_token_to_compute(assistant):
     trunk = base_of(assistant.model.language).model
     trunk.layers[0].register_forward_hook(lambda m, args, output: lengths.append(args[0].shape[1]))
     assert "".join(assistant.stream(request)) == first and set(lengths) == {1}
-    ids, cache = assistant._last[1].ids, assistant._last[1].cache
+    ids, cache = assistant._prefixes[-1][1].ids, assistant._prefixes[-1][1].cache
     assert ids[: len(prompt)] == prompt and len(ids) == cache.get_seq_length() == len(prompt) + len(lengths) - 1
 
 
@@ -110,7 +110,22 @@ def test_a_static_cache_keeps_its_memory_and_grows_only_when_it_must(asking, mon
         request = Request(turns, [image])
         streamed = "".join(asking.stream(request, max_new_tokens=new)).strip()
         assert streamed == reference_answers(asking, [request], max_new_tokens=new)[0]
-        cache = asking._last[1].cache
+        cache = asking._prefixes[-1][1].cache
         assert isinstance(cache, StaticCache) and cache.layers[0].max_cache_len % 64 == 0
         addresses.append(cache.layers[0].keys.data_ptr())
     assert addresses[0] == addresses[1] != addresses[2]
+
+
+def test_conversations_that_take_turns_keep_their_prefixes_up_to_the_number_asked_for(assistant):
+    assistant.most_prefixes = 2
+    requests = [Request([Turn(question_with_images("What is it?", 1))], [picture(c)]) for c in ("red", "blue", "green")]
+    seen = count_pictures(assistant)
+    for index in (0, 1, 0, 1):
+        list(assistant.stream(requests[index]))
+    assert len(seen) == 2 and len(assistant._prefixes) == 2  # each picture was encoded once
+    list(assistant.stream(requests[2]))
+    list(assistant.stream(requests[1]))
+    assert len(seen) == 3 and len(assistant._prefixes) == 2
+    wanted = reference_answers(assistant, [requests[0]])
+    seen.clear()
+    assert "".join(assistant.stream(requests[0])).strip() == wanted[0] and len(seen) == 1  # it was the oldest

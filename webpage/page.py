@@ -1,0 +1,291 @@
+"""The page: gradio's components, and what each event does to a tab's session and shows of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webpage import limits
+from webpage.pictures import pictures_html
+from webpage.sessions import Line, Session, Sessions
+from webpage.texts import LANGUAGES, preferred, text
+from webpage.turns import Job
+
+CHIPS = ("question_1", "question_2", "question_3")
+DECODING = ("greedy", "sampling")
+# A tab's own key, which survives a reload: its conversation is found again.
+TAB_KEY = """() => {
+    const key = sessionStorage.getItem('tab') || crypto.randomUUID();
+    sessionStorage.setItem('tab', key);
+    return [key];
+}"""
+KEPT_FILES_S = 1800  # an uploaded file is removed after this time: whoever attached it has sent it by then
+CSS = """
+#top { align-items: center; } #title h1 { margin: 0; font-size: 1.4rem; }
+#language { flex: 0 0 auto; margin-left: auto; width: auto; }
+#pictures .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; }
+#pictures figure { margin: 0; }
+#pictures img { display: block; width: 100%; max-height: 55vh; object-fit: contain; border-radius: .5rem; }
+@media (max-width: 700px) { #pictures img { max-height: 28vh; } }
+#pictures figcaption, #pictures .legend { font-size: .85rem; margin: .25rem 0; overflow-wrap: anywhere; }
+#pictures .legend img { display: inline; width: auto; vertical-align: middle; border: 1px solid #9ca3af; }
+#pictures .no-picture { border: 2px dashed #9ca3af; border-radius: .5rem; padding: 3rem 1rem; text-align: center; }
+#bottom { align-items: center; } #status { flex: 1; } #status p { margin: 0; overflow-wrap: anywhere; }
+#status .problem { color: #b91c1c; font-weight: 600; } .dark #status .problem { color: #fca5a5; }
+#new { flex: 0 0 auto; }
+"""
+
+Updates = dict[Any, Any]  # component -> its new value or properties
+
+
+class Page:
+    """The page of all tabs. ``blocks`` is what gradio serves."""
+
+    def __init__(self, sessions: Sessions, kept_files_s: int = KEPT_FILES_S) -> None:
+        self.sessions = sessions
+        cleaning = (min(60, kept_files_s), kept_files_s)  # how often, and from which age, in seconds
+        with gr.Blocks(title=text("en", "title"), analytics_enabled=False, delete_cache=cleaning) as self.blocks:
+            self._build()
+            self._connect()
+        self.blocks.queue(default_concurrency_limit=None)  # the turns are those of webpage/turns.py
+
+    # ------------------------------------------------------------------------------------------ components
+
+    def _build(self) -> None:
+        self.key = gr.Textbox(visible=False)
+        with gr.Row(elem_id="top"):
+            self.title = gr.HTML(elem_id="title")
+            choices = [(name, code) for code, name in LANGUAGES.items()]
+            self.language = gr.Radio(choices, show_label=False, container=False, elem_id="language", min_width=0)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                self.pictures = gr.HTML(elem_id="pictures")
+                self.look = gr.Checkbox(label=text("en", "look"), container=False, elem_id="look")
+                self._build_settings()
+            with gr.Column(scale=3, min_width=320):
+                self.chat = gr.Chatbot(
+                    elem_id="chat",
+                    height="60vh",
+                    render_markdown=False,
+                    latex_delimiters=[],
+                    group_consecutive_messages=False,
+                    buttons=["copy"],
+                    show_label=False,
+                )
+                with gr.Row(elem_id="chips"):
+                    self.chips = [gr.Button(size="sm", visible=False) for _ in CHIPS]
+                self.box = gr.MultimodalTextbox(
+                    elem_id="box", sources=["upload"], file_count="multiple", show_label=False, autofocus=True
+                )
+                with gr.Row(elem_id="bottom"):
+                    self.status = gr.HTML(elem_id="status")
+                    self.new = gr.Button(size="sm", scale=0, elem_id="new")
+
+    def _build_settings(self) -> None:
+        with gr.Accordion(open=False, elem_id="settings") as self.settings:
+            self.checkpoint = gr.Dropdown([], elem_id="checkpoint")
+            self.decoding = gr.Radio([], elem_id="decoding")
+            self.temperature = gr.Slider(0.1, 2.0, value=1.0, step=0.1, elem_id="temperature")
+            self.length = gr.Number(value=None, precision=0, minimum=1, elem_id="length")
+            self.system = gr.Textbox(lines=2, max_length=limits.MOST_CHARACTERS, elem_id="system")
+
+    def _connect(self) -> None:
+        chosen = [self.checkpoint, self.decoding, self.temperature, self.length, self.system]
+        shown = [self.chat, self.box, self.status, self.pictures, *self.chips]
+        labels = [self.title, self.look, self.settings, self.new, *chosen]
+        maps = [self.look, self.pictures, self.status]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.blocks.load(self.on_open, self.key, [self.language, *labels, *shown], js=TAB_KEY, **quiet)
+        self.blocks.unload(self.on_close)
+        self.language.input(self.on_language, self.language, [*labels, *shown], **quiet)
+        self.look.input(self.on_look, self.look, maps, **quiet)
+        self.chat.select(self.on_select, None, maps, **quiet)
+        # "multiple": a session refuses a second question itself, and says so; gradio would drop it without a word.
+        sent = self.box.submit(self.on_submit, [self.box, *chosen], shown, trigger_mode="multiple", **quiet)
+        clicked = [chip.click(self.on_chip, [chip, *chosen], shown, **quiet) for chip in self.chips]
+        for asked in (sent, *clicked):
+            asked.then(self.on_answered, None, maps, **quiet)
+        self.box.stop(self.on_stop, None, None, queue=False, **quiet)
+        for left in (self.new.click, self.chat.clear):
+            left(self.on_new, None, shown, **quiet)
+
+    # ------------------------------------------------------------------------------------------ what is shown
+
+    def _labels(self, session: Session) -> Updates:
+        """Every label and choice in the session's language."""
+        t, assistant = session.t, self.sessions.model.assistant
+        choices = self.sessions.model.choices(session.language)
+        length, system = ("", "") if assistant is None else _defaults(assistant.config)
+        return {
+            self.title: f"<h1>{escape(t('title'))}</h1>",
+            self.look: gr.update(label=t("look"), value=session.looks),
+            self.settings: gr.update(label=t("settings_short")),
+            self.new: gr.update(value=t("new")),
+            self.checkpoint: gr.update(label=t("model"), choices=choices),
+            self.decoding: gr.update(label=t("decoding"), choices=[(t(name), name) for name in DECODING]),
+            self.temperature: gr.update(label=t("temperature")),
+            self.length: gr.update(label=t("length"), placeholder=length),
+            self.system: gr.update(label=t("system"), placeholder=system),
+        }
+
+    def _shown(self, session: Session, question: str | None = None) -> Updates:
+        """The whole conversation, and what can be done now. ``question`` replaces what is in the input."""
+        busy, pictures = session.job is not None, bool(session.conversation.images)
+        hint = session.t("ask_more" if pictures else "type_here")
+        box = gr.update(placeholder=hint, submit_btn=not busy, stop_btn=busy)
+        if question is not None:
+            box["value"] = {"text": question, "files": []}
+        offered = pictures and not session.lines
+        chips = [gr.update(value=session.t(key), visible=offered) for key in CHIPS]
+        return {
+            **self._progress(session),
+            self.box: box,
+            self.pictures: pictures_html(session),
+            **dict(zip(self.chips, chips, strict=True)),
+        }
+
+    def _progress(self, session: Session) -> Updates:
+        """What changes while an answer comes. Not the input: the next question may be typed there meanwhile."""
+        messages = [_message(line) for line in session.lines]
+        return {self.chat: gr.update(value=messages, placeholder=escape(session.t("empty"))), **self._said(session)}
+
+    def _said(self, session: Session) -> Updates:
+        job, said = session.job, session.said()
+        if session.status.key == "waiting" and job is not None:
+            said = session.t("waiting", before=self.sessions.turns.before(job))  # it moves up
+        kind = "problem" if session.status.refused else "note"
+        return {self.status: f'<p class="{kind}" role="status">{escape(said)}</p>'}
+
+    def _maps(self, session: Session) -> Updates:
+        return {self.look: session.looks, self.pictures: pictures_html(session), **self._said(session)}
+
+    # ------------------------------------------------------------------------------------------ events
+
+    def on_open(self, key: str, request: gr.Request) -> Updates:
+        """A tab was opened or reloaded."""
+        session = self.sessions.open(_tab(request), key, preferred(request.headers.get("accept-language", "")))
+        labels = self._labels(session)
+        labels[self.checkpoint]["value"] = str(session.checkpoint)
+        assistant = self.sessions.model.assistant
+        if assistant is not None:
+            labels[self.decoding]["value"] = DECODING[assistant.config.generate.do_sample]
+            labels[self.temperature]["value"] = assistant.config.generate.temperature
+        return {self.language: session.language, **labels, **self._shown(session)}
+
+    def on_close(self, request: gr.Request) -> None:
+        self.sessions.close(_tab(request))
+
+    def on_language(self, language: str, request: gr.Request) -> Updates:
+        session = self.sessions.of(_tab(request))
+        session.language = language
+        return {**self._labels(session), **self._shown(session)}
+
+    def on_submit(
+        self,
+        sent: dict[str, Any],
+        checkpoint: str,
+        decoding: str,
+        temperature: float,
+        length: int | None,
+        system: str | None,
+        request: gr.Request,
+    ) -> Iterator[Updates]:
+        """Pictures, a question, or both were sent."""
+        session, question = self.sessions.of(_tab(request)), sent["text"]
+        read = self.sessions.show(session, sent["files"]) if sent["files"] else True
+        if read and question.strip():
+            settings = _settings(decoding, temperature, length, system)
+            yield from self._ask(session, question, checkpoint, settings)
+        else:
+            yield self._shown(session, question.strip())
+
+    def on_chip(
+        self,
+        question: str,
+        checkpoint: str,
+        decoding: str,
+        temperature: float,
+        length: int | None,
+        system: str | None,
+        request: gr.Request,
+    ) -> Iterator[Updates]:
+        """One of the example questions was clicked."""
+        settings = _settings(decoding, temperature, length, system)
+        yield from self._ask(self.sessions.of(_tab(request)), question, checkpoint, settings)
+
+    def _ask(self, session: Session, question: str, checkpoint: str, settings: dict[str, Any]) -> Iterator[Updates]:
+        job = self.sessions.ask(session, question, Path(checkpoint), settings)
+        if job is not None:
+            yield self._shown(session, "")
+            for _ in job.changes():
+                yield self._progress(session)
+        yield self._shown(session, session.take_back())
+
+    def on_stop(self, request: gr.Request) -> None:
+        self.sessions.stop(self.sessions.of(_tab(request)))
+
+    def on_new(self, request: gr.Request) -> Updates:
+        session = self.sessions.of(_tab(request))
+        self.sessions.restart(session)
+        return self._shown(session)
+
+    def on_answered(self, request: gr.Request) -> Iterator[Updates]:
+        session = self.sessions.of(_tab(request))
+        session.selected = None
+        yield from self._look(session)
+
+    def on_look(self, looks: bool, request: gr.Request) -> Iterator[Updates]:
+        """The switch was turned on or off."""
+        session = self.sessions.of(_tab(request))
+        session.looks = looks
+        yield from self._look(session)
+
+    def on_select(self, chosen: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
+        """A line of the conversation was clicked: an answer's maps are shown."""
+        session = self.sessions.of(_tab(request))
+        number = chosen.index if isinstance(chosen.index, int) else chosen.index[0]
+        line = session.lines[number] if number < len(session.lines) else None
+        if line is not None and line.kind == "answer":
+            session.looks, session.selected = True, line.turn
+        yield from self._look(session)
+
+    def _look(self, session: Session) -> Iterator[Updates]:
+        job: Job | None = self.sessions.look(session)
+        if job is not None:
+            for _ in job.changes():
+                yield self._said(session)
+        yield self._maps(session)
+
+
+def _tab(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+def _message(line: Line) -> dict[str, str]:
+    if line.kind == "note":
+        return {"role": "assistant", "content": _as_text(f"— {line.text} —")}
+    return {"role": "user" if line.kind == "question" else "assistant", "content": _as_text(line.text or "…")}
+
+
+def _as_text(words: str) -> str:
+    """What people and models write, for the chatbot, which takes it as HTML even without Markdown.
+
+    Only what would begin a tag or an entity is escaped: the button that copies a message copies this.
+    """
+    return re.sub(r"&(?=[#A-Za-z])|<(?=[A-Za-z/!?])", lambda found: escape(found[0]), words)
+
+
+def _defaults(config: Any) -> tuple[str, str]:
+    """The longest answer and the system prompt of a checkpoint's config, as hints."""
+    return str(config.generate.max_new_tokens), config.language.system
+
+
+def _settings(decoding: str, temperature: float, length: int | None, system: str | None) -> dict[str, Any]:
+    """The page's settings as those of an answer. What is empty is left to the checkpoint's config."""
+    always: dict[str, Any] = {"do_sample": decoding == "sampling", "temperature": temperature}
+    return always | ({"max_new_tokens": length} if length else {}) | ({"system": system} if system else {})
