@@ -79,7 +79,7 @@ class SettingsDialog(tkinter.Toplevel):
         spin = ttk.Spinbox(body, textvariable=self.length, from_=1, to=4096, increment=16, width=8, font=self.look.font)
         self._row(3, "length", spin)
         self.system = self.look.text_box(body, height=3, padx=self.look.px(6), pady=self.look.px(5))
-        self.system.configure(width=36, highlightthickness=1, highlightbackground=self.look.colors.line)
+        self.system.configure(width=36, highlightthickness=1, highlightbackground=self.look.colors.edge)
         self.system.configure(highlightcolor=self.look.colors.accent)
         self.system.bind("<Tab>", self._leave_text)
         self._row(4, "system", self.system)

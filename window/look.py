@@ -118,6 +118,7 @@ class Look:
             font.nametofont(name, root).configure(family=family, size=-self.px(13))
         self._images: list[ImageTk.PhotoImage] = []  # Tk itself keeps no reference
         self._make_theme()
+        self._color_file_dialogs()
 
     def px(self, pixels: float) -> int:
         """Pixels on this screen for ``pixels`` on a screen of 96 per inch."""
@@ -264,6 +265,24 @@ class Look:
         self.root.option_add("*TCombobox*Listbox.background", c.surface)
         self.root.option_add("*TCombobox*Listbox.foreground", c.text)
         self.root.option_add("*TCombobox*Listbox.font", self.font)
+
+    def _color_file_dialogs(self) -> None:
+        """On X11 the file dialogs are Tk's own; their list is black on white in every theme. Hide dot files too."""
+        tk, c = self.root.tk, self.colors
+        if tk.call("tk", "windowingsystem") != "x11":
+            return
+        tk.eval("catch {tk_getOpenFile -no-such-option}; destroy .__tk_filedialog .__tk_choosedir")  # loads the script
+        tk.setvar("::tk::dialog::file::showHiddenBtn", "1")
+        tk.setvar("::tk::dialog::file::showHiddenVar", "0")
+        self.root.option_add("*TkFDialog*Canvas.foreground", c.text)
+        self.root.option_add("*TkChooseDir*Canvas.foreground", c.text)
+        self.root.bind_class("TkFDialog", "<Map>", lambda event: self._color_file_list(event.widget))
+        self.root.bind_class("TkChooseDir", "<Map>", lambda event: self._color_file_list(event.widget))
+
+    def _color_file_list(self, dialog: tkinter.Misc | str) -> None:
+        canvas = f"{dialog}.contents.icons.cHull.canvas"
+        if self.root.tk.call("winfo", "exists", canvas):
+            self.root.tk.call(canvas, "configure", "-background", self.colors.surface)
 
     # ------------------------------------------------------------------------------------------ widgets
 

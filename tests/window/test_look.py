@@ -38,3 +38,11 @@ def test_every_text_can_be_read_on_its_ground():
         pairs += [(c.muted, c.ground), (c.muted, c.surface), (c.on_warning, c.warning), (c.on_warning, c.ground)]
         pairs += [(c.on_accent, c.accent), (c.on_accent, c.accent_over)]
         assert min(contrast(*pair) for pair in pairs) >= 4.5
+
+
+def test_edges_and_focus_rings_are_seen():
+    """WCAG's 3 : 1 for what shows a control or its state, to the ground on each side of it."""
+    for c in (LIGHT, DARK):
+        edges = [(edge, ground) for edge in (c.edge, c.accent, c.muted) for ground in (c.ground, c.surface)]
+        edges += [(c.edge, c.button), (c.accent, c.button), (c.accent, c.question), (c.text, c.ground)]
+        assert min(contrast(*pair) for pair in edges) >= 3

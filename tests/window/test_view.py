@@ -149,3 +149,21 @@ def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
     )
     window.models.load(other)
     assert not window.view.demo_note.winfo_manager()
+
+
+def test_the_dialog_for_pictures_is_dark_in_the_dark_and_hides_dot_files(open_window):
+    window, person = open_window(preferences=Preferences(dark=True))
+    loaded(window, person)
+    seen_there = []
+
+    def look() -> None:
+        person.until(lambda: "filedialog" in str(window.root.tk.call("focus")))
+        canvas = ".__tk_filedialog.contents.icons.cHull.canvas"
+        seen_there.append(str(window.root.tk.call(canvas, "cget", "-background")))
+        person.press("Escape")
+
+    window.root.after(300, look)
+    person.press("Control_L", "o")
+    person.until(lambda: seen_there)
+    assert seen_there == [window.view.look.colors.surface]
+    assert str(window.root.tk.getvar("::tk::dialog::file::showHiddenVar")) == "0"
