@@ -42,7 +42,7 @@ $(WEB)/installed: requirements-web.txt requirements-dev.txt
 	touch $@
 
 test-web: $(WEB)/installed
-	$(WEB)/bin/python -m pytest tests/webpage tests/test_web.py tests/dataset/test_image.py tests/dataset/test_pixels.py
+	$(WEB)/bin/python -m pytest tests/window/web tests/test_web.py tests/dataset/test_image.py tests/dataset/test_pixels.py
 
 soak: install-dev
 	VLM_KILLS=200 $(BIN)/python -m pytest tests/training/test_crash.py -k random_moments

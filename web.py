@@ -8,7 +8,7 @@ Then open the address that it prints. gradio is optional and wants an older pill
     .venv-web/bin/python -m pip install -r requirements-web.txt
     .venv-web/bin/python web.py --checkpoint checkpoints/demo
 
-The page is in webpage/; the model is loaded and asked by answering/, as for ask.py and the window.
+The page is in window/web/; the model is loaded and asked by answering/, as for ask.py and the window.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from common.optional import is_installed
 from common.text import prepare_console
 
 if TYPE_CHECKING:
-    from webpage.model import Model
+    from window.web.model import Model
 
 CHECKPOINTS = Path("checkpoints")
 NO_GRADIO = (
@@ -110,8 +110,8 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve the page until Ctrl-C or SIGTERM, and return the exit status."""
-    from webpage.model import Model
-    from webpage.server import prepare_gradio
+    from window.web.model import Model
+    from window.web.server import prepare_gradio
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uploaded files are removed
     with tempfile.TemporaryDirectory(prefix="ask-a-picture-", ignore_cleanup_errors=True) as folder:
@@ -124,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(model: Model, port: int | None, share: bool) -> None:
-    from webpage.page import Page
-    from webpage.server import served
-    from webpage.sessions import Sessions
+    from window.web.page import Page
+    from window.web.server import served
+    from window.web.sessions import Sessions
 
     sessions = Sessions(model)
     try:

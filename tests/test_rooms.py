@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "evaluation": {"common", "settings", "dataset", "model", "answering", "training.distributed"},
     "retrieval": {"common", "settings", "dataset", "model", "visual", "training"},
     "window": {"common", "settings", "dataset", "answering"},
-    "webpage": {"common", "settings", "dataset", "answering", "window.texts"},
 }
 OUTSIDE = {"demo", "benchmarks", "docs"}  # may import every room; no room imports them
 
@@ -99,3 +98,9 @@ def test_the_light_rooms_import_no_torch():
     code = "import sys, settings, common.files, common.hub, common.errors, visual.geometry; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "peft", "accelerate", "numpy"} & set(done.stdout.split())
+
+
+def test_the_page_in_a_browser_needs_no_tkinter():
+    code = "import sys, window.web.model, window.web.sessions, window.web.texts; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert "tkinter" not in done.stdout.split()

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from answering.heat import heat_ramp, with_heat
-from webpage.sessions import Session
+from window.web.sessions import Session
 
 if TYPE_CHECKING:
     from answering.attention_map import AttentionMap

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.browser import NAMES, Browser, find_chromium
 from tests.helpers.tiny import picture
-from webpage.model import Model
-from webpage.sessions import Sessions
+from window.web.model import Model
+from window.web.sessions import Sessions
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def browsers() -> Iterator[list[Browser]]:
 @pytest.fixture
 def uploads(tmp_path, monkeypatch) -> Path:
     """The folder of uploaded files; gradio's settings are undone afterwards."""
-    from webpage.server import prepare_gradio
+    from window.web.server import prepare_gradio
 
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
@@ -61,8 +61,8 @@ def uploads(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def address(browsers, sessions, uploads) -> Iterator[str]:
     """The page's address while it is served."""
-    from webpage.page import Page
-    from webpage.server import served
+    from window.web.page import Page
+    from window.web.server import served
 
     with served(Page(sessions)) as found:
         yield found

@@ -188,9 +188,9 @@ def test_settings_reach_the_answer(person, red, sessions, assistant):
 
 
 def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, sessions, uploads, red, address):
-    from tests.webpage.conftest import Person
-    from webpage.page import Page
-    from webpage.server import HEADERS, served
+    from tests.window.web.conftest import Person
+    from window.web.page import Page
+    from window.web.server import HEADERS, served
 
     for path in ("web.py", str(Path("/etc/hostname")), f"{uploads}/../red.png", "README.md"):
         try:

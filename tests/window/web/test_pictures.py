@@ -13,8 +13,8 @@ from answering.attention_map import AttentionMap
 from answering.conversation import Conversation
 from answering.heat import with_heat
 from tests.helpers.tiny import picture
-from webpage.pictures import LARGEST, pictures_html
-from webpage.sessions import Session
+from window.web.pictures import LARGEST, pictures_html
+from window.web.sessions import Session
 
 
 def session_of(*names: str) -> Session:

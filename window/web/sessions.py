@@ -1,6 +1,6 @@
 """What each browser tab has of its own: its pictures, its conversation, and the answer in progress.
 
-A question becomes a job of :class:`webpage.turns.Turns`. The job's thread changes the session, and whoever shows the
+A question becomes a job of :class:`window.web.turns.Turns`. The job's thread changes the session, and whoever shows the
 session follows the job: a tab that is closed in the middle of an answer holds nobody up.
 """
 
@@ -23,10 +23,10 @@ from common.errors import UserError
 from common.language import in_chinese
 from common.text import whole
 from dataset.image import ImageError, load_image
-from webpage import limits
-from webpage.model import Model
-from webpage.texts import text
-from webpage.turns import Job, Turns
+from window.web import limits
+from window.web.model import Model
+from window.web.texts import text
+from window.web.turns import Job, Turns
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant
@@ -38,7 +38,7 @@ MB = 1_000_000
 
 
 class Status(NamedTuple):
-    """The line under the conversation: a key of webpage/texts.py with its values."""
+    """The line under the conversation: a key of window/web/texts.py with its values."""
 
     key: str
     values: dict[str, Any] = {}

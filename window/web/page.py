@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from webpage import limits
-from webpage.pictures import pictures_html
-from webpage.sessions import Line, Session, Sessions
-from webpage.texts import LANGUAGES, preferred, text
-from webpage.turns import Job
+from window.web import limits
+from window.web.pictures import pictures_html
+from window.web.sessions import Line, Session, Sessions
+from window.web.texts import LANGUAGES, preferred, text
+from window.web.turns import Job
 
 CHIPS = ("question_1", "question_2", "question_3")
 DECODING = ("greedy", "sampling")
@@ -52,7 +52,7 @@ class Page:
         with gr.Blocks(title=text("en", "title"), analytics_enabled=False, delete_cache=cleaning) as self.blocks:
             self._build()
             self._connect()
-        self.blocks.queue(default_concurrency_limit=None)  # the turns are those of webpage/turns.py
+        self.blocks.queue(default_concurrency_limit=None)  # the turns are those of window/web/turns.py
 
     # ------------------------------------------------------------------------------------------ components
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.helpers.tiny import REPO
-from webpage.texts import TEXTS, preferred, text
+from window.web.texts import TEXTS, preferred, text
 
 
 def test_both_languages_have_the_same_texts_with_the_same_parts():
@@ -19,7 +19,9 @@ def test_both_languages_have_the_same_texts_with_the_same_parts():
 
 def test_every_text_that_the_code_names_exists_and_none_is_left_over():
     """Keys that the window no longer has would be a KeyError in someone's browser."""
-    code = "".join(file.read_text(encoding="utf-8") for file in (REPO / "webpage").glob("*.py") if file.stem != "texts")
+    code = "".join(
+        file.read_text(encoding="utf-8") for file in (REPO / "window" / "web").glob("*.py") if file.stem != "texts"
+    )
     named = set(re.findall(r'(?:\bt|text|note|refuse|Status)\((?:"en", |language, )?"(\w+)"', code))
     named |= {"greedy", "sampling", "question_1", "question_2", "question_3", "baseline_on_device", "on_device"}
     named |= {"stage_libraries", "stage_weights", "stage_device", "shows_tokens", "shows_queries"}

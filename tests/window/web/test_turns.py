@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from common.errors import UserError
-from webpage.turns import Job, Turns
+from window.web.turns import Job, Turns
 
 
 class Gate:

@@ -11,9 +11,9 @@ from answering.assistant import Assistant
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.asking import count_pictures
 from tests.helpers.tiny import never_ends, picture
-from webpage import limits
-from webpage.sessions import Session, Sessions
-from webpage.turns import Job
+from window.web import limits
+from window.web.sessions import Session, Sessions
+from window.web.turns import Job
 
 
 def ask(sessions: Sessions, session: Session, question: str, **settings) -> Job | None:
@@ -234,7 +234,7 @@ def test_half_characters_are_replaced_and_it_is_said(sessions, tab):
 def test_each_tab_is_answered_by_the_checkpoint_it_chose(sessions, tab, checkpoint, monkeypatch):
     other = checkpoint.with_name("checkpoint-2")
     shutil.copytree(checkpoint, other)
-    monkeypatch.setattr("webpage.model.CHECKPOINTS", checkpoint.parent.parent)
+    monkeypatch.setattr("window.web.model.CHECKPOINTS", checkpoint.parent.parent)
     answer(sessions, tab, "What color?")
     list(sessions.ask(tab, "and now?", other, {}).changes())
     assert tab.lines[2].text == "From here on test / checkpoint-2 answers."
@@ -248,7 +248,7 @@ def test_a_damaged_checkpoint_is_a_sentence_and_the_next_question_is_answered(se
     other = checkpoint.with_name("checkpoint-2")
     shutil.copytree(checkpoint, other)
     (other / "projector.safetensors").write_bytes(b"")
-    monkeypatch.setattr("webpage.model.CHECKPOINTS", checkpoint.parent.parent)
+    monkeypatch.setattr("window.web.model.CHECKPOINTS", checkpoint.parent.parent)
     list(sessions.ask(tab, "What?", other, {}).changes())
     assert tab.status.refused and "use an earlier checkpoint" in tab.said()
     assert answer(sessions, tab, "What?")

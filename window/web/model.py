@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from answering.checkpoints import checkpoint_facts, checkpoints_under, name_of
 from answering.worker import import_opening
-from webpage.texts import text
+from window.web.texts import text
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from webpage import limits
+from window.web import limits
 
 if TYPE_CHECKING:
-    from webpage.page import Page
+    from window.web.page import Page
 
 HOST = "127.0.0.1"
 # The browser itself refuses to load anything from elsewhere, and no other page may show this one in a frame.
@@ -42,7 +42,7 @@ def served(page: Page, port: int | None = None, share: bool = False) -> Iterator
     from gradio.themes import Default
     from starlette.middleware import Middleware
 
-    from webpage.page import CSS
+    from window.web.page import CSS
 
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none to download
     try:
