@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +145,6 @@ class Loop:
                 self.load_weights(checkpoint)
         if not checkpoint:
             self.begin_weights()
-        self.words_teach = any(parameter.requires_grad for parameter in self.model.language.parameters())
         groups = parameter_groups(self.model, self.config)
         self.names = [name for group in groups for name in group["names"]]  # of the optimiser's parameters, by number
         optimizer = build_optimizer(groups, self.config)
@@ -274,6 +274,11 @@ class Loop:
     def to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
         device = self.accelerator.device
         return {name: tensor.to(device, non_blocking=True) for name, tensor in model_inputs(batch).items()}
+
+    @cached_property
+    def words_teach(self) -> bool:
+        """Whether a batch without a picture changes any weight."""
+        return any(parameter.requires_grad for parameter in self.model.language.parameters())
 
     def count_untaught(self, batch: Batch) -> None:
         """Count a batch that changes no weight: it has no picture, and of the language model nothing is trained."""
