@@ -48,6 +48,7 @@ soak: install-dev
 	VLM_KILLS=200 $(BIN)/python -m pytest tests/training/test_crash.py -k random_moments
 	VLM_FUZZ_MINUTES=30 $(BIN)/python -m pytest -s tests/test_fuzz.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_distributed.py -k launcher
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_fsdp.py -k so_does
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py tests/model/test_compiling.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/model/test_llava.py
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/answering/serving/test_app.py -k hostile

@@ -12,6 +12,8 @@ from answering.assistant import Assistant
 from answering.exporting import hf
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
+from dataset.write_shards import write_shards
+from settings import load_config
 from tests.helpers.asking import reference_answers
 from tests.helpers.tiny import enlarge_projector, picture
 from training.setup import build_loop
@@ -51,6 +53,20 @@ def test_a_run_with_each_kind_is_resumed_exactly_and_answers(kind, make_config, 
         assert again.keys() == tensors.keys()
         assert all(torch.equal(again[name], value) for name, value in tensors.items())
     assert_answers(Assistant.load(folder / "checkpoint-4", "cpu"), kind, tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_trains_on_a_stream(kind, make_config, tmp_path):
+    settings, tokens = KINDS[kind]
+    kinds = [f"projector.kind={kind}", f"vision.image_context_length={tokens}", *settings]
+    options = ["train.max_steps=2", "train.save_steps=1", "train.eval_strategy=no", "data.workers=1", *kinds]
+    (tmp_path / "shards").mkdir()
+    write_shards(make_config(*options), tmp_path / "shards", 2)
+    config = load_config(tmp_path / "run.yaml", [f"data.stream={tmp_path}/shards/train-*.tar", *options])
+    loop = build_loop(config, tmp_path / "run")
+    loop.train()
+    first, second = (load_file(tmp_path / "run" / f"checkpoint-{step}" / "projector.safetensors") for step in (1, 2))
+    assert loop.images and any(not torch.equal(first[name], value) for name, value in second.items())
 
 
 def assert_answers(assistant: Assistant, kind: str, tokens: int) -> None:

@@ -121,6 +121,29 @@ def test_what_accelerate_launch_asks_for_must_be_what_we_have(make_config, monke
         build_loop(make_config("language.train=full"), Path("never"))
 
 
+@pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: three processes for each kind, half a minute")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("linear",),
+        ("pool", "projector.pool=2", "vision.drop_first_token=false", "vision.image_context_length=4"),
+        ("resampler", "projector.queries=4", "vision.image_context_length=4"),
+        ("qformer", "projector.queries=4", "projector.layers=2", "vision.image_context_length=4"),
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_so_does_each_connector(make_config, tmp_path, settings):
+    kind, *more = settings
+    start = runs_of(make_config, tmp_path, [*OPTIONS, f"projector.kind={kind}", *more])
+    one, alone = start("one", "train.gradient_accumulation_steps=4")
+    two, shared = start("two", "train.gradient_accumulation_steps=2", "train.fsdp=true")
+    assert one()["codes"] == [0]
+    result = two(ranks=2)
+    assert result["codes"] == [0, 0], result["output"]
+    if kind != "qformer":  # a Q-Former drops out a tenth, and each process draws its own
+        assert_close(shared, alone, rel=1e-5)
+
+
 @pytest.mark.skipif(not os.environ.get("VLM_SOAK"), reason="make soak: three processes, half a minute")
 def test_so_does_cross_attention_in_batches_without_an_image(make_config, tmp_path):
     more = ["projector.kind=cross_attention", "projector.every=1", "vision.image_context_length=1"]
