@@ -156,7 +156,7 @@ class Evaluation:
 
     Args:
         train: the questions that the baselines are fitted on; None: the asked ones.
-        facts: what the result file says besides scores and answers.
+        facts: what the result file says in addition to scores and answers.
         begin: when the command started, by ``time.monotonic``.
     """
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import RESULTS, ROOT, replaced
-from common.errors import UserError
+from common.errors import UserError, exit_status
 from common.files import write_json
 from dataset.corruptions import STRENGTHS
 from evaluation.result import read_result
@@ -38,13 +39,18 @@ WORDS: dict[str, dict[str, str]] = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in RUNS:
         parser.add_argument(f"--{name}", nargs="+", default=[], type=Path, metavar="FILE", help="results of such runs")
     parser.add_argument("--output", type=Path, default=FILE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="put the table into the docs")
     args = parser.parse_args()
+    return exit_status(lambda: make_table(args), "stopped")
+
+
+def make_table(args: argparse.Namespace) -> None:
+    """Write the results file if there are results, print the tables, and put them into the docs if that is wanted."""
     if args.plain and args.augmented:
         runs = {name: [corruptions_of(path) for path in getattr(args, name)] for name in RUNS}
         write_json(args.output, {"date": time.strftime("%Y-%m-%d"), "runs": runs})
@@ -80,4 +86,4 @@ def table(runs: dict[str, list[dict[str, Any]]], words: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -154,7 +154,7 @@ class QuestionBox(ttk.Frame):
         """The rectangle of the next question as a chip ("": none), with what the model makes of it."""
         chip = self.box_chip
         if (words, hint) == (chip.label.cget("text"), chip.hint.cget("text")):
-            return  # packing lays the window out anew
+            return  # packing lays out the whole window again
         chip.label.configure(text=words)
         chip.hint.configure(text=hint if words else "")
         self.refuse("")
