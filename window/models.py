@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from answering.checkpoints import checkpoint_facts, checkpoints_under, is_demo, name_of
 from window.dialog import SettingsDialog
-from window.preferences import Preferences
+from window.preferences import ANSWER, Preferences
 
 if TYPE_CHECKING:
     from window.controller import Window
 
 CHECKPOINTS = Path("checkpoints")
-DEFAULTS = {"max_new_tokens": 256, "system": ""}  # shown in the settings while no model is loaded
 
 
 class Models:
@@ -87,11 +86,13 @@ class Models:
         return {name: value for name, value in chosen.items() if name not in set_there}
 
     def defaults(self) -> dict[str, Any]:
-        """The checkpoint's own settings, which the preferences may override."""
+        """The checkpoint's own settings of an answer; those of a new config while no model is loaded."""
+        from settings import Generate  # pydantic takes 0.15 s, which the window does not need to open
+
         assistant = self.window.worker.assistant
-        if assistant is None:
-            return DEFAULTS
-        return {"max_new_tokens": assistant.config.generate.max_new_tokens, "system": assistant.config.language.system}
+        generate = assistant.config.generate if assistant is not None else Generate()
+        system = assistant.config.language.system if assistant is not None else ""
+        return {name: getattr(generate, name, system) for name in ANSWER}
 
     def open_settings(self) -> None:
         window, devices = self.window, ["cpu", "cuda"]

@@ -14,6 +14,11 @@ from common.text import whole
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 SIZES = (0, 100, 125, 150, 200)  # percent; 0: the scale of the screen
+ANSWER = (  # the settings of an answer: keys of the config's section generate, and the system prompt
+    *("do_sample", "temperature", "top_p", "top_k", "seed", "num_beams", "repetition_penalty"),
+    *("no_repeat_ngram_size", "min_new_tokens", "max_new_tokens", "stop_strings", "system"),
+)
+NULLABLE = ("top_k", "seed")  # "" is the null of these keys: all tokens, and another answer each time
 
 
 @dataclass
@@ -24,18 +29,25 @@ class Preferences:
     dark: bool = False
     size: int = 0
     look: bool = False  # whether attention maps are shown
-    do_sample: bool = False
-    temperature: float = 1.0
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | str | None = None
+    seed: int | str | None = None
+    num_beams: int | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    min_new_tokens: int | None = None
     max_new_tokens: int | None = None
+    stop_strings: list[str] | None = None
     system: str | None = None
     device: str = ""
     folder: str = ""  # of the last file that was opened or saved
 
     def overrides(self) -> dict[str, Any]:
-        """The settings of an answer, for :meth:`answering.worker.Worker.ask`."""
-        always: dict[str, Any] = {"do_sample": self.do_sample, "temperature": self.temperature}
-        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "system": self.system}
-        return always | {name: value for name, value in chosen.items() if value is not None}
+        """The settings of an answer that are not the checkpoint's, for :meth:`answering.worker.Worker.ask`."""
+        chosen = {name: getattr(self, name) for name in ANSWER if getattr(self, name) is not None}
+        return {name: None if name in NULLABLE and value == "" else value for name, value in chosen.items()}
 
     def save(self, file: Path | None = None) -> None:
         """Write them to the user's config folder. A folder that cannot be written to is not an error."""
@@ -62,11 +74,21 @@ class Preferences:
 
 
 def _usable(name: str, value: Any) -> bool:
+    """Whether a saved value can be used. Importing settings/schema.py, which has the same limits, takes 0.15 s."""
+    number, whole_number = type(value) in (int, float), type(value) is int
     checks = {
         "language": lambda: value in LANGUAGES,
-        "size": lambda: type(value) is int and value in SIZES,
-        "temperature": lambda: type(value) in (int, float) and 0 < value <= 5,
-        "max_new_tokens": lambda: type(value) is int and value >= 1,
+        "size": lambda: whole_number and value in SIZES,
+        "temperature": lambda: number and 0 < value <= 5,
+        "top_p": lambda: number and 0 < value <= 1,
+        "top_k": lambda: value == "" or whole_number and value >= 1,
+        "seed": lambda: value == "" or whole_number and 0 <= value < 2**32,
+        "num_beams": lambda: whole_number and value >= 1,
+        "repetition_penalty": lambda: number and value > 0,
+        "no_repeat_ngram_size": lambda: whole_number and value >= 0,
+        "min_new_tokens": lambda: whole_number and value >= 0,
+        "max_new_tokens": lambda: whole_number and value >= 1,
+        "stop_strings": lambda: isinstance(value, list) and all(isinstance(stop, str) and stop for stop in value),
         "system": lambda: isinstance(value, str) and not whole(value)[1],
         "device": lambda: isinstance(value, str),
         "folder": lambda: isinstance(value, str),

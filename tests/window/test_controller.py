@@ -466,9 +466,11 @@ def test_the_window_opens_before_torch_is_imported():
 def test_the_command_line_comes_before_the_preferences(open_window, monkeypatch):
     loads = []
     monkeypatch.setattr(Worker, "load", lambda worker, *arguments, **options: loads.append(options["overrides"]))
-    window, _ = open_window(overrides=["generate.do_sample=true", "generate.top_k=5", "data.max_pixels=1000"])
+    chosen = Preferences(do_sample=False, top_k=9, temperature=0.5)
+    overrides = ["generate.do_sample=true", "generate.top_k=5", "data.max_pixels=1000"]
+    window, _ = open_window(overrides=overrides, preferences=chosen)
     assert loads == [window.overrides] and window.pictures.max_pixels() == 1000
-    assert window.models.answer_settings() == {"temperature": 1.0}
+    assert window.models.answer_settings() == {"temperature": 0.5}
 
 
 def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, red, monkeypatch):

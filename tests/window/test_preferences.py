@@ -31,8 +31,13 @@ def test_settings_are_kept_and_a_value_that_cannot_be_used_becomes_the_default(t
     assert Preferences.load(file) == kept
     assert kept.overrides() == {"do_sample": True, "temperature": 0.7, "system": ""}
     bad = {"language": "xx", "dark": 1, "size": 117, "temperature": -1, "max_new_tokens": 0, "more": 1, "look": True}
+    bad |= {"do_sample": 1, "top_p": 1.5, "top_k": 0, "seed": 2**32, "num_beams": 1.5, "repetition_penalty": 0}
+    bad |= {"no_repeat_ngram_size": -1, "min_new_tokens": "3", "stop_strings": ["a", ""]}
     file.write_text(json.dumps(bad), encoding="utf-8")
     assert Preferences.load(file) == Preferences(look=True)
+    good = Preferences(top_p=1, top_k=1, seed=0, num_beams=2, repetition_penalty=1.1, stop_strings=["a"])
+    good.save(file)
+    assert Preferences.load(file) == good
     for damaged in ("{", "[]", ""):
         file.write_text(damaged, encoding="utf-8")
         assert Preferences.load(file) == Preferences()
