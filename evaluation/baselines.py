@@ -12,6 +12,8 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from PIL import Image
+
 from dataset.choices import LABELS, options_in
 from dataset.normalise import normalise
 from evaluation.boxes import commonest_boxes, has_boxes
@@ -35,6 +37,7 @@ PROBES = {
     "no_picture": Baseline("no picture", "itself with no picture"),
 }
 BASELINES = FITTED | PROBES
+GREY = Image.new("RGB", (64, 64), (128, 128, 128))  # "no picture" for a model that cannot be asked without one
 
 
 def needs_picture(question: Question) -> bool:

@@ -17,6 +17,8 @@ _YES_NO = {
 
 def chance(question: Question) -> float | None:
     """The mean score of guessing among the options, or between yes and no where the references say one of them."""
+    if question.chance is not None:
+        return question.chance
     guesses: Sequence[str] = LABELS[: len(question.options)]
     if not guesses:
         given = {normalise(reference, question.language) for reference in question.references}

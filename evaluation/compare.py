@@ -105,7 +105,10 @@ def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
         one, other = a.get(name), b.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
             keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
-            yield from (f"{name}.{key}: {one.get(key)} / {other.get(key)}" for key in keys)
+            if one and other:
+                yield from (f"{name}.{key}: {one.get(key)} / {other.get(key)}" for key in keys)
+            elif keys:
+                yield f"{name}: {'A' if one else 'B'} has settings of it, the other has none"
         elif one != other:
             yield f"{name}: {one} / {other}"
 
@@ -121,7 +124,8 @@ def show(a: Result, b: Result, pairs: Sequence[Pair], most: int) -> str:
         rows |= {f"{field} {name}": row for name, row in found[f"by_{field}"].items()}  # type: ignore[literal-required]
     headings = {"n": "n", "a": "A", "b": "B", "difference": "B - A", "standard_error": "+-", "clear": "clear"}
     lines = [f"A: {a['checkpoint']}", f"B: {b['checkpoint']}"]
-    lines += ["", *table({name: _cells(row) for name, row in rows.items() if row["a"]["n"]}, headings)]
+    cells = {name: _cells(row) for name, row in rows.items() if row["a"]["n"]}
+    lines += ["", *table(cells, headings)] if cells else []
     captions = {
         f"{name} captions ({language})": row
         for name, result in (("A", a), ("B", b))

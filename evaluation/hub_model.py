@@ -34,10 +34,10 @@ from common.hub import model_folder, read_config
 from common.optional import is_installed
 from dataset.prompt import IMAGE_TOKEN, Request, without_thoughts
 from dataset.question_types import question_type
+from evaluation.baselines import GREY
 from evaluation.messages import messages_of
 from settings import Generate
 
-GREY = Image.new("RGB", (64, 64), (128, 128, 128))  # for a model that cannot be asked without a picture
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 

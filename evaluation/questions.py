@@ -49,7 +49,9 @@ class Question:
     baselines: dict[str, str | None] = field(default_factory=dict)
     other_images: list[str] = field(default_factory=list)  # shown for the baseline "other_picture"
     corrupted: dict[str, str] = field(default_factory=dict)  # answers about worse pictures, by corrupting.Case.name
+    named: list[str] = field(default_factory=list)  # pictures that the answer is a name of
     problem: str | None = None
+    chance: float | None = None  # of guessing, where it does not follow from the options
     ceiling: float | None = None  # what the best answer scores
 
     def score(self, metric: str | None = None) -> float | None:
@@ -75,6 +77,8 @@ class Question:
     @property
     def metrics(self) -> list[str]:
         """The metrics that the question is scored by: its source's, and those that apply to its references."""
+        if METRICS[self.metric].alone:
+            return [self.metric]
         return [name for name, metric in METRICS.items() if name == self.metric or metric.beside(self.references)]
 
     def chosen(self, answer: str) -> str:

@@ -132,7 +132,7 @@ def build_result(questions: Sequence[Question], unreadable_images: Mapping[str, 
         "unasked": len(unasked),  # left out of every score
         "first_problem": unasked[0].problem if unasked else None,
         "unreadable_images": dict(unreadable_images),
-        "long_references": sum(all(map(is_sentence, q.references)) for q in short),
+        "long_references": sum(all(map(is_sentence, q.references)) and not METRICS[q.metric].alone for q in short),
         "scores": score_groups(questions),
         **overall,
         "verdict_by_type": by_type,
@@ -166,6 +166,8 @@ def prediction(question: Question) -> Prediction:
         line["baselines"][name] = {"answer": answer, "score": question.baseline_score(name)}
     if "other_picture" in line["baselines"]:
         line["baselines"]["other_picture"]["images"] = question.other_images
+    if question.named:
+        line["named"] = question.named
     if question.problem:
         line["problem"] = question.problem
     if question.corrupted:
@@ -193,7 +195,8 @@ def show(result: Mapping) -> str:
     named |= {f"source {name}": group for name, group in scores["by_source"].items()}
     verdicts = {"all": result, **{f"type {name}": own for name, own in result["verdict_by_type"].items()}}
     rows = {name: _row(group, verdicts.get(name)) for name, group in named.items() if group["n"]}
-    lines = table(rows, _columns({line["metric"] for line in result["predictions"]} or result["metrics"].values()))
+    used = {line["metric"] for line in result["predictions"] if line["score"] is not None}
+    lines = table(rows, _columns(used or result["metrics"].values()))
     captions = {
         f"{name} ({language})": group["captions"][language]
         for name, group in named.items()

@@ -46,6 +46,7 @@ class Prediction(TypedDict):
     score: float | None
     scores: dict[str, float]  # by every metric that applies
     baselines: dict[str, BaselineAnswer]  # by name: majority, question_only, other_picture, no_picture
+    named: NotRequired[list[str]]  # paths of the pictures that the answer is a name of (retrieval/)
     problem: NotRequired[str]  # why it could not be asked
     corrupted: NotRequired[dict[str, str]]  # with --corrupt: kind and strength, such as "noise 2" -> the answer
 
@@ -152,6 +153,7 @@ class Result(Verdict):
     verdict_by_type: dict[str, Verdict]
     types_that_do_not_look: list[str]
     sight: Sight | None  # None: not measured
+    recall: NotRequired[dict[str, dict[str, float]]]  # of retrieval/: at 1, 5 and 10, both ways
     corruptions: NotRequired[dict]  # corrupting.Corruptions, with --corrupt
     predictions: list[Prediction]
 

@@ -87,6 +87,11 @@ def anls(answer: str, references: Sequence[str], language: str) -> float:
     return best if best > 0.5 else 0.0
 
 
+def top_1(answer: str, references: Sequence[str], language: str) -> float:
+    """1 if the first of a ranking is one of the right ones, to the letter: Recall@1, and zero-shot accuracy."""
+    return float(answer in references)
+
+
 def _edits(a: str, b: str) -> int:
     """The Levenshtein distance: the fewest insertions, deletions and replacements that make ``b`` of ``a``."""
     row = list(range(len(b) + 1))
@@ -103,11 +108,13 @@ class Metric:
 
     ``score`` takes the answer, the reference answers and the language; ``heading`` is the column in the printed table.
     ``beside``: whether questions with these references are scored by it too where their source has another metric.
+    ``alone``: questions of this metric are scored by no other.
     """
 
     heading: str
     score: Callable[[str, Sequence[str], str], float]
     beside: Callable[[Sequence[str]], bool] = lambda references: False
+    alone: bool = False
 
 
 METRICS = {
@@ -115,6 +122,7 @@ METRICS = {
     "vqa_accuracy": Metric("VQA", vqa_accuracy, beside=lambda references: len(references) == 10),
     "relaxed_accuracy": Metric("relaxed", relaxed_accuracy),
     "anls": Metric("ANLS", anls),
+    "top_1": Metric("top 1", top_1, alone=True),
     "box_accuracy": Metric("IoU .5", box_accuracy, beside=has_boxes),
     "box_iou": Metric("mean IoU", box_iou, beside=has_boxes),
     "box_recall": Metric(

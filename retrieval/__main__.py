@@ -17,9 +17,18 @@ from pathlib import Path
 
 from common.errors import exit_status
 from common.text import prepare_console
+from dataset.conversations import SPLITS
 from settings.arguments import add_config_arguments
 
 INDEX = Path("data/index")
+EVALUATE = """Score the two towers, and write a result file and a page with the pictures, as evaluate.py does.
+
+On the captions of a config, each caption looks for its picture and each picture for its caption:
+  python -m retrieval evaluate --config demo.yaml --model checkpoints/towers/checkpoint-240
+On a folder such as pets/cat/*.jpg, pets/dog/*.jpg each picture gets one of the labels cat and dog:
+  python -m retrieval evaluate --classes pets --model google/siglip-base-patch16-224 --output pets.json
+Two results beside each other, such as before and after training, or towers and a language model on the same captions:
+  python -m evaluation.compare before.json after.json"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,14 +95,23 @@ def parse_command(argv: list[str]) -> argparse.Namespace:
     one.add_argument("--template", action="append", default=[], metavar="TEXT", help="a sentence with {} for the label")
     one.add_argument("--model", help=f"{model}; needed the first time")
 
-    one = commands.add_parser("evaluate", parents=[device], help="Recall@1/5/10 on captions, or zero-shot accuracy")
+    one = commands.add_parser(
+        "evaluate",
+        parents=[device],
+        help="Recall@1/5/10 on captions, or zero-shot accuracy",
+        description=EVALUATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     one.add_argument("--model", required=True, help=model)
     one.add_argument("--config", default="config.yaml", metavar="FILE", help="whose captions (default: %(default)s)")
-    one.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    one.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     one.add_argument("--language", choices=("en", "zh"), help="captions of one language (default: all)")
-    one.add_argument("--classes", type=Path, metavar="DIR", help="a folder of pictures for each label, instead")
-    one.add_argument("--template", action="append", default=[], metavar="TEXT", help="a sentence with {} for the label")
-    one.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON")
+    folders = "zero-shot accuracy instead: a folder with a folder of pictures for each label"
+    one.add_argument("--classes", type=Path, metavar="DIR", help=folders)
+    sentence = "a sentence with {} for the label, of --classes; several are averaged"
+    one.add_argument("--template", action="append", default=[], metavar="TEXT", help=sentence)
+    written = "the result file; the page is beside it, as .html (default: %(default)s)"
+    one.add_argument("--output", type=Path, default=Path("result.json"), metavar="FILE", help=written)
 
     commands.add_parser("train", help="contrastive fine-tuning of both towers; `train --help` says more")
 

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from common.errors import UserError
 from dataset.conversations import read_conversations
-from dataset.prompt import IMAGE_TOKEN
-from dataset.question_types import kind_of
+from evaluation.questions import Question, conversation_questions, number_ids
 from retrieval.recall import Captioned
 from settings import Config, require_paths
 
 
-def read_captions(config: Config, split: str, language: str | None = None) -> list[Captioned]:
-    """The pictures of a split that have captions: answers to requests to describe one picture, in ``language`` or any.
+def caption_questions(config: Config, split: str, language: str | None = None) -> list[Question]:
+    """The requests of a split to describe one picture, in ``language`` or any, with the ids that evaluate.py gives.
 
     Raises:
         UserError: the files cannot be read, or hold no caption.
     """
     require_paths(config, "data.image_map", "data.annotations")
-    paths, conversations = read_conversations(config.data.image_map, config.data.annotations, split)
-    found: dict[int, Captioned] = {}
-    for _, conversation in conversations:
-        if len(conversation["images"]) != 1 or language not in (None, conversation["language"]):
-            continue
-        (image,) = conversation["images"]
-        for turn in conversation["turns"]:
-            text = turn["q"].replace(IMAGE_TOKEN, " ").strip()
-            if kind_of(turn, text, conversation["language"])[0] == "caption":
-                picture = found.setdefault(image, Captioned(paths[image]))
-                picture.captions += [answer for answer in turn["a"] if answer not in picture.captions]
+    read = read_conversations(config.data.image_map, config.data.annotations, split)
+    questions = conversation_questions(*read, config.data.images_first)
+    number_ids(questions)
+    found = [
+        question
+        for question in questions
+        if question.type == "caption" and len(question.images) == 1 and language in (None, question.language)
+    ]
     if not found:
         where = f"{config.data.annotations} holds no caption of the split {split}"
         raise UserError(f"{where}{f' in {language}' if language else ''}: two towers learn from captions")
+    return found
+
+
+def captioned(questions: Iterable[Question]) -> list[Captioned]:
+    """The pictures of :func:`caption_questions`, each with its captions."""
+    found: dict[str, Captioned] = {}
+    for question in questions:
+        picture = found.setdefault(question.images[0], Captioned(question.images[0]))
+        picture.captions += [text for text in dict.fromkeys(question.references) if text not in picture.captions]
     return list(found.values())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command import resume_command
 from common.errors import UserError
-from common.files import write_json
 from common.hub import model_folder, read_config
 from retrieval.index import Index, pictures_under
+from retrieval.recall import KS
 
 if TYPE_CHECKING:
     from retrieval.contrastive import Options
@@ -69,31 +71,51 @@ def classify(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    """Write what evaluate.py writes: a result file with every query, and the page that shows their pictures."""
+    begin = time.monotonic()
+    from evaluation.report import check_output, check_packages, show, write_result
+    from evaluation.resuming import find_unfinished
     from settings import load_config
 
+    check_output(args.output)
+    find_unfinished(args.output, {}, resume=False)  # answers of evaluate.py would be lost
     if args.classes:
         classes = class_folders(args.classes)
-        from retrieval.zero_shot import zero_shot_accuracy
+        encoder = open_encoder(args.model, args.device)
+        from retrieval.evaluating import result_of_labels
 
-        numbers = zero_shot_accuracy(open_encoder(args.model, args.device), classes, args.template)
-        print(f"accuracy {numbers['accuracy']:.3f} ± {numbers['standard_error']:.3f} of {numbers['n']} pictures")
-        print(f"chance   {1 / len(classes):.3f}")
-        content: dict = {"model": args.model, "zero_shot": numbers}
+        result = result_of_labels(encoder, classes, args.template)
     else:
-        from retrieval.captions import read_captions
-        from retrieval.recall import recall_of
+        from retrieval.captions import caption_questions
 
-        pictures = read_captions(load_config(args.config, check_models=False), args.split, args.language)
-        found = recall_of(open_encoder(args.model, args.device), pictures)
-        for name, row in found.items():
-            ks = "   ".join(
-                f"R@{k} {row[f'recall_at_{k}']:.3f} ± {row[f'standard_error_at_{k}']:.3f}" for k in (1, 5, 10)
-            )
-            print(f"{name.replace('_', ' ')}   {ks}   chance {row['chance_at_1']:.3f}   n {row['n']:.0f}")
-        content = {"model": args.model, "config": args.config, "split": args.split, "language": args.language, **found}
-    if args.output:
-        write_json(args.output, content)
+        config = load_config(args.config, check_models=False)
+        questions = caption_questions(config, args.split, args.language)
+        check_packages(questions)
+        encoder = open_encoder(args.model, args.device, config.data.max_pixels)
+        from retrieval.evaluating import result_of_captions
+
+        result = result_of_captions(encoder, questions, config, args.split)
+    from evaluation.html.content import write_report
+    from retrieval.encoder import model_hash
+
+    result |= {"checkpoint": args.model, "checkpoint_sha256": model_hash(args.model)}
+    result["seconds"] = round(time.monotonic() - begin, 1)
+    write_result(args.output, result)
+    print(show(result))
+    for line in recall_lines(result.get("recall", {})):
+        print(line)
+    print(f"Every query is in {args.output}. {write_report(result, args.output)} shows them with their pictures.")
     return 0
+
+
+def recall_lines(found: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A line for each direction: "text to image   R@1 0.973 ± 0.009   R@5 ...   chance 0.003   n 300"."""
+    for name, row in found.items():
+        cells = []
+        for k in KS:
+            error = row.get(f"standard_error_at_{k}")
+            cells.append(f"R@{k} {row[f'recall_at_{k}']:.3f}" + ("" if error is None else f" ± {error:.3f}"))
+        yield f"{name.replace('_', ' ')}   {'   '.join(cells)}   chance {row['chance_at_1']:.3f}   n {row['n']}"
 
 
 def train(args: argparse.Namespace) -> int:
@@ -194,7 +216,7 @@ def indexed(args: argparse.Namespace, files: list[Path]) -> tuple[Index, Encoder
     return found, encoder
 
 
-def open_encoder(model: str, device: str | None) -> Encoder:
+def open_encoder(model: str, device: str | None, max_pixels: int = 50_000_000) -> Encoder:
     model_folder(model, "--model")
     import torch
 
@@ -204,7 +226,7 @@ def open_encoder(model: str, device: str | None) -> Encoder:
     quiet_libraries()
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return load_encoder(model, chosen)
+        return load_encoder(model, chosen, max_pixels)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from common.errors import UserError
 from common.hashing import hash_model
 from dataset.image import ImageError, load_image, load_image_processor, prepare_image
+from evaluation.baselines import GREY
 from visual.two_towers import TwoTowers, load_two_towers, towers_folder
 
 BATCH = 32  # pictures or texts at once
@@ -57,6 +58,12 @@ class Encoder:
         raise UserError(f"{file}: {problems[file]}")
 
     @torch.no_grad()
+    def grey(self) -> np.ndarray:
+        """The vector [D] of a grey picture, which shows nothing: a tower cannot be asked without a picture."""
+        pixels = prepare_image(GREY, self.image_processor)  # [3, H, W]
+        return unit(self.towers.encode_images(pixels[None].to(self.towers.device)))[0]
+
+    @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """The vectors [n, D] float32 of texts."""
         found = []
@@ -75,14 +82,14 @@ def unit(vectors: torch.Tensor) -> np.ndarray:
     return F.normalize(vectors.float(), dim=-1).cpu().numpy()
 
 
-def load_encoder(path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Encoder:
+def load_encoder(path: str, device: torch.device, max_pixels: int = 50_000_000) -> Encoder:
     """The encoder of ``--model``.
 
     Raises:
         UserError: it is missing, incomplete or of another kind.
     """
-    towers = load_two_towers(path, dtype=dtype)
-    return Encoder(towers.to(device), load_image_processor(towers_folder(path, "--model")))
+    towers = load_two_towers(path).to(device)
+    return Encoder(towers, load_image_processor(towers_folder(path, "--model")), max_pixels)
 
 
 def model_hash(path: str) -> str:

@@ -25,11 +25,11 @@ from common.hashing import hash_model
 from dataset.image import load_image_processor
 from model.checkpoint import read_tensors
 from model.manifest import read_manifest
-from retrieval.captions import read_captions
+from retrieval.captions import caption_questions, captioned
 from retrieval.contrastive import Contrastive, Options, build_towers, fill_trained, merged, trained_tensors
 from retrieval.encoder import Encoder
 from retrieval.feed import PairFeed
-from retrieval.recall import Captioned, recall_of
+from retrieval.recall import Captioned, recall, similarities_of
 from settings import Config, save_config
 from training import fsdp
 from training.feed import Batch
@@ -81,7 +81,7 @@ class ContrastiveLoop(Loop):
         """Log the loss and Recall@1 of the validation pictures, which every process computes."""
         begin = time.perf_counter()
         self.model.eval()
-        found = recall_of(self.encoder, self.validated)
+        found = recall(similarities_of(self.encoder, self.validated, {}))
         files = [Path(picture.path) for picture in self.validated]
         problems: dict[Path, str] = {}
         images = torch.cat([torch.from_numpy(vectors) for _, vectors in self.encoder.images(files, problems)])
@@ -117,14 +117,14 @@ def build_loop(config: Config, run: Path, options: Options) -> ContrastiveLoop:
     towers = build_towers(config, options)
     processor = load_image_processor(towers_folder(config.vision.path, "vision.path"))
     encoder = Encoder(towers, processor, config.data.max_pixels)
-    feed = PairFeed(config, read_captions(config, "train"), encoder)
+    feed = PairFeed(config, captioned(caption_questions(config, "train")), encoder)
     model: Any = Contrastive(towers, options.loss)
     facts = describe(config, model, options, feed.data_hash, new=bool(towers.new))
     set_seed(train.seed + accelerator.process_index)  # each process drops out differently
     loop = ContrastiveLoop(config, run, model, feed, accelerator, facts, towers.tokenizer, processor)  # type: ignore[arg-type]  # the loop asks a feed for its steps only
     loop.encoder = encoder
     if train.eval_strategy != "no":
-        loop.validated = read_captions(config, "validation")[:MOST_VALIDATED]
+        loop.validated = captioned(caption_questions(config, "validation"))[:MOST_VALIDATED]
     print_start(model, feed, loop.validated)
     return loop
 

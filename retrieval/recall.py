@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
+from evaluation.significance import clustered_mean
 
 if TYPE_CHECKING:
     from retrieval.encoder import Encoder
@@ -25,39 +27,57 @@ class Captioned:
     captions: list[str] = field(default_factory=list)
 
 
-def recall(images: np.ndarray, captions: np.ndarray, pictures: Sequence[Captioned]) -> dict[str, dict[str, float]]:
-    """Recall at KS both ways, from vectors of the pictures [n, D] and of the distinct captions [m, D].
+@dataclass
+class Similarities:
+    """Each picture compared with each of the distinct captions.
 
-    ``captions`` are in the order of :func:`distinct`. A caption that several pictures have is right for each of them.
-    A picture that has several captions counts once, with the mean of theirs; standard errors are over pictures.
+    A caption that several pictures have is right for each of them.
     """
-    numbers = {text: number for number, text in enumerate(distinct(pictures))}
-    right = np.zeros((len(pictures), len(numbers)), bool)
+
+    pictures: Sequence[Captioned]
+    texts: list[str]
+    captions: np.ndarray  # [m, D] float32, the vectors of the texts
+    cosines: np.ndarray  # [n, m] float32
+    right: np.ndarray  # [n, m] bool
+
+
+def similarities(images: np.ndarray, captions: np.ndarray, pictures: Sequence[Captioned]) -> Similarities:
+    """From vectors of the pictures [n, D] and of the captions [m, D], which are in the order of :func:`distinct`."""
+    texts = distinct(pictures)
+    numbers = {text: number for number, text in enumerate(texts)}
+    right = np.zeros((len(pictures), len(texts)), bool)
     for row, picture in enumerate(pictures):
         right[row, [numbers[text] for text in picture.captions]] = True
-    cosines = images @ captions.T  # [n, m]
-    by_text = first_right(cosines.T, right.T)  # [m]: how many come before the first right picture
-    by_image = first_right(cosines, right)  # [n]
-    means = {
-        "text_to_image": [[by_text[numbers[text]] for text in picture.captions] for picture in pictures],
-        "image_to_text": [[rank] for rank in by_image],
-    }
-    shares = {"text_to_image": right.mean(0), "image_to_text": right.mean(1)}
-    return {name: summary(ranks, float(shares[name].mean())) for name, ranks in means.items()}
+    return Similarities(pictures, texts, captions, images @ captions.T, right)
 
 
-def recall_of(encoder: Encoder, pictures: Sequence[Captioned]) -> dict[str, dict[str, float]]:
-    """:func:`recall` of two towers on pictures with captions; pictures that cannot be read are left out.
+def similarities_of(encoder: Encoder, pictures: Sequence[Captioned], problems: dict[Path, str]) -> Similarities:
+    """:func:`similarities` of two towers. Pictures that cannot be read are left out, and go into ``problems``.
 
     Raises:
         UserError: none can be read.
     """
-    problems: dict[Path, str] = {}
     batches = list(encoder.images([Path(picture.path) for picture in pictures], problems))
     if not batches:
         raise UserError(f"none of {len(pictures)} pictures can be read; the first: {next(iter(problems.values()))}")
     usable = [picture for picture in pictures if Path(picture.path) not in problems]
-    return recall(np.concatenate([vectors for _, vectors in batches]), encoder.texts(distinct(usable)), usable)
+    return similarities(np.concatenate([vectors for _, vectors in batches]), encoder.texts(distinct(usable)), usable)
+
+
+def recall(found: Similarities) -> dict[str, dict[str, float]]:
+    """Recall at KS both ways: over all captions of all pictures, and over all pictures.
+
+    Standard errors are clustered by picture; one picture has none. ``chance_at_1`` is that of a random first.
+    """
+    numbers = {text: number for number, text in enumerate(found.texts)}
+    by_text = first_right(found.cosines.T, found.right.T)  # [m]: how many come before the first right picture
+    by_image = first_right(found.cosines, found.right)  # [n]
+    rows = [row for row, picture in enumerate(found.pictures) for _ in picture.captions]
+    asked = [numbers[text] for picture in found.pictures for text in picture.captions]
+    return {
+        "text_to_image": summary(by_text[asked], rows, found.right.mean(0)[asked]),
+        "image_to_text": summary(by_image, range(len(by_image)), found.right.mean(1)),
+    }
 
 
 def distinct(pictures: Sequence[Captioned]) -> list[str]:
@@ -71,11 +91,17 @@ def first_right(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
     return ((scores >= best) & ~right).sum(1)
 
 
-def summary(ranks: Sequence[Sequence[int]], chance: float) -> dict[str, float]:
-    """``chance`` is that of a random first."""
-    found: dict[str, float] = {"n": len(ranks), "chance_at_1": chance}
+def nearest(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The column with the highest of each row of ``scores`` [q, n]; of a tie a wrong one, as in :func:`first_right`."""
+    highest = scores == scores.max(1, keepdims=True)
+    return (highest * np.where(right, 1, 2)).argmax(1)
+
+
+def summary(ranks: np.ndarray, groups: Sequence[int], chances: np.ndarray) -> dict[str, float]:
+    """Recall at KS of queries with these ``ranks`` [q] of their first right answer, clustered by ``groups``."""
+    found: dict[str, float] = {"n": len(ranks), "chance_at_1": float(chances.mean())}
     for k in KS:
-        hits = np.array([np.mean([rank < k for rank in own]) for own in ranks])
-        found[f"recall_at_{k}"] = float(hits.mean())
-        found[f"standard_error_at_{k}"] = float(hits.std(ddof=1) / len(hits) ** 0.5) if len(hits) > 1 else float("nan")
+        found[f"recall_at_{k}"], error = clustered_mean((ranks < k).astype(float).tolist(), groups)
+        if math.isfinite(error):
+            found[f"standard_error_at_{k}"] = error
     return found

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
 from retrieval.encoder import Encoder
-from retrieval.index import pictures_under
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up photo of a {}.", "a drawing of a {}.", "{}")
 CHINESE_TEMPLATES = ("一张{}的照片。", "一幅{}的图片。", "一张{}的特写。", "一幅画着{}的画。", "{}")
-_CHINESE = re.compile(r"[\u3400-\u9fff]")
+
+
+def is_chinese(text: str) -> bool:
+    return re.search(r"[\u3400-\u9fff]", text) is not None
 
 
 def label_vectors(encoder: Encoder, labels: Sequence[str], templates: Sequence[str] = ()) -> np.ndarray:
@@ -28,7 +29,7 @@ def label_vectors(encoder: Encoder, labels: Sequence[str], templates: Sequence[s
             raise UserError(f"--template {template}: it has no {{}} for the label")
     vectors = []
     for label in labels:
-        chosen = templates or (CHINESE_TEMPLATES if _CHINESE.search(label) else TEMPLATES)
+        chosen = templates or (CHINESE_TEMPLATES if is_chinese(label) else TEMPLATES)
         mean = encoder.texts([template.replace("{}", label) for template in chosen]).mean(0)  # [D]
         vectors.append(mean / np.linalg.norm(mean))
     return np.stack(vectors)
@@ -52,20 +53,3 @@ def probabilities(encoder: Encoder, cosines: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-logits))
     logits = np.exp(logits - logits.max(-1, keepdims=True))
     return logits / logits.sum(-1, keepdims=True)
-
-
-def zero_shot_accuracy(encoder: Encoder, classes: Sequence[Path], templates: Sequence[str] = ()) -> dict[str, float]:
-    """The share of pictures whose most likely label is the name of their folder, of all that can be read.
-
-    Raises:
-        UserError: none can be read.
-    """
-    wanted = label_vectors(encoder, [folder.name for folder in classes], templates)  # [labels, D]
-    hits: list[bool] = []
-    for number, folder in enumerate(classes):
-        for _, vectors in encoder.images(pictures_under(folder), {}):
-            hits += ((vectors @ wanted.T).argmax(1) == number).tolist()
-    if not hits:
-        raise UserError(f"no picture in {', '.join(map(str, classes))} can be read")
-    accuracy = float(np.mean(hits))
-    return {"n": len(hits), "accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / len(hits)) ** 0.5}

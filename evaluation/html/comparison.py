@@ -88,5 +88,7 @@ def _row(kind: str, name: str, row: Difference) -> Iterator[dict]:
 
 def both(old: Prediction, new: Prediction) -> dict:
     """One question with the answers of both runs."""
-    answers: list[dict] = [{"text": line["prediction"], "score": line["score"], "pictures": []} for line in (old, new)]
+    answers: list[dict] = [
+        {"text": line["prediction"], "score": line["score"], "pictures": line.get("named", [])} for line in (old, new)
+    ]
     return question(old) | {"answers": answers, "fitted": {}, "problem": old.get("problem") or new.get("problem")}

@@ -14,7 +14,7 @@ from evaluation.result import Group, Prediction
 from evaluation.verdict import FEW_IMAGES
 
 DETAILS = (
-    "verdict checkpoint data device tokens system generate metrics history baselines_fitted_on normalisation "
+    "verdict checkpoint data device tokens system generate metrics recall history baselines_fitted_on normalisation "
     "caption_words segmenter limit seed versions unreadable_images"
 ).split()
 
@@ -144,7 +144,7 @@ def question(line: Prediction) -> dict:
         "language": line["language"],
         "source": line["source"],
         "answers": [
-            {"text": line["prediction"], "score": line["score"], "pictures": []},
+            {"text": line["prediction"], "score": line["score"], "pictures": line.get("named", [])},
             *(
                 {"text": given["answer"], "score": given["score"], "pictures": given.get("images", [])}
                 for given in (baselines.get(name, {"answer": None, "score": None}) for name in PROBES)

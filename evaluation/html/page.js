@@ -67,10 +67,11 @@ function renderTheme() {
 
 function renderAbout() {
   byId("about").firstElementChild.textContent = t("about");
-  const words = (value) =>
-    typeof value === "object" && value !== null
-      ? Object.entries(value).map(([key, inner]) => `${key}: ${inner}`).join("\n")
-      : String(value);
+  const words = (value, between = "\n") => {
+    if (typeof value === "number") return String(Number(value.toPrecision(4)));
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return String(value);
+    return Object.entries(value).map(([key, inner]) => `${key}: ${words(inner, ", ")}`).join(between);
+  };
   const name = (key) => key.replace(/^\w+/, (found) => t(`d_${found}`)); // "data A": the word, then the run
   const lines = CONTENT.details.flatMap(([key, value]) => [el("dt", {}, name(key)), outside("dd", {}, words(value))]);
   byId("about").lastElementChild.replaceChildren(...lines);

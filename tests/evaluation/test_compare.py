@@ -112,3 +112,5 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path, capsys):
 def test_settings_that_differ_are_named():
     a, b = {"seed": 0, "generate": {"x": 1, "y": 2}}, {"seed": 1, "generate": {"x": 1, "y": 3}}
     assert list(other_settings(a, b)) == ["seed: 0 / 1", "generate.y: 2 / 3"]
+    towers = {"seed": 0, "generate": {}}
+    assert list(other_settings(a, towers)) == ["generate: A has settings of it, the other has none"]

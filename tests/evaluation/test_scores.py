@@ -7,6 +7,7 @@ import json
 import pytest
 
 from common.errors import UserError
+from evaluation.questions import Question
 from evaluation.scores import METRICS, anls, check_metrics, exact_match, relaxed_accuracy, vqa_accuracy
 from settings import Source
 
@@ -93,6 +94,13 @@ def test_every_metric_is_between_zero_and_one_and_one_for_the_reference_itself()
         for answer in ("cat", "", "12%", "the cat sat on the mat", "?"):
             assert 0.0 <= metric.score(answer, ["cat"] * 10, "en") <= 1.0
         assert metric.score("cat", ["cat"] * 10, "en") == 1.0
+
+
+def test_the_first_of_a_ranking_is_right_to_the_letter_and_scored_by_no_other_metric():
+    assert METRICS["top_1"].score("a-1.png", ["b.png", "a-1.png"], "en") == 1.0
+    assert METRICS["top_1"].score("a_1.png", ["a-1.png"], "en") == 0.0  # the same by exact match
+    question = Question("", "", ["red"] * 10, ["p"], "p", "s", "en", "label", metric="top_1", prediction="red")
+    assert question.metrics == ["top_1"] and question.score() == 1.0
 
 
 def test_a_metric_that_does_not_exist_is_found_before_training():

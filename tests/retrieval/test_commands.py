@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 
 from benchmarks.start import start
+from evaluation import compare
+from evaluation.baselines import BASELINES
+from evaluation.result import Result, read_result
 from retrieval.__main__ import main
 from retrieval.encoder import load_encoder
 from retrieval.index import Index
 from retrieval.zero_shot import CHINESE_TEMPLATES, TEMPLATES, label_vectors, probabilities, unknown_labels
+from settings import save_config
 from tests.helpers.towers import draw, save_two_towers
 
 
@@ -96,41 +101,91 @@ def test_classify_names_each_picture_and_evaluate_counts_the_folders(tmp_path, t
     assert run(tmp_path, "classify", str(tmp_path / "classes"), "--labels", "red, blue", "--model", str(towers)) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
     right = sum(Path(path).parent.name == label for label, _, path in lines)
-    output = tmp_path / "numbers.json"
+    (tmp_path / "classes" / "blue" / "broken.png").write_bytes(b"no picture")
+    output = tmp_path / "result.json"
     command = ["evaluate", "--model", str(towers), "--classes", str(tmp_path / "classes"), "--device", "cpu"]
     assert len(lines) == 3 and main([*command, "--output", str(output)]) == 0
-    assert json.loads(output.read_text())["zero_shot"]["accuracy"] == pytest.approx(right / 3)
-    assert "chance   0.500" in capsys.readouterr().out
+    found = read_result(output)
+    group = found["scores"]["by_type"]["label"]
+    assert (group["n"], group["images"], group["chance"]) == (3, 3, 0.5) and found["unasked"] == 1
+    assert group["score"] == pytest.approx(right / 3) and group["baselines"].keys() == BASELINES.keys()
+    assert [line["id"] for line in found["predictions"]] == ["blue/broken.png", "blue/c.png", "red/a.png", "red/b.png"]
+    assert "data:image/webp;base64," in output.with_suffix(".html").read_text(encoding="utf-8")
 
 
-def test_evaluate_prints_recall_on_the_captions_of_a_config(make_config, tmp_path, towers, capsys):
+@pytest.fixture
+def captions(make_config, tmp_path) -> Path:
+    """A config of six pictures: each is described in English, and asked a question."""
     config = make_config(pictures=6)
-    image_map = json.loads(config.data.image_map.read_text(encoding="utf-8"))
-    groups = {
-        str(entry["ID"]): [
-            {
-                "source": "s",
-                "language": "en",
-                "split": "test",
-                "turns": [{"q": "<|extra_0|>\nDescribe the picture.", "a": [f"picture {entry['ID']}"]}],
-            },
-            {"source": "s", "language": "en", "split": "test", "turns": [{"q": "<|extra_0|>\nWho?", "a": ["Ann"]}]},
-        ]
-        for entry in image_map.values()
-    }
+    groups = {}
+    for entry in json.loads(config.data.image_map.read_text(encoding="utf-8")).values():
+        Image.new("RGB", (20, 20), (40 * entry["ID"], 90, 90)).save(entry["path"])
+        turns = [{"q": "<|extra_0|>\nDescribe the picture.", "a": [f"picture {entry['ID']}", "it is grey"]}]
+        turns.append({"q": "Who?", "a": ["Ann"]})
+        groups[str(entry["ID"])] = [{"source": "s", "language": "en", "split": "test", "turns": turns}]
     config.data.annotations.write_text(json.dumps(groups), encoding="utf-8")
-    from settings import save_config
-
     save_config(config, tmp_path / "run.yaml")
-    output = tmp_path / "numbers.json"
-    command = ["evaluate", "--model", str(towers), "--config", str(tmp_path / "run.yaml"), "--device", "cpu"]
+    return tmp_path / "run.yaml"
+
+
+def evaluated(towers: Path, captions: Path, output: Path) -> Result:
+    command = ["evaluate", "--model", str(towers), "--config", str(captions), "--device", "cpu"]
     assert main([*command, "--output", str(output)]) == 0
-    found = json.loads(output.read_text())
-    assert found["text_to_image"]["n"] == 6 and found["text_to_image"]["chance_at_1"] == pytest.approx(1 / 6)
-    assert found["image_to_text"]["recall_at_10"] == 1.0
-    assert "text to image   R@1 " in capsys.readouterr().out
+    return read_result(output)
+
+
+def test_evaluate_writes_recall_on_captions_as_a_result_with_its_page(towers, captions, tmp_path, capsys):
+    found = evaluated(towers, captions, tmp_path / "result.json")
+    recall, scores = found["recall"], found["scores"]["by_type"]
+    assert recall["text_to_image"]["n"] == 12 and recall["image_to_text"]["recall_at_10"] == 1.0
+    assert recall["text_to_image"]["chance_at_1"] == pytest.approx((1 / 6 + 1) / 2)  # "it is grey" is right for all
+    for kind, name in (("text to picture", "text_to_image"), ("picture to text", "image_to_text")):
+        assert scores[kind]["score"] == pytest.approx(recall[name]["recall_at_1"])
+        assert scores[kind]["standard_error"] == pytest.approx(recall[name]["standard_error_at_1"])
+        assert scores[kind]["chance"] == pytest.approx(recall[name]["chance_at_1"])
+    assert scores["picture to text"]["baselines"].keys() == BASELINES.keys()
+    assert scores["text to picture"]["baselines"] == {} and found["long_references"] == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^text to image   R@1 \d\.\d{3} ± .* R@10 .* chance 0\.583   n 12$", printed, re.M)
+    assert re.search(r"^ +n +top 1 ", printed) and re.search(r"^type picture to text +6 ", printed, re.M)
+    page = (tmp_path / "result.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'"src": ?"data:image/webp;base64,', page)) == 6
+
+
+def test_a_result_is_compared_with_other_towers_and_with_a_models_captions(towers, captions, tmp_path, capsys):
+    first = evaluated(towers, captions, tmp_path / "first.json")
+    evaluated(save_two_towers(tmp_path / "wide", width=32), captions, tmp_path / "second.json")
+    model = {**first, "recall": None, "generate": {"num_beams": 1}}
+    own = [line | {"prediction": "a dog", "score": None} for line in first["predictions"] if line["type"] == "caption"]
+    answer = own[0] | {"id": "0/0/1", "question": "Who?", "references": ["Ann"], "type": "other", "score": 1.0}
+    (tmp_path / "model.json").write_text(json.dumps(model | {"predictions": [*own, answer]}), encoding="utf-8")
+    (tmp_path / "short.json").write_text(json.dumps(model | {"predictions": [answer]}), encoding="utf-8")
+    capsys.readouterr()
+    assert compared(tmp_path, "second.json") == 0
+    assert re.search(r"^type text to picture +12 ", capsys.readouterr().out, re.M)
+    assert compared(tmp_path, "model.json") == 0
+    printed = capsys.readouterr().out
+    assert "No question with a short answer has a score in both results." in printed
+    assert "A captions (en)  6 " in printed and "18 questions are in A only" in printed
+    assert "1 questions are in B only" in printed and "6 otherwise with the same score" in printed
+    assert "not alike in the two: generate: B has settings of it, the other has none" in printed
+    assert compared(tmp_path, "short.json") == 2
+    assert "the two results have no question in common; evaluate both on the same data" in capsys.readouterr().err
+
+
+def compared(folder: Path, other: str) -> int:
+    return compare.main([str(folder / "first.json"), str(folder / other), "--output", str(folder / "comparison.html")])
+
+
+def test_evaluate_loses_no_answers_and_names_what_it_lacks(towers, captions, tmp_path, capsys):
+    output = tmp_path / "result.json"
+    command = ["evaluate", "--model", str(towers), "--config", str(captions), "--output", str(output)]
     assert main([*command, "--language", "zh"]) == 2
-    assert "holds no caption of the split test in zh" in capsys.readouterr().err
+    assert "holds no caption of the split test in zh" in capsys.readouterr().err and not output.exists()
+    content = json.dumps({"predictions": [], "scores": {}, "complete": False, "answered": 7})
+    output.write_text(content, encoding="utf-8")
+    assert main(command) == 2 and output.read_text(encoding="utf-8") == content
+    assert "holds 7 answers of an interrupted evaluation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,12 @@ def test_a_question_names_its_pictures_and_what_was_said_with_another_and_with_n
     assert question["fitted"] == {"majority": "no", "question_only": "blue"}
 
 
+def test_an_answer_that_names_a_picture_shows_it(tmp_path):
+    first, second = draw(tmp_path, 2)
+    found = content([line(0, [first], prediction="001.png", named=[second]), line(1, [second])])
+    assert found["questions"][0]["answers"][0] == {"text": "001.png", "score": 1.0, "pictures": [1]}
+
+
 def test_a_result_without_probes_and_without_pictures_has_a_page():
     found = content([line(0, baselines={}, problem="too long", prediction=None, score=None)], comparisons={})
     assert found["questions"][0]["answers"] == [{"text": None, "score": None, "pictures": []}] * 3
