@@ -104,12 +104,20 @@ def _lora_linear_backward(
     of_x: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """-> gradients of x [N, in] ([0] unless ``of_x``), a [r, in] and b [out, r]."""
-    d_low = (grad @ b).mul_(scale)  # [N, r]
+    width = weight.shape[0]
+    # Where the output is no wider than the input, one product gives all of d_x, instead of a second pass over it:
+    # d_x = [grad | d_low] [W ; A]. That is 2.0 instead of 2.3 ms for 1.5B's down projection of 45,760 tokens.
+    joined = of_x and not rate and width <= weight.shape[1]
+    wide = grad.new_empty(len(grad), width + len(a)) if joined else None
+    d_low = torch.mm(grad, b * scale, out=None if wide is None else wide[:, width:])  # [N, r]
     d_b = (grad.T @ low).mul_(scale)
     kept = 1 / (1 - rate)
     d_a = d_low.T @ (x * mask).mul_(kept) if rate else d_low.T @ x
     if not of_x:
         return x.new_empty(0), d_a, d_b
+    if wide is not None:
+        wide[:, :width] = grad
+        return wide @ torch.cat([weight, a]), d_a, d_b
     d_x = grad @ weight
     if rate:
         d_x.addcmul_(d_low @ a, mask, value=kept)

@@ -1,4 +1,4 @@
-"""Tree attention: the two parts, joined, are attention with the tree's mask, and so are their gradients."""
+"""Tree attention: its parts, joined, are attention with the tree's mask, and so are their gradients."""
 
 from __future__ import annotations
 
@@ -55,21 +55,40 @@ def test_outputs_and_gradients_are_those_with_the_mask(segments, heads, groups):
 
 
 def test_the_operator_is_what_torch_asks_of_one():
-    segments = torch.tensor(SEGMENTS["two trees and padding"])
-    flat = [states.detach().flatten(0, 1).requires_grad_() for states in states_of(segments, 6, 2, 8, torch.float32)]
-    layout = tree_layout(segments)
-    parts = (layout.segments, layout.roots, layout.branches, layout.root_bounds, layout.branch_bounds)
-    torch.library.opcheck(torch.ops.vlm.tree_attention, (*flat, *parts, *layout.longest, 0.3))
+    layout = tree_layout(torch.tensor(SEGMENTS["two trees and padding"]))
+    query, key, value = states_of(torch.empty(1, len(layout.branches)), 6, 2, 8, torch.float32)
+    _, *of_root = states_of(torch.empty(1, 5), 6, 2, 8, torch.float32)
+    flat = [states.detach().flatten(0, 1).requires_grad_() for states in (query, key, value, *of_root)]
+    bounds = (layout.branch_bounds, layout.tree_bounds, layout.root_bounds)
+    torch.library.opcheck(torch.ops.vlm.branch_attention, (*flat, *bounds, *layout.longest, 0.3))
 
 
-def test_a_layout_counts_roots_and_branches_tree_by_tree():
-    layout = tree_layout(torch.tensor([[0, 0, 0, 1, 2, -1], [1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 2, 2]]))
-    assert layout.segments.tolist() == [0, 3, 4, 5, 6, 8, 12, 13, 16, 18]
-    assert layout.roots.tolist() == [0, 1, 2, 12]
-    assert layout.branches.tolist() == [3, 4, 13, 14, 15, 16, 17]
+def test_rows_of_one_tree_are_cut_where_the_longest_root_ends():
+    layout = tree_layout(torch.tensor([[0, 0, 0, 1, 2, -1], [0, 1, 1, 1, 2, 2], [0, 0, -1, -1, -1, -1]]))
+    assert layout.length == 3
+    assert layout.dense is None and layout.alone is None
+    assert layout.branches.tolist() == [3, 4, 7, 8, 9, 10, 11]
+    assert layout.branch_bounds.tolist() == [0, 1, 2, 5, 7]
+    assert layout.tree_bounds.tolist() == [0, 2, 7]
+    assert layout.roots.tolist() == [0, 1, 2, 3]  # of the dense batch [3, 3]; the last row has no branch
     assert layout.root_bounds.tolist() == [0, 3, 4]
-    assert layout.branch_bounds.tolist() == [0, 2, 7]
     assert layout.longest == (128, 128, 128)
+
+
+def test_roots_elsewhere_in_a_row_are_gathered():
+    layout = tree_layout(torch.tensor([[0, 0, 1, S, S + 1, S + 1], [1, 1, 1, S, S, -1]]))
+    assert layout.length == 3
+    assert layout.dense.tolist() == [0, 1, 1, 3, 3, 3, 6, 7, 8, 9, 10, 10]
+    assert [part.tolist() for part in layout.alone] == [[0, 1, 3, 6, 7, 8, 9, 10], [0, 1, 3, 6, 7, 8, 9, 10]]
+    assert layout.branches.tolist() == [2, 4, 5]
+    assert layout.roots.tolist() == [0, 1, 3]
+    assert layout.root_bounds.tolist() == [0, 2, 3]
+
+
+def test_roots_of_equal_length_need_no_index():
+    layout = tree_layout(torch.tensor([[0, 0, 1, 2], [0, 0, 1, 1]]))
+    assert layout.dense is None and layout.roots is None
+    assert layout.root_bounds.tolist() == [0, 2, 4]
 
 
 @needs_flash
