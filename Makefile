@@ -51,6 +51,7 @@ soak: install-dev
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_fsdp.py -k so_does
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/training/test_compile.py tests/model/test_compiling.py
 	VLM_SOAK=1 $(BIN)/python -m pytest tests/model/test_llava.py
+	VLM_SOAK=1 $(BIN)/python -m pytest tests/baselines/test_demo.py
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/answering/serving/test_app.py -k hostile
 	VLM_SOAK=1 $(BIN)/python -m pytest -s tests/qwen/test_qwen1.py -k whole_demo
 

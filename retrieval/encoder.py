@@ -15,16 +15,23 @@ from common.errors import UserError
 from common.hashing import hash_model
 from dataset.image import ImageError, load_image, load_image_processor, prepare_image
 from evaluation.baselines import GREY
-from visual.two_towers import TwoTowers, load_two_towers, towers_folder
+from model.manifest import MANIFEST, read_manifest
+from visual.two_towers import TOWERS, TwoTowers, load_two_towers, towers_folder
 
 BATCH = 32  # pictures or texts at once
 
 
 class Encoder:
-    """Two towers that encode, and the image processor of the one for pictures."""
+    """Two towers that encode, and the image processor of the one for pictures.
 
-    def __init__(self, towers: TwoTowers, image_processor: Any, max_pixels: int = 50_000_000) -> None:
+    ``loss`` is the one that they were trained with, softmax or sigmoid: it says how cosines become probabilities.
+    """
+
+    def __init__(
+        self, towers: TwoTowers, image_processor: Any, max_pixels: int = 50_000_000, loss: str | None = None
+    ) -> None:
         self.towers, self.image_processor, self.max_pixels = towers.eval(), image_processor, max_pixels
+        self.loss = loss or ("sigmoid" if towers.is_siglip else "softmax")
 
     def pixels(self, file: str | Path) -> torch.Tensor | str:
         """The tower's input [3, H, W] for a picture, or why it cannot be read."""
@@ -88,8 +95,10 @@ def load_encoder(path: str, device: torch.device, max_pixels: int = 50_000_000) 
     Raises:
         UserError: it is missing, incomplete or of another kind.
     """
-    towers = load_two_towers(path).to(device)
-    return Encoder(towers, load_image_processor(towers_folder(path, "--model")), max_pixels)
+    folder = Path(towers_folder(path, "--model"))
+    tuned = folder.name == TOWERS and (folder.parent / MANIFEST).is_file()
+    loss = read_manifest(folder.parent).get("two_towers", {}).get("loss") if tuned else None
+    return Encoder(load_two_towers(path).to(device), load_image_processor(str(folder)), max_pixels, loss)
 
 
 def model_hash(path: str) -> str:

@@ -75,7 +75,8 @@ class Index:
             complete = content.rfind(b"\n") + 1  # a crash may leave half a line
             if complete < len(content):
                 os.truncate(file, complete)
-            lines = [json.loads(line) for line in content[:complete].splitlines()]
+            # As one list: a million lines one by one take twice as long.
+            lines = json.loads(b"[" + b",".join(content[:complete].splitlines()) + b"]")
         for line in lines:
             self._note(line)
         vectors = self.folder / VECTORS

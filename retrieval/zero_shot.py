@@ -47,9 +47,9 @@ def unknown_labels(encoder: Encoder, labels: Sequence[str]) -> list[str]:
 
 
 def probabilities(encoder: Encoder, cosines: np.ndarray) -> np.ndarray:
-    """Cosines [n, labels] as probabilities, as the towers were trained: SigLIP judges each label alone."""
+    """Cosines [n, labels] as probabilities, as the towers were trained: the sigmoid loss judges each label alone."""
     logits = encoder.logits(cosines).astype(np.float64)
-    if encoder.towers.is_siglip:
+    if encoder.loss == "sigmoid":
         return 1 / (1 + np.exp(-logits))
     logits = np.exp(logits - logits.max(-1, keepdims=True))
     return logits / logits.sum(-1, keepdims=True)

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 from retrieval.__main__ import main
 from retrieval.contrastive import Options
+from retrieval.encoder import load_encoder
 from retrieval.loop import build_loop
+from retrieval.zero_shot import probabilities
 from settings import Config, load_config, save_config
 from tests.helpers.forked import forks
 from tests.helpers.runs import losses, state_of
@@ -191,3 +194,15 @@ def test_clip_has_no_sigmoid_loss(make_run, tmp_path, capsys):
     file, config = make_run(save_two_towers(tmp_path / "towers", "clip"))
     assert run_of(config, file, "--loss", "sigmoid")[0] == 2
     assert "--loss sigmoid: CLIP has no bias for it; use softmax" in capsys.readouterr().err
+
+
+def test_labels_of_towers_tuned_with_softmax_have_probabilities_that_sum_to_one(make_run, tmp_path):
+    towers = save_two_towers(tmp_path / "towers")
+    file, config = make_run(towers, "language.train=full", "train.max_steps=2", "train.eval_strategy=no")
+    assert run_of(config, file, "--loss", "softmax")[0] == 0
+    cosines = np.array([[0.1, 0.3]], np.float32)
+    run = config.train.output / config.train.run / "checkpoint-2"
+    for tuned in (run, run / "towers"):
+        chances = probabilities(load_encoder(str(tuned), torch.device("cpu")), cosines)
+        assert chances.sum() == pytest.approx(1.0) and chances[0, 1] > chances[0, 0]
+    assert probabilities(load_encoder(str(towers), torch.device("cpu")), cosines).sum() != pytest.approx(1.0)
