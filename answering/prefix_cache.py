@@ -1,7 +1,8 @@
 """Generating on a prefix cache: the keys and values of what prompts share are computed once.
 
 With 728 visual tokens before every question, the picture is nearly all of a prompt. It goes through the encoder and
-the language model once, for a batch of questions about it and for every follow-up question.
+the language model once, for a batch of questions about it and for every follow-up question. A prompt that shares
+nothing goes through in one pass.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, StaticCache
@@ -38,7 +40,7 @@ def generate_on_prefixes(
     pad_token_id: int,
     **options,
 ) -> torch.Tensor:
-    """Ids [B, new] of the answers to ``prompts``; what the prompts share is computed once.
+    """Ids [B, new] of the answers to ``prompts``; what prompts share is computed once.
 
     Args:
         ends: for each prompt, the number of tokens up to the end of its last image; at least 1, fewer than all.
@@ -51,6 +53,10 @@ def generate_on_prefixes(
         prefix_rows.setdefault((owner, *prompt[:end]), len(prefix_rows))
         for prompt, end, owner in zip(prompts, ends, owners, strict=True)
     ]
+    if len(prefix_rows) == len(prompts) and options.get("num_beams", 1) == 1:
+        ids, mask = _pad_left(prompts, pad_token_id, model.device)  # [B, T]
+        shown = _shown([pixels[owner] for owner in owners])
+        return model.generate(input_ids=ids, attention_mask=mask, **shown, **_unpadded(options, mask))
     first = [rows.index(row) for row in range(len(prefix_rows))]  # for each prefix, the first prompt with it
     prefixes, prefix_mask = _pad_left([prompts[i][: ends[i]] for i in first], pad_token_id, model.device)  # [P, T]
     cache = prefill(model, prefixes, prefix_mask, [pixels[owners[i]] for i in first])
@@ -94,8 +100,22 @@ def _generate_after(
         input_ids=torch.cat([prefixes, rest], 1),  # [B, T + S], both parts padded on the left
         attention_mask=mask,
         past_key_values=cache,
-        **(options if mask.all() else count_no_padding(options, mask)),
+        **_unpadded(options, mask),
     )
+
+
+def _unpadded(options: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
+    """Options of ``generate`` with which the padding of ``mask`` [B, T] does not count as text."""
+    return options if mask.all() else count_no_padding(options, mask)
+
+
+def _shown(pixels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """The model's arguments for rows that show ``pixels``, for each row [n, 3, H, W]."""
+    shown = [images for images in pixels if len(images)]
+    return {
+        "pixel_values": torch.cat(shown) if shown else None,  # [K, 3, H, W]
+        "images_per_row": torch.tensor([len(images) for images in pixels]),
+    }
 
 
 def generate_cached(
@@ -118,12 +138,16 @@ def generate_cached(
     that ``num_beams`` must be 1.
     """
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], without padding
-    cache = prefix_of(model, prompt, end, pixels, prefix)
+    beams, shown = options.get("num_beams", 1), {}
+    if beams == 1 and _common(prefix, prompt, end) == 0:
+        cache, shown = model.new_cache(), _shown([pixels()])
+    else:
+        cache = prefix_of(model, prompt, end, pixels, prefix)
     if static:
         cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], prefix.cache if prefix else None)
-    if (beams := options.get("num_beams", 1)) > 1:  # generate repeats every input but the cache
+    if beams > 1:  # generate repeats every input but the cache
         cache.batch_repeat_interleave(beams)
-    new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options)
+    new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **shown, **options)
     if beams > 1:  # the rows are those of the last step; only the prompt is the same in all
         crop(cache, len(prompt))
         cache.batch_select_indices(torch.zeros(1, dtype=torch.long, device=model.device))
@@ -137,13 +161,17 @@ def prefix_of(
 
     At least the last token of ``ids`` is left out: ``generate`` needs one to compute.
     """
-    if prefix is not None:
-        common = len(os.path.commonprefix([prefix.ids, ids[:-1]]))
-        if common >= end:
-            crop(prefix.cache, common)
-            return prefix.cache
+    if prefix is not None and (common := _common(prefix, ids, end)):
+        crop(prefix.cache, common)
+        return prefix.cache
     first, mask = _pad_left([ids[:end]], 0, model.device)  # [1, end]
     return prefill(model, first, mask, [pixels()])
+
+
+def _common(prefix: PrefixCache | None, ids: list[int], end: int) -> int:
+    """How many tokens of ``ids`` are taken from ``prefix``: at least ``end`` and never all; 0 if it has no ``end``."""
+    common = 0 if prefix is None else len(os.path.commonprefix([prefix.ids, ids[:-1]]))
+    return common if common >= end else 0
 
 
 @torch.inference_mode()
@@ -151,14 +179,12 @@ def prefill(
     model: MMultiModal, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixels: Sequence[torch.Tensor]
 ) -> DynamicCache:
     """Keys and values of ``input_ids`` [P, T], of which row p shows ``pixels[p]`` [n, 3, H, W]."""
-    shown = [images for images in pixels if len(images)]
     cache = model.new_cache()
     model(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
-        pixel_values=torch.cat(shown) if shown else None,  # [K, 3, H, W]
-        images_per_row=torch.tensor([len(images) for images in pixels]),
+        **_shown(pixels),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,  # the least there is: a row of logits is 151,936 wide, and none is needed here
@@ -226,7 +252,7 @@ def to_static(model: MMultiModal, cache: Cache, tokens: int, storage: Cache | No
         crop(static, 0)
     else:
         static = StaticCache(config=model.language.config, max_cache_len=-(-tokens // STATIC_STEP) * STATIC_STEP)
-    for number, layer in enumerate(cache.layers):
+    for number, layer in enumerate(cache.layers if length else []):
         static.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
     return static
 

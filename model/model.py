@@ -223,11 +223,12 @@ class MMultiModal(nn.Module):
     ) -> torch.Tensor:
         """Ids of the answers [B, new] without the prompt. Batches must be padded on the left."""
         images = self.images_by_row(images_per_row, pixel_values)
-        cache = self.new_cache() if images is not None and not self.projector.in_sequence else None
+        cache = None
+        if images is not None and not self.projector.in_sequence:
+            cache = kwargs.setdefault("past_key_values", self.new_cache())
         shown = self.shown(images, input_ids, cache=cache)
         if cache is not None:
             cache.batch_repeat_interleave(kwargs.get("num_beams", 1))  # generate repeats every input but the cache
-            kwargs["past_key_values"] = cache
         ids = self.language.generate(input_ids=input_ids, attention_mask=attention_mask, **shown, **kwargs)
         return ids[:, input_ids.shape[1] :]
 

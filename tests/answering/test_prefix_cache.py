@@ -31,7 +31,7 @@ def test_one_row_of_logits_is_computed_for_each_new_token(assistant):
     base_of(assistant.model.language).lm_head.register_forward_hook(lambda m, a, output: rows.append(output.shape[1]))
     assistant.answer(requests(), max_new_tokens=3)
     list(assistant.stream(requests()[0], max_new_tokens=3))
-    assert rows == [1, 1, 1, 1] * 2  # one for the picture, whose logits nobody reads, and three tokens
+    assert rows == [1, 1, 1] * 2  # the picture goes through together with its question
 
 
 def test_the_same_question_once_more_leaves_one_token_to_compute(assistant):
