@@ -1,8 +1,8 @@
 """How much memory a training run will need, from configs alone, before any weight is read.
 
 Weights, gradients and optimiser states are counted exactly, on a model without data. Activations are a rule of thumb
-that was fitted to what autograd keeps (``tests/model/test_memory.py``). CUDA's context and fragmentation need about
-1 GiB more.
+that was fitted to what autograd keeps (``tests/model/test_memory.py``); compiled layers keep less, about three
+quarters. CUDA's context and fragmentation need about 1 GiB more.
 """
 
 from __future__ import annotations
@@ -116,18 +116,25 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     kv_width = language.num_key_value_heads * (
         getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
     )
-    dropout = config.language.train == "lora" and config.lora.lora_dropout > 0
-    block = tokens * block_bytes(language.hidden_size, language.intermediate_size, kv_width, dtype, dropout)
+    lora = config.language.train == "lora"
+    adapters = {
+        "dropout": lora and config.lora.lora_dropout > 0,
+        "fused": not (lora and (config.language.load_in_4bit or config.lora.use_dora)),
+    }
+    block = tokens * block_bytes(language.hidden_size, language.intermediate_size, kv_width, dtype, **adapters)
     kept = kept_bytes(block, tokens * language.hidden_size * dtype.itemsize, language.num_hidden_layers, checkpointing)
-    # Logits in the run's dtype and in fp32, their softmax and its gradient.
-    head = batch.labels * language.vocab_size * (dtype.itemsize + 12)
+    # In fp32: the softmax, its gradient and the gradient of the logits.
+    head = batch.labels * language.vocab_size * 12
     mask = batch.rows * batch.length**2 * (1 + dtype.itemsize)  # of branches, as bool and in the run's dtype
     tower = model.vision.config
     patches = batch.images * model.patch_grid.encoded
     one = patches * block_bytes(tower.hidden_size, tower.intermediate_size, tower.hidden_size, dtype)
     trained = {"frozen": 0, "last_blocks": config.vision.last_blocks}.get(config.vision.train, tower.num_hidden_layers)
-    seen = kept_bytes(one, patches * tower.hidden_size * dtype.itemsize, trained, checkpointing) if trained else one
-    return int(kept + head + mask + seen + connector_bytes(model, config, batch, dtype, checkpointing))
+    if trained:
+        kept += kept_bytes(one, patches * tower.hidden_size * dtype.itemsize, trained, checkpointing)
+    # One at a time: a block of the tower, the head, and a block that is recomputed.
+    largest = max(one, head, block if checkpointing else 0)
+    return int(kept + largest + mask + connector_bytes(model, config, batch, dtype, checkpointing))
 
 
 def connector_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: torch.dtype, checkpointing: bool) -> int:
@@ -168,17 +175,21 @@ def saved_bytes(connector: Connector, forward: Callable[[], torch.Tensor]) -> in
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def block_bytes(width: int, inner: int, kv_width: int, dtype: torch.dtype, dropout: bool = False) -> int:
+def block_bytes(
+    width: int, inner: int, kv_width: int, dtype: torch.dtype, dropout: bool = False, fused: bool = True
+) -> int:
     """Bytes that one transformer block keeps for each token, with adapters on all its linear layers.
 
     In the run's dtype: 7 times the width, keys and values, and 4 times the MLP's inner width. If that has 16 bits, the
-    norms and adapters also cast 13 bytes a width to fp32. With dropout, each adapter keeps its own input and its mask.
+    norms also cast 5 bytes a width to fp32. Adapters with dropout keep its mask. peft's own ones (not
+    :mod:`model.fused_lora`) also cast 8 bytes a width, and with dropout each keeps its own input.
     """
     narrow = dtype.itemsize < 4
-    kept = dtype.itemsize * (7 * width + 2 * kv_width + 4 * inner) + (13 * width if narrow else 0)
-    return int(kept + (4 if narrow else 5.8) * (6 * width + inner) * dropout)
+    kept = dtype.itemsize * (7 * width + 2 * kv_width + 4 * inner) + ((5 if fused else 13) * width if narrow else 0)
+    of_dropout = 1.0 if fused else 4.0 if narrow else 5.8
+    return int(kept + of_dropout * (6 * width + inner) * dropout)
 
 
 def kept_bytes(block: int, boundary: int, blocks: int, checkpointing: bool) -> int:
-    """The activations of all blocks; with checkpointing, the input of each and the activations of one."""
-    return block + boundary * blocks if checkpointing else block * blocks
+    """The activations of all blocks that are kept; with checkpointing, the input of each."""
+    return boundary * blocks if checkpointing else block * blocks
