@@ -28,11 +28,11 @@ PROMPT, SLOTS = 22, 26
 def build(name: str, dtype: torch.dtype) -> Any:
     """A model of two layers whose widths are no powers of 2, as those of real ones are not."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2}
+    sizes = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}
     if name.startswith("qwen2"):  # 3 queries on one key
         model = MQwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=3, num_key_value_heads=1))
     else:  # 2 queries on each of 2 keys, wider than hidden_size / heads
-        model = MQwen3ForCausalLM(Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2, head_dim=32))
+        model = MQwen3ForCausalLM(Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2, head_dim=16))
     for name, weight in model.named_parameters():
         torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.3)  # biases and norms too
     return model.to(dtype).eval()
@@ -76,5 +76,5 @@ def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
 if __name__ == "__main__":
     # Fewer and larger programs: the interpreter needs milliseconds for each.
     decoding_step.SPLITS, decoding_step.KEYS = 2, 8
-    decoding_step.QKV = decoding_step.OUTPUT = decoding_step.GATE_UP = decoding_step.DOWN = decoding_step.Tile(8, 4)
+    decoding_step.QKV = decoding_step.OUTPUT = decoding_step.GATE_UP = decoding_step.DOWN = decoding_step.Tile(16, 4)
     print(json.dumps({name: differences(name, *case) for name, case in CASES.items()}))
