@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from answering.checkpoints import add_checkpoint_arguments, base_overrides, is_override, open_config
-from common.errors import UserError
-from common.language import in_chinese, system_language
+from common.errors import UserError, exit_status
+from common.language import system_language
 from common.text import can_print, from_command_line, prepare_console
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_console()
     args = parse_arguments(argv)
     try:
-        return ask(args)
-    except UserError as error:
-        print(f"错误：{in_chinese(str(error))}" if args.lang == "zh" else f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
+        return exit_status(lambda: ask(args), "", args.lang)
     except BrokenPipeError:  # the reader of stdout has enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails to flush at its end
         return 1

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from answering.checkpoints import add_checkpoint_arguments, base_overrides, check_overrides, first_choice, open_config
-from common.errors import UserError
-from common.language import in_chinese, system_language
+from common.errors import UserError, exit_status
+from common.language import system_language
 from common.optional import is_installed
 from common.text import prepare_console
 
@@ -42,15 +42,7 @@ NO_GRADIO = (
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_console()
     args = parse_arguments(argv)
-    try:
-        check(args)
-        return run(args)
-    except UserError as error:
-        print(f"错误：{in_chinese(str(error))}" if args.lang == "zh" else f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 0
+    return exit_status(lambda: run(args), "", args.lang)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -108,8 +100,9 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(NO_GRADIO)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Load the model, serve the page until Ctrl-C or SIGTERM, and return the exit status."""
+def run(args: argparse.Namespace) -> None:
+    """Check what can be checked without a model, load it, and serve the page until Ctrl-C or SIGTERM."""
+    check(args)
     from window.web.model import Model
     from window.web.server import prepare_gradio
 
@@ -120,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
         model = Model(args.checkpoint, args.device, args.verify, args.overrides, args.prefixes)
         model.start()
         serve(model, args.port, args.share)
-    return 0
 
 
 def serve(model: Model, port: int | None, share: bool) -> None:

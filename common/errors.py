@@ -14,17 +14,25 @@ class UserError(Exception):
         super().__init__(" ".join(printable.split()))
 
 
-def exit_status(run: Callable[[], int | None], interrupted: str) -> int:
+def exit_status(run: Callable[[], int | None], interrupted: str, language: str = "en") -> int:
     """Run a command; returns its exit status.
 
-    It is what ``run`` returns (None: 0), 2 after a UserError, which is printed, and 130 after Ctrl-C, when the line
-    ``interrupted`` is printed.
+    It is what ``run`` returns (None: 0), 2 after a UserError, which is printed in ``language`` ("en" or "zh"), and 130
+    after Ctrl-C, when the line ``interrupted`` is printed.
     """
     try:
         return run() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_in_language(error, language), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def _in_language(error: UserError, language: str) -> str:
+    if language == "en":
+        return f"error: {error}"
+    from common.language import in_chinese  # its table takes 10 ms, which most commands need not spend
+
+    return f"错误：{in_chinese(str(error))}"

@@ -8,38 +8,14 @@ import tkinter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from tkinter import ttk
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from common.language import system_language
 from common.text import whole
 from window.look import Look
-from window.preferences import ANSWER, LANGUAGES, NULLABLE, SIZES, Preferences
+from window.preferences import ANSWER, LANGUAGES, NULLABLE, NUMBERS, SIZES, Number, Preferences
 
 _K = TypeVar("_K")
-
-
-class Number(NamedTuple):
-    """A number field: ``key`` is its name in the config's section generate and in the texts."""
-
-    key: str
-    least: float
-    most: float
-    step: float
-    convert: Callable[[str], float]
-    samples: bool = False  # whether only sampling uses it
-
-
-NUMBERS = (
-    Number("temperature", 0.1, 5, 0.1, float, samples=True),
-    Number("top_p", 0.01, 1, 0.05, float, samples=True),
-    Number("top_k", 1, 1_000_000, 10, int, samples=True),
-    Number("seed", 0, 2**32 - 1, 1, int, samples=True),
-    Number("num_beams", 1, 32, 1, int),
-    Number("repetition_penalty", 0.1, 5, 0.05, float),
-    Number("min_new_tokens", 0, 4096, 16, int),
-    Number("max_new_tokens", 1, 4096, 16, int),
-    Number("no_repeat_ngram_size", 0, 100, 1, int),
-)
 
 
 class SettingsDialog(tkinter.Toplevel):

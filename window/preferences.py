@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.files import write_text
 from common.text import whole
@@ -19,6 +20,30 @@ ANSWER = (  # the settings of an answer: keys of the config's section generate, 
     *("no_repeat_ngram_size", "min_new_tokens", "max_new_tokens", "stop_strings", "system"),
 )
 NULLABLE = ("top_k", "seed")  # "" is the null of these keys: all tokens, and another answer each time
+
+
+class Number(NamedTuple):
+    """A number field: ``key`` is its name in the config's section generate and in the texts."""
+
+    key: str
+    least: float
+    most: float
+    step: float
+    convert: Callable[[str], float]
+    samples: bool = False  # whether only sampling uses it
+
+
+NUMBERS = (
+    Number("temperature", 0.1, 5, 0.1, float, samples=True),
+    Number("top_p", 0.01, 1, 0.05, float, samples=True),
+    Number("top_k", 1, 1_000_000, 10, int, samples=True),
+    Number("seed", 0, 2**32 - 1, 1, int, samples=True),
+    Number("num_beams", 1, 32, 1, int),
+    Number("repetition_penalty", 0.1, 5, 0.05, float),
+    Number("min_new_tokens", 0, 4096, 16, int),
+    Number("max_new_tokens", 1, 4096, 16, int),
+    Number("no_repeat_ngram_size", 0, 100, 1, int),
+)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from pathlib import Path
 
@@ -70,3 +71,15 @@ def red(tmp_path) -> Path:
 def blue(tmp_path) -> Path:
     picture("blue").save(tmp_path / "blue.png")
     return tmp_path / "blue.png"
+
+
+@pytest.fixture
+def tested(checkpoint, tmp_path) -> list[str]:
+    """Makes two pictures of the checkpoint's run its test split, and gives their paths."""
+    file = tmp_path / "annotations.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for key, group in content.items():
+        group[0]["split"] = "test" if key in "13" else "train"
+        group[0]["turns"][0]["q"] = f"<|extra_0|>\nIs it {key}?"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return [str(tmp_path / f"{number}.png") for number in (1, 3)]

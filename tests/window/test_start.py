@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import webbrowser
 
@@ -20,18 +19,6 @@ from window.preferences import Preferences  # noqa: E402
 def offered(window) -> list:
     """The buttons of the start."""
     return [widget for widget in every_widget(window.view.transcript.text) if widget.winfo_class() == "TButton"]
-
-
-@pytest.fixture
-def tested(checkpoint, tmp_path) -> list[str]:
-    """Makes two pictures of the checkpoint's run its test split, and gives their paths."""
-    file = tmp_path / "annotations.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    for key, group in content.items():
-        group[0]["split"] = "test" if key in "13" else "train"
-        group[0]["turns"][0]["q"] = f"<|extra_0|>\nIs it {key}?"
-    file.write_text(json.dumps(content), encoding="utf-8")
-    return [str(tmp_path / f"{number}.png") for number in (1, 3)]
 
 
 def test_an_example_picture_and_then_its_question_are_asked_by_clicks(open_window, tested):

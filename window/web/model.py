@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from answering.checkpoints import checkpoint_facts, checkpoints_under, name_of
+from answering.checkpoints import checkpoint_facts, checkpoints_under, name_of, open_config
+from answering.examples import Examples, examples_of
 from answering.worker import import_opening
+from common.errors import UserError
 from window.web.texts import text
 
 if TYPE_CHECKING:
     from answering.assistant import Assistant
     from answering.baseline import BaselineAssistant
+    from settings import Config
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -36,6 +39,7 @@ class Model:
         self.most_prefixes = most_prefixes
         self.assistant: Assistant | BaselineAssistant | None = None
         self.checkpoint: Path | None = None  # the one that is loaded
+        self._examples: dict[tuple[Path, str], Examples] = {}
 
     def start(self, on_stage: Callable[[str], object] = str) -> None:
         """Load the first checkpoint. Of a run's folder it is the best one, which is ``first`` from then on.
@@ -63,6 +67,19 @@ class Model:
             assistant.most_prefixes = self.most_prefixes
         self.assistant, self.checkpoint = assistant, checkpoint
         return assistant
+
+    def config(self, checkpoint: Path) -> Config | None:
+        """A checkpoint's config with the command line's changes; None if it cannot be read, which loading it says."""
+        try:
+            return open_config(checkpoint, self.overrides)
+        except UserError:
+            return None
+
+    def examples(self, checkpoint: Path, language: str) -> Examples:
+        """Its example pictures and questions; read once."""
+        if (checkpoint, language) not in self._examples:
+            self._examples[checkpoint, language] = examples_of(checkpoint, language)
+        return self._examples[checkpoint, language]
 
     def choices(self, language: str) -> list[tuple[str, str]]:
         """What a page offers, (line about it, path): the first checkpoint, then every one under ``checkpoints/``."""

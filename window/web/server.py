@@ -39,12 +39,10 @@ def served(page: Page, port: int | None = None, share: bool = False) -> Iterator
     Raises:
         UserError: the port is in use, or gradio's server for ``share`` cannot be reached.
     """
-    from gradio.themes import Default
     from starlette.middleware import Middleware
 
-    from window.web.page import CSS
+    from window.web.page import CSS, THEME
 
-    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none to download
     try:
         _, local, public = page.blocks.launch(
             server_name=HOST,
@@ -52,7 +50,7 @@ def served(page: Page, port: int | None = None, share: bool = False) -> Iterator
             share=share,
             max_file_size=2 * limits.MOST_BYTES,  # between the two, the page says which file is too large
             app_kwargs={"middleware": [Middleware(_Headers)]},
-            theme=theme,
+            theme=THEME,
             css=CSS,
             footer_links=[],
             ssr_mode=False,

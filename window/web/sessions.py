@@ -18,11 +18,13 @@ from PIL import Image
 
 from answering.checkpoints import max_pixels_of, name_of
 from answering.conversation import Conversation
+from answering.examples import Examples
 from answering.worker import Problem, describe_error
 from common.errors import UserError
 from common.language import in_chinese
 from common.text import whole
 from dataset.image import ImageError, load_image
+from window.preferences import NULLABLE, NUMBERS
 from window.web import limits
 from window.web.model import Model
 from window.web.texts import text
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from answering.attention_map import AttentionMap
     from answering.baseline import BaselineAssistant
 
-
 MB = 1_000_000
+SETTINGS = [number for number in NUMBERS if number.key not in NULLABLE]  # an empty field is the checkpoint's own
 
 
 class Status(NamedTuple):
@@ -63,6 +65,7 @@ class Session:
     key: str = ""  # the browser's own for the tab
     language: str = "en"
     conversation: Conversation = field(default_factory=Conversation)
+    example: str = ""  # the path of the conversation's picture, if it is an example
     lines: list[Line] = field(default_factory=list)
     status: Status = Status("empty")
     given_back: str = ""  # a question that was not answered, for the input
@@ -82,9 +85,9 @@ class Session:
     def t(self, key: str, **values: object) -> str:
         return text(self.language, key, **values)
 
-    def said(self) -> str:
-        """The status in the session's language."""
-        key, values, problem, _ = self.status
+    def said(self, status: Status | None = None) -> str:
+        """A status in the session's language (None: its own)."""
+        key, values, problem, _ = status or self.status
         if problem is None:
             return self.t(key, **values)
         if problem.kind == "memory":
@@ -185,12 +188,37 @@ class Sessions:
         if images is None:
             return False
         self._leave(session)
+        session.example = ""
         names = [whole(Path(path).name)[0] for path in files]
         session.conversation, session.maps = Conversation(images, names), {}
         if session.lines:
             session.note("about", names=", ".join(names))
         session.status = Status("pictures_read")
         return True
+
+    def show_example(self, session: Session, number: int) -> bool:
+        """As :meth:`show`, for an example picture of the chosen checkpoint."""
+        pictures = self.examples(session).pictures
+        if not 0 <= number < len(pictures):
+            return False  # the files of its run were changed
+        if not self.show(session, [pictures[number].picture]):
+            return False
+        session.example = pictures[number].picture
+        return True
+
+    def examples(self, session: Session) -> Examples:
+        """Those of the chosen checkpoint, in the session's language."""
+        return self.model.examples(session.checkpoint, session.language)
+
+    def example_questions(self, session: Session) -> list[str]:
+        """What can be asked about the session's picture; nothing without one, and after the first question."""
+        if session.lines or not session.conversation.images:
+            return []
+        examples = self.examples(session)
+        for picture, questions in examples.pictures:
+            if picture == session.example:
+                return questions
+        return examples.questions or [session.t(f"question_{number}") for number in (1, 2, 3)]
 
     def _read(self, session: Session, files: Sequence[str]) -> list[Image.Image] | None:
         if len(files) > limits.MOST_PICTURES:
@@ -238,14 +266,13 @@ class Sessions:
         Returns the job to follow. None if the question is refused: it is given back, and the status says why.
         """
         question, replaced = whole(question.strip())
-        if not self._may_ask(session, question, checkpoint):
+        if not (self._may_ask(session, question, checkpoint) and _in_range(session, settings)):
             session.given_back = question
             return None
         if replaced:
             session.note("replaced_one" if replaced == 1 else "replaced", count=replaced)
         if session.answered_by not in (None, checkpoint):
             session.note("switched", name=name_of(checkpoint))
-            session.maps = {}  # they are of the other model
         session.checkpoint, session.settings = checkpoint, settings
         asked = _Asked(session, question, checkpoint)
         session.status, session.given_back = Status("waiting", {"before": self.turns.count()}), ""
@@ -265,11 +292,23 @@ class Sessions:
             session.refuse("picture_first")
         elif len(question) > limits.MOST_CHARACTERS:
             session.refuse("too_long", count=len(question), limit=limits.MOST_CHARACTERS)
-        elif str(checkpoint) not in {path for _, path in self.model.choices(session.language)}:
-            session.refuse("no_checkpoint")  # a path that the page does not offer
+        elif not self._offers(checkpoint):
+            session.refuse("checkpoint_gone")
         else:
             return True
         return False
+
+    def choose(self, session: Session, checkpoint: Path) -> None:
+        """Choose the checkpoint of the next question."""
+        if not self._offers(checkpoint):
+            session.refuse("checkpoint_gone")
+            return
+        session.checkpoint = checkpoint
+        if session.job is None:
+            session.status = self.who(session)
+
+    def _offers(self, checkpoint: Path) -> bool:
+        return str(checkpoint) in {path for _, path in self.model.choices("en")}
 
     def stop(self, session: Session) -> None:
         """End the answer in progress; its words so far stay. A question that waits is given back."""
@@ -307,7 +346,7 @@ class Sessions:
         elif job.stopped:
             session.status = Status("stopped")
         else:
-            session.status = self.ready() if said else Status("nothing")
+            session.status = self.who(session) if said else Status("nothing")
 
     def _loaded(self, job: Job, session: Session, checkpoint: Path) -> Assistant | BaselineAssistant:
         def say(stage: str) -> None:
@@ -316,12 +355,12 @@ class Sessions:
 
         return self.model.load(checkpoint, say)
 
-    def ready(self) -> Status:
-        """What answers, and on which device."""
-        assistant, checkpoint = self.model.assistant, self.model.checkpoint
-        if assistant is None or checkpoint is None:
-            return Status("ready")
-        values = {"name": name_of(checkpoint), "device": assistant.device, "baseline": assistant.baseline}
+    def who(self, session: Session) -> Status:
+        """Which checkpoint answers, and on which device once it is loaded."""
+        assistant, name = self.model.assistant, name_of(session.checkpoint)
+        if assistant is None or self.model.checkpoint != session.checkpoint:
+            return Status("not_loaded", {"name": name})
+        values = {"name": name, "device": assistant.device, "baseline": assistant.baseline}
         return Status("baseline_on_device" if assistant.baseline else "on_device", values)
 
     # ------------------------------------------------------------------------------------------ where it looks
@@ -331,7 +370,8 @@ class Sessions:
         turn = session.shown_turn()
         if turn is None or turn in session.maps or session.job is not None:
             return None
-        conversation, checkpoint, settings = session.conversation, session.checkpoint, session.settings
+        conversation, settings = session.conversation, session.settings
+        checkpoint = Path(conversation.turns[turn].checkpoint)  # that of the answer
 
         def work(job: Job) -> None:
             try:
@@ -352,6 +392,15 @@ class Sessions:
             session.refuse("cannot_look", describe_error(error))
             return None
         return job
+
+
+def _in_range(session: Session, settings: dict[str, Any]) -> bool:
+    """Whether the numbers are those that the window takes too; if not, the status says which is not."""
+    for key, least, most, *_ in SETTINGS:
+        if not least <= settings.get(key, least) <= most:
+            session.refuse("bad_number", name=session.t(key), value=settings[key], least=least, most=most)
+            return False
+    return True
 
 
 class _Asked:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.browser import NAMES, Browser, find_chromium
-from tests.helpers.tiny import picture
+from tests.helpers.tiny import never_ends
 from window.web.model import Model
 from window.web.sessions import Sessions
 
@@ -25,15 +25,11 @@ def sessions(checkpoint) -> Iterator[Sessions]:
 
 
 @pytest.fixture
-def red(tmp_path) -> Path:
-    picture("red").save(tmp_path / "red.png")
-    return tmp_path / "red.png"
-
-
-@pytest.fixture
-def blue(tmp_path) -> Path:
-    picture("blue").save(tmp_path / "blue.png")
-    return tmp_path / "blue.png"
+def endless(sessions) -> Sessions:
+    """The same; an answer of the model does not end by itself."""
+    never_ends(sessions.model.assistant)
+    sessions.model.assistant.config.generate.max_new_tokens = 3000
+    return sessions
 
 
 @pytest.fixture(scope="session")
@@ -71,16 +67,17 @@ def address(browsers, sessions, uploads) -> Iterator[str]:
 @pytest.fixture
 def person(browsers, address) -> Callable[[int], Person]:
     """A function that opens the page: person 0, or person 1 at the same time."""
-    return lambda number=0, language="en-US": Person(browsers[number], address, language)
+    return lambda number=0, language="en-US", mode="light": Person(browsers[number], address, language, mode)
 
 
 class Person:
     """Someone with the page in front of them."""
 
-    def __init__(self, browser: Browser, address: str, language: str) -> None:
+    def __init__(self, browser: Browser, address: str, language: str, mode: str = "light") -> None:
         self.browser, self.address = browser, address
         browser.size(1280, 900)
         browser.call("Emulation.setUserAgentOverride", userAgent="test", acceptLanguage=language)
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": mode}])
         browser.visit(address)
         browser.run("sessionStorage.clear()")
         self.reload()
@@ -101,6 +98,10 @@ class Person:
 
     def until_status(self, start: str) -> None:
         self.until(f"document.querySelector('#status').innerText.trim().startsWith({start!r})")
+
+    def until_words(self) -> None:
+        """Wait until an answer has begun."""
+        self.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
 
     def attach(self, *files: Path) -> None:
         before = self.browser.run("document.querySelectorAll('#box .thumbnail-item').length")

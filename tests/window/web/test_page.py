@@ -7,8 +7,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from dataset.prompt import Request, Turn, question_with_images
-from tests.helpers.tiny import never_ends, picture
+from tests.helpers.tiny import picture
 
 HOSTILE = (
     "a & b < c &amp; &copy <img src=x onerror='window.hacked=1'><script>window.hacked=1</script> "
@@ -56,28 +58,24 @@ def test_pictures_alone_then_an_example_question(person, red, blue, assistant):
     assert someone.said() == [" ".join(assistant.answer([request])[0].split())]
 
 
-def test_an_answer_streams_and_stop_keeps_its_words(person, red, sessions):
-    never_ends(sessions.model.assistant)
-    sessions.model.assistant.config.generate.max_new_tokens = 3000
+def test_an_answer_streams_and_stop_keeps_its_words(person, red, endless):
     someone = person()
     someone.ask("What color?", red)
-    someone.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    someone.until_words()
     before = someone.said()[0]
     someone.until(f"document.querySelector('#chat [data-testid=bot]').innerText.length > {len(before)}")
     assert someone.status == "Answering..."
     someone.click("#box .stop-button")
     someone.until_status("Stopped")
     (kept,) = someone.said()
-    assert kept.startswith(before) and len(sessions.model.assistant.tokenizer.encode(kept)) < 3000
+    assert kept.startswith(before) and len(endless.model.assistant.tokenizer.encode(kept)) < 3000
     someone.until("document.querySelector('#box .submit-button')")
 
 
-def test_a_second_person_waits_for_their_turn_and_the_stop_of_one_is_not_the_others(person, red, blue, sessions):
-    never_ends(sessions.model.assistant)
-    sessions.model.assistant.config.generate.max_new_tokens = 3000
+def test_a_second_person_waits_for_their_turn_and_the_stop_of_one_is_not_the_others(person, red, blue, endless):
     first, second = person(0), person(1)
     first.ask("What color?", red)
-    first.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    first.until_words()
     second.ask("and here?", blue)
     second.until_status("Your question waits for its turn; before it: 1.")
     second.click("#box .stop-button")
@@ -90,25 +88,23 @@ def test_a_second_person_waits_for_their_turn_and_the_stop_of_one_is_not_the_oth
     second.until_status("Your question waits")
     first.click("#box .stop-button")
     first.until_status("Stopped")
-    second.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    second.until_words()
     second.click("#box .stop-button")
     second.until_status("Stopped")
 
 
-def test_a_tab_that_is_closed_in_the_middle_of_an_answer_leaves_the_model_to_the_others(person, red, blue, sessions):
-    never_ends(sessions.model.assistant)
-    sessions.model.assistant.config.generate.max_new_tokens = 3000
+def test_a_tab_that_is_closed_in_the_middle_of_an_answer_leaves_the_model_to_the_others(person, red, blue, endless):
     first, second = person(0), person(1)
     first.ask("What color?", red)
-    first.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    first.until_words()
     second.ask("and here?", blue)
     second.until_status("Your question waits")
     first.browser.visit("about:blank")
-    second.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    second.until_words()
     second.click("#box .stop-button")
     second.until_status("Stopped")
     first.browser.visit(first.address)  # the same tab again: the conversation is there, with the words so far
-    first.until("document.querySelector('#chat [data-testid=bot]')?.innerText.length > 5")
+    first.until_words()
     assert first.said("user") == ["What color?"] and "red.png" in first.text("#pictures")
 
 
@@ -175,16 +171,102 @@ def test_where_it_looks_is_shown_for_the_answer_that_is_clicked(person, red):
     someone.until("!document.querySelector('#pictures .legend')")
 
 
-def test_settings_reach_the_answer(person, red, sessions, assistant):
+def test_settings_reach_the_answer_and_an_empty_field_is_the_checkpoints_own(person, red, assistant):
     someone = person()
     someone.click("#settings button")
-    someone.until("document.querySelector('#length input')")
-    someone.browser.run("document.querySelector('#length input').focus()")
-    someone.browser.call("Input.insertText", text="2")
+    someone.until("document.querySelector('#max_new_tokens input')")
+    assert someone.browser.run("document.querySelector('#max_new_tokens input').placeholder") == "8"
     someone.ask("What color?", red)
     ready(someone)
+    someone.click("#new")
+    someone.until("document.querySelectorAll('#chat [data-testid=bot]').length == 0")
+    whole = [" ".join(wanted(assistant, "What color?")[0].split())]
+    someone.browser.run("document.querySelector('#max_new_tokens input').focus()")
+    someone.browser.call("Input.insertText", text="2")
+    someone.ask("What color?")
+    someone.until("document.querySelectorAll('#chat [data-testid=bot]').length == 1")
+    ready(someone)
     request = Request([Turn(question_with_images("What color?", 1))], [picture("red")])
-    assert someone.said() == [" ".join(assistant.answer([request], max_new_tokens=2)[0].split())]
+    assert someone.said() == [" ".join(assistant.answer([request], max_new_tokens=2)[0].split())] != whole
+
+
+def test_an_example_picture_and_then_its_question_are_asked_by_clicks(person, tested, sessions):
+    sessions.model.assistant.stream = lambda request, stop, **settings: iter(["yes"])
+    someone = person()
+    someone.until("document.querySelectorAll('#pictures .examples button').length == 2")
+    someone.click("#pictures [data-example='1']")
+    someone.until_status("Ask about the picture, or choose")
+    someone.until("document.querySelector('#chips button')")
+    assert "3.png · 50 × 40" in someone.text("#pictures") and someone.text("#chips") == "Is it 3?"
+    someone.click("#chips button")
+    ready(someone)
+    assert someone.said("user") == ["Is it 3?"] and someone.said() == ["yes"]
+
+
+# Text with less contrast than WCAG AA asks for (4.5), hints in fields included, and edges of controls with less than 3.
+FAINT = """(() => {
+    const light = (c) => [0, 1, 2].map((i) => c[i] / 255)
+        .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+    const ground = (node) => {
+        for (; node; node = node.parentElement) {
+            const color = parts(getComputedStyle(node).backgroundColor);
+            if (color[3] === undefined || color[3] > 0.9) return color;
+        }
+        return [255, 255, 255];
+    };
+    const contrast = (color, node) => {
+        const [a, b] = [light(parts(color)), light(ground(node))];
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    };
+    const found = [];
+    const check = (node, color, ground, least) => {
+        const ratio = contrast(color, ground);
+        if (node.checkVisibility() && ratio < least) found.push([node.outerHTML.slice(0, 150), color, ratio]);
+    };
+    for (const node of document.querySelectorAll('.gradio-container *')) {
+        const style = getComputedStyle(node);
+        const words = [...node.childNodes].some((one) => one.nodeType === 3 && one.data.trim());
+        if (words) check(node, style.color, node, 4.5);
+        if (node.placeholder) check(node, getComputedStyle(node, '::placeholder').color, node, 4.5);
+        const edged = 'input:is([type=checkbox], [type=radio]):not(:checked), input[type=number], #box';
+        if (node.matches(edged)) check(node, style.borderTopColor, node, 3);
+    }
+    return found;
+})()"""
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_contrasts_are_those_of_wcag_aa_in_both_modes(person, tested, sessions, tmp_path, mode):
+    sessions.model.assistant.stream = lambda request, stop, **settings: iter(["yes"])
+    someone = person(mode=mode)
+    assert someone.browser.run("document.body.classList.contains('dark')") == (mode == "dark")
+    someone.click("#settings button")
+    someone.until("document.querySelector('#max_new_tokens input')")
+    assert someone.browser.run(FAINT) == []
+    someone.click("#pictures [data-example]")
+    someone.until("document.querySelector('#chips button')")
+    someone.click("#chips button")
+    ready(someone)
+    someone.click("#look input")
+    someone.until("document.querySelector('#pictures .legend')")
+    (tmp_path / "page.png").write_text("no picture")
+    someone.ask("", tmp_path / "page.png")
+    someone.until("document.querySelector('#status .problem')")
+    assert someone.browser.run(FAINT) == []
+
+
+def test_on_a_narrow_page_nothing_is_cut_off_and_the_conversation_comes_before_the_settings(person, red):
+    someone = person(language="zh")
+    someone.browser.size(400, 800)
+    someone.ask("什么颜色？", red)
+    someone.until_status("test / checkpoint-1，运行于 cpu")
+    assert someone.browser.run("document.documentElement.scrollWidth") == 400
+    tops = (
+        "['pictures', 'chat', 'box', 'settings'].map((id) => document.getElementById(id).getBoundingClientRect().top)"
+    )
+    assert someone.browser.run(f"{tops}.every((top, i, all) => i === 0 || top > all[i - 1])")
 
 
 def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, sessions, uploads, red, address):

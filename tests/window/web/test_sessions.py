@@ -8,12 +8,17 @@ import pytest
 from PIL import Image
 
 from answering.assistant import Assistant
+from baselines.train import main as train
 from dataset.prompt import Request, Turn, question_with_images
+from tests.baselines.conftest import SMALL, colors
 from tests.helpers.asking import count_pictures
 from tests.helpers.tiny import never_ends, picture
 from window.web import limits
+from window.web.model import Model
 from window.web.sessions import Session, Sessions
 from window.web.turns import Job
+
+__all__ = ["colors"]  # a fixture
 
 
 def ask(sessions: Sessions, session: Session, question: str, **settings) -> Job | None:
@@ -172,9 +177,17 @@ def test_a_checkpoint_that_the_page_does_not_offer_is_refused(sessions, tab, tmp
     assert sessions.ask(tab, "What?", tmp_path, {}) is None and tab.status.refused
 
 
-def test_a_wrong_setting_is_a_sentence(sessions, tab):
-    list(ask(sessions, tab, "What?", max_new_tokens=0).changes())
-    assert "max_new_tokens" in tab.said() and tab.lines == []
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_new_tokens": 0}, "Longest answer (tokens): 0 is not a number from 1 to 4096"),
+        ({"num_beams": 1000}, "Beams: 1000 is not a number from 1 to 32"),
+        ({"temperature": float("nan")}, "Temperature: nan is not a number from 0.1 to 5"),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence_and_the_question_is_given_back(sessions, tab, settings, sentence):
+    assert ask(sessions, tab, "What?", **settings) is None
+    assert tab.said() == sentence and tab.status.refused and tab.lines == [] and tab.take_back() == "What?"
 
 
 def test_pictures_that_cannot_be_used_are_refused_and_the_conversation_stays(sessions, tab, tmp_path, monkeypatch):
@@ -252,6 +265,57 @@ def test_a_damaged_checkpoint_is_a_sentence_and_the_next_question_is_answered(se
     list(sessions.ask(tab, "What?", other, {}).changes())
     assert tab.status.refused and "use an earlier checkpoint" in tab.said()
     assert answer(sessions, tab, "What?")
+
+
+def test_a_baselines_checkpoint_answers_and_the_page_says_which_it_is(colors, tmp_path):
+    config = colors()
+    assert train(["--config", str(tmp_path / "run.yaml"), "--model", "attention", *SMALL]) == 0
+    model = Model(config.train.output / "test-attention", "cpu")
+    model.start()
+    sessions = Sessions(model)
+    tab = sessions.of("tab")
+    assert tab.said(sessions.who(tab)) == f"test-attention / {model.first.name}, the baseline attention, on cpu"
+    sessions.show(tab, [str(tmp_path / "0.png")])
+    assert answer(sessions, tab, "What color is it?") == "red"
+    assert tab.said() == f"test-attention / {model.first.name}, the baseline attention, on cpu"
+    tab.looks = True
+    list(sessions.look(tab).changes())
+    assert tab.maps[0][0].weights.shape == (1, 3, 3)
+    assert sessions.turns.close(timeout=60)
+
+
+def test_examples_are_of_the_chosen_checkpoints_own_kind(sessions, tested, red, monkeypatch):
+    tab = sessions.of("tab")
+    assert [one.picture for one in sessions.examples(tab).pictures] == tested and sessions.example_questions(tab) == []
+    assert sessions.show_example(tab, 1) and tab.conversation.paths == ["3.png"]
+    assert sessions.example_questions(tab) == ["Is it 3?"]
+    assert not sessions.show_example(tab, 2)  # there are two
+    sessions.show(tab, [str(red)])
+    assert sessions.example_questions(tab)[0] == "Describe the picture."  # no question was asked twice
+    answer(sessions, tab, "What color?")
+    assert sessions.example_questions(tab) == []
+
+
+def test_a_chosen_checkpoint_is_loaded_when_it_has_a_question(sessions, tab, checkpoint, monkeypatch):
+    other = checkpoint.with_name("checkpoint-2")
+    shutil.copytree(checkpoint, other)
+    sessions.choose(tab, other)
+    assert tab.status.refused and tab.said().startswith("This checkpoint is no longer there")
+    monkeypatch.setattr("window.web.model.CHECKPOINTS", checkpoint.parent.parent)
+    sessions.choose(tab, other)
+    assert tab.said() == "test / checkpoint-2, which is loaded when it has a question"
+    assert sessions.model.checkpoint == checkpoint
+
+
+def test_where_it_looks_is_computed_by_the_checkpoint_of_the_answer(sessions, tab, checkpoint, monkeypatch):
+    other = checkpoint.with_name("checkpoint-2")
+    shutil.copytree(checkpoint, other)
+    monkeypatch.setattr("window.web.model.CHECKPOINTS", checkpoint.parent.parent)
+    answer(sessions, tab, "What color?")
+    list(sessions.ask(tab, "and now?", other, {}).changes())
+    tab.looks, tab.selected = True, 0
+    list(sessions.look(tab).changes())
+    assert sessions.model.checkpoint == checkpoint and list(tab.maps) == [0]
 
 
 def test_where_it_looks_has_a_map_for_each_picture_of_the_chosen_answer(sessions, red, blue):

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.helpers.tiny import REPO
+from window.web.sessions import SETTINGS
 from window.web.texts import TEXTS, preferred, text
 
 
@@ -23,11 +24,12 @@ def test_every_text_that_the_code_names_exists_and_none_is_left_over():
         file.read_text(encoding="utf-8") for file in (REPO / "window" / "web").glob("*.py") if file.stem != "texts"
     )
     named = set(re.findall(r'(?:\bt|text|note|refuse|Status)\((?:"en", |language, )?"(\w+)"', code))
+    named |= {number.key for number in SETTINGS}
     named |= {"greedy", "sampling", "question_1", "question_2", "question_3", "baseline_on_device", "on_device"}
     named |= {"stage_libraries", "stage_weights", "stage_device", "shows_tokens", "shows_queries"}
     named |= {"shows_cross_attention", "ask_more", "type_here", "empty", "replaced_one", "replaced", "nothing"}
     assert {"busy", "picture_first", "cannot_open", "memory", "waiting"} <= named
-    parts = "name before count limit size pixels names reason device baseline who share score"
+    parts = "name value least most before count limit size pixels names reason device baseline who share score"
     values = dict.fromkeys(parts.split(), 1)
     for key in named:
         assert text("en", key, **values) and text("zh", key, **values), key
