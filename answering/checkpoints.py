@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from common.errors import UserError
-from common.hub import base_option
+from common.hub import TOWERS, base_option
 from dataset.boxes import Crop, crop_of
 from model.manifest import MANIFEST, Damaged, check_files, read_manifest
 from model.run_checkpoints import choices_of
@@ -76,15 +76,19 @@ def crop_in(checkpoint: Path) -> Crop | None:
 
 
 def _check_config(folder: Path) -> None:
-    """Raises Damaged if the manifest or the config is not what was saved."""
-    files = read_manifest(folder)["files"]
-    check_files(folder, {"files": {CONFIG: files.get(CONFIG, "")}})
+    """Raises Damaged if the manifest or the config is not what was saved, UserError if it is one of two towers."""
+    manifest = read_manifest(folder)
+    if "two_towers" in manifest:
+        raise UserError(
+            f"{folder}: two towers, which do not write answers; use python -m retrieval with --model {folder}"
+        )
+    check_files(folder, {"files": {CONFIG: manifest["files"].get(CONFIG, "")}})
 
 
 def checkpoints_under(folder: Path) -> list[Path]:
-    """Every complete checkpoint of every run, the newest first."""
+    """Every complete checkpoint of every run that writes answers, the newest first."""
     found = [(manifest.stat().st_mtime, manifest.parent) for manifest in folder.glob(f"*/checkpoint-*/{MANIFEST}")]
-    return [checkpoint for _, checkpoint in sorted(found, reverse=True)]
+    return [checkpoint for _, checkpoint in sorted(found, reverse=True) if not (checkpoint / TOWERS).is_dir()]
 
 
 class CheckpointFacts(NamedTuple):

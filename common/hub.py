@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken"]  # fetched from a repository on the hub
 REPOSITORY = Path(__file__).resolve().parent.parent
+TOWERS = "towers"  # the folder in a checkpoint of `retrieval train` that holds both towers
 PATIENCE = 5.0  # seconds for the hub to answer; without a network, resolving its name alone may take minutes
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from evaluation.captions import caption_scores
 from evaluation.html.comparison import write_comparison
 from evaluation.report import table
 from evaluation.result import Difference, Differences, Mean, Prediction, Result, read_result
@@ -66,13 +67,30 @@ def paired(a: Result, b: Result) -> list[Pair]:
 
 
 def differences(pairs: Sequence[Pair]) -> Differences:
-    """The difference of the scores in all, and by type, language and source."""
+    """The difference of the scores in all, and by type, language and source; the scores of the captions of both."""
     groups: dict[str, dict[str, list[Pair]]] = {field: defaultdict(list) for field in ("type", "language", "source")}
     for pair in pairs:
         for field, by_value in groups.items():
             by_value[pair[0][field]].append(pair)  # type: ignore[literal-required]
     found = {f"by_{field}": {name: difference(by[name]) for name in sorted(by)} for field, by in groups.items()}
-    return {"overall": difference(pairs), **found}  # type: ignore[typeddict-item]
+    return {"overall": difference(pairs), **found, "captions": caption_pairs(pairs)}  # type: ignore[typeddict-item]
+
+
+def caption_pairs(pairs: Sequence[Pair]) -> dict[str, list[dict[str, float | None]]]:
+    """The scores of a and of b in each language, over the captions that both have written."""
+    by_language: dict[str, list[Pair]] = defaultdict(list)
+    for old, new in pairs:
+        if old["type"] == "caption" and old["prediction"] is not None and new["prediction"] is not None:
+            by_language[old["language"]].append((old, new))
+    return {
+        language: [
+            caption_scores(
+                [line["prediction"] or "" for line in lines], [old["references"] for old, _ in both], language
+            )
+            for lines in zip(*both, strict=True)
+        ]
+        for language, both in sorted(by_language.items())
+    }
 
 
 def difference(pairs: Sequence[Pair]) -> Difference:
@@ -127,9 +145,9 @@ def show(a: Result, b: Result, pairs: Sequence[Pair], most: int) -> str:
     cells = {name: _cells(row) for name, row in rows.items() if row["a"]["n"]}
     lines += ["", *table(cells, headings)] if cells else []
     captions = {
-        f"{name} captions ({language})": row
-        for name, result in (("A", a), ("B", b))
-        for language, row in result["scores"]["overall"]["captions"].items()
+        f"{name} captions ({language})": scores
+        for language, both in found["captions"].items()
+        for name, scores in zip("AB", both, strict=True)
     }
     lines += ["", *table(captions, {key: key for key in next(iter(captions.values()))})] if captions else []
     lines += ["", _sentence(found["overall"])]

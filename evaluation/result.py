@@ -176,6 +176,9 @@ class Differences(TypedDict):
     by_type: dict[str, Difference]
     by_language: dict[str, Difference]
     by_source: dict[str, Difference]
+    captions: dict[
+        str, list[dict[str, float | None]]
+    ]  # language -> the scores of a and of b, over the captions of both
 
 
 def read_result(path: Path) -> Result:

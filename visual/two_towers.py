@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, SiglipConfig, SiglipTextConfig
 
 from common.errors import UserError
-from common.hub import load_strictly, model_folder, read_config
+from common.hub import TOWERS, load_strictly, model_folder, read_config
 from visual.load import load_vision
 from visual.SIGLIP_VIT import POSITION_IDS
 
-TOWERS = "towers"  # the folder in a checkpoint of `retrieval train` that holds both
 FIRST_LOG_SCALE, FIRST_BIAS = 2.3026, -10.0  # ln 10 and -10: 2303.15343, section 3.2
 
 

@@ -43,8 +43,8 @@ def comparison_content(a: Mapping, b: Mapping, pairs: Pairs, differences: Differ
         "rows": list(rows(differences)),
         "captions": [
             {"source": name, "language": language, **scores}
-            for name, result in (("A", a), ("B", b))
-            for language, scores in result["scores"]["overall"]["captions"].items()
+            for language, written in differences["captions"].items()
+            for name, scores in zip("AB", written, strict=True)
         ],
         "counts": {
             "complete": a["complete"] and b["complete"],

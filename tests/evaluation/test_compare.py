@@ -10,6 +10,7 @@ import pytest
 
 from evaluation import compare
 from evaluation.compare import differences, other_settings, paired
+from evaluation.html.comparison import comparison_content
 from tests.helpers.evaluating import guesses, looks, run
 from tests.helpers.results import line, result, wrong
 
@@ -41,6 +42,22 @@ def test_a_question_that_one_run_could_not_be_asked_is_left_out_of_the_differenc
     a = result([line(0, ["x"]), wrong(1, ["y"]), line(2, ["z"], score=None, prediction=None)])
     b = result([line(0, ["x"]), line(1, ["y"]), line(2, ["z"])])
     assert differences(paired(a, b))["overall"]["a"]["n"] == 2
+
+
+def test_captions_are_scored_over_those_that_both_have_written():
+    def captions(*texts: str | None) -> dict:
+        told = {"type": "caption", "score": None, "references": ["a red dot"]}
+        return result(
+            [line(i, [str(i)], **told, prediction=text) for i, text in enumerate(texts) if text != "left out"]
+        )
+
+    a, b = captions("a red dot", "a red dot", "blue", None), captions("a red dot", "no", "left out", "a red dot")
+    first, second = differences(paired(a, b))["captions"]["en"]
+    assert (first["n"], second["n"]) == (2, 2)
+    assert first["BLEU-1"] == pytest.approx(1, abs=1e-6) and second["BLEU-1"] < 0.8
+    (row, _) = comparison_content(a, b, paired(a, b), differences(paired(a, b)))["captions"]
+    assert (row["source"], row["language"], row["BLEU-1"]) == ("A", "en", first["BLEU-1"])
+    assert differences(paired(result([line(0)]), result([line(0)])))["captions"] == {}
 
 
 def test_it_prints_differences_and_the_questions_that_changed(data, stub, tmp_path, capsys):

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from answering.checkpoints import checkpoints_under, open_config
+from common.errors import UserError
 from retrieval.__main__ import main
 from retrieval.contrastive import Options
 from retrieval.encoder import load_encoder
@@ -83,6 +85,15 @@ def test_a_checkpoint_is_a_whole_model_whose_tower_a_run_can_begin_with(make_run
     with torch.no_grad():
         states = tuned.model.vision_model(pixel_values=pixels).last_hidden_state
         assert torch.equal(load_vision(str(run / "checkpoint-4" / "towers"))(pixels), states)
+
+
+def test_a_checkpoint_of_towers_is_not_offered_to_answer_and_says_what_it_is_for(make_run, tmp_path):
+    file, config = make_run(save_two_towers(tmp_path / "towers"), "train.max_steps=2", "train.eval_strategy=no")
+    _, run = run_of(config, file)
+    assert checkpoints_under(config.train.output) == []
+    for path in (run, run / "checkpoint-2"):
+        with pytest.raises(UserError, match="checkpoint-2: two towers, .*; use python -m retrieval with --model"):
+            open_config(path)
 
 
 def test_a_resumed_run_ends_bit_equal(make_run, tmp_path):
