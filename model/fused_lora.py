@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 from model.plain_peft import lora
+from qwen.last_layer import attended, heads_of
 
 if TYPE_CHECKING:
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention as _Attention
     from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP as _MLP
 else:
-    _MLP = object  # at run time, the MLP's own class follows in the MRO
+    _MLP = _Attention = object  # at run time, the module's own class follows in the MRO
 
 ADAPTER = "default"
 
@@ -146,6 +150,11 @@ def _backward(ctx, grad: torch.Tensor, *_):
 _lora_linear.register_autograd(_backward, setup_context=_keep)
 
 
+def can_join(layer: nn.Module) -> bool:
+    """Whether a projection can be computed together with others of the same input."""
+    return isinstance(layer, FusedLoraLinear) and layer.is_plain() and not layer.rate
+
+
 # ---------------------------------------------------------------------------------------------- gate and up together
 # Their outputs are the widest tensors of a layer (8,960 of 1.5B's 1,536). To add a low-rank product to one of them is
 # a pass over it; with the adapter's columns beside the weight's, the same matrix product does it:
@@ -160,8 +169,7 @@ class FusedGateUp(_MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` [..., D] -> [..., D]."""
         gate, up = self.gate_proj, self.up_proj
-        # Merged adapters leave plain linear layers here.
-        if not all(isinstance(one, FusedLoraLinear) and one.is_plain() and not one.rate for one in (gate, up)):
+        if not (can_join(gate) and can_join(up)):  # merged adapters leave plain linear layers here
             return super().forward(x)
         flat = x.reshape(-1, x.shape[-1]).to(gate.dtype_for(x))  # [N, D]
         weights = [tensor for layer in (gate, up) for tensor in layer.weights(flat.dtype)]
@@ -248,13 +256,51 @@ def _backward_gate_up(ctx, d_gate: torch.Tensor, d_up: torch.Tensor, _):
 _lora_gate_up.register_autograd(_backward_gate_up, setup_context=_keep_gate_up)
 
 
+# ---------------------------------------------------------------------------------------------- q, k and v together
+
+
+class FusedQKV(_Attention):
+    """A mixin for an attention: the three projections as one LoRA layer, unless one of them has dropout.
+
+    A = [A_q ; A_k ; A_v] and B is block-diagonal. It saves two passes over x, two over its gradient and the sum of
+    three gradients: 0.6 of 1.8 ms for 45,760 tokens of 1.5B on an H200.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: Any,
+        past_key_values: Any = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None]:
+        """``hidden_states`` [B, T, D] -> [B, T, D]."""
+        layers: list[Any] = [self.q_proj, self.k_proj, self.v_proj]
+        if past_key_values is not None or not all(can_join(layer) for layer in layers):
+            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
+        flat = hidden_states.flatten(0, 1).to(layers[0].dtype_for(hidden_states))  # [N, D]
+        frozen, first, second = zip(*(layer.weights(flat.dtype) for layer in layers), strict=True)
+        biases = [layer.base_layer.bias for layer in layers]
+        bias = None if biases[0] is None else torch.cat(biases).to(flat.dtype)
+        scaled = [b * layer.scaling[ADAPTER] for b, layer in zip(second, layers, strict=True)]
+        adapters = torch.cat(first), torch.block_diag(*scaled)  # [3 r, D], [(H + 2 K) E, 3 r]
+        joined, _, _ = _lora_linear(flat, torch.cat(frozen), bias, *adapters, 1.0, 0.0)  # [N, (H + 2 K) E]
+        parts = joined.view(*hidden_states.shape[:2], -1).split([len(weight) for weight in frozen], -1)
+        query, key, value = (
+            heads_of(part, self, norm) for part, norm in zip(parts, ("q_norm", "k_norm", ""), strict=True)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        kwargs["sliding_window"] = self.sliding_window
+        return self.o_proj(attended(self, query, key, value, attention_mask, **kwargs)), None
+
+
 # ---------------------------------------------------------------------------------------------- where it applies
 
 
 @cache
-def _fused_class(kind: type[nn.Module]) -> type[nn.Module]:
+def _fused_class(mixin: Any, kind: Any) -> Any:
     """One class for all layers: torch.compile would compile each other class again."""
-    return type(kind.__name__, (FusedGateUp, kind), {})
+    return type(kind.__name__, (mixin, kind), {})
 
 
 def fuse_lora(part: nn.Module) -> int:
@@ -276,11 +322,17 @@ def fuse_lora(part: nn.Module) -> int:
     for layer in plain:
         layer.__class__ = FusedLoraLinear
     for module in modules:
-        pair = [getattr(module, name, None) for name in ("gate_proj", "up_proj")]
-        fused = all(isinstance(layer, FusedLoraLinear) and layer.base_layer.bias is None for layer in pair)
-        if fused and not isinstance(module, FusedGateUp):
-            module.__class__ = _fused_class(module.__class__)
+        kind: Any = type(module)
+        if kind in (Qwen2Attention, Qwen3Attention) and have_adapters(module, "q_proj", "k_proj", "v_proj"):
+            module.__class__ = _fused_class(FusedQKV, kind)
+        if have_adapters(module, "gate_proj", "up_proj") and not isinstance(module, FusedGateUp):
+            if module.gate_proj.base_layer.bias is None and module.up_proj.base_layer.bias is None:
+                module.__class__ = _fused_class(FusedGateUp, kind)
     return len(plain)
+
+
+def have_adapters(module: nn.Module, *names: str) -> bool:
+    return all(isinstance(getattr(module, name, None), FusedLoraLinear) for name in names)
 
 
 def unfuse_lora(part: nn.Module) -> None:
@@ -288,5 +340,5 @@ def unfuse_lora(part: nn.Module) -> None:
     for module in part.modules():
         if isinstance(module, FusedLoraLinear):
             module.__class__ = lora.Linear
-        elif isinstance(module, FusedGateUp):
+        elif isinstance(module, (FusedGateUp, FusedQKV)):
             module.__class__ = type(module).__bases__[1]

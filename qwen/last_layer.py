@@ -69,17 +69,11 @@ def _attend(
     rows: torch.Tensor,
 ) -> torch.Tensor:
     """The attention of Qwen2 or Qwen3 with queries at ``rows`` [B, M] only: ``normed`` [B, T, D] -> [B, M, D]."""
-
-    def heads(projected: torch.Tensor, norm: str) -> torch.Tensor:
-        split = projected.unflatten(-1, (-1, attention.head_dim))
-        normalise = getattr(attention, norm, None)  # Qwen3 has one for queries and one for keys
-        return (split if normalise is None else normalise(split)).transpose(1, 2)  # [B, H, M or T, head_dim]
-
     batch, length = normed.shape[:2]
-    query = heads(attention.q_proj(_at(normed, rows)), "q_norm")
-    key = heads(attention.k_proj(normed), "k_norm")
-    value = heads(attention.v_proj(normed), "")
     cos, sin = (table.expand(batch, -1, -1) for table in position_embeddings)  # [B, T, head_dim]
+    query = heads_of(attention.q_proj(_at(normed, rows)), attention, "q_norm")
+    key = heads_of(attention.k_proj(normed), attention, "k_norm")
+    value = heads_of(attention.v_proj(normed), attention)
     query, _ = apply_rotary_pos_emb(query, query, _at(cos, rows), _at(sin, rows))
     key, _ = apply_rotary_pos_emb(key, key, cos, sin)
     if isinstance(mask, TreeLayout):
@@ -91,10 +85,29 @@ def _attend(
     if isinstance(attention, PrefixedAttention):
         mask = attention.prefix.seen_in(mask, rows.shape[1], length)
         key, value = attention.prefix.before(key, value)
+    return attention.o_proj(attended(attention, query, key, value, mask))
+
+
+def heads_of(projected: torch.Tensor, attention: Qwen2Attention, norm: str = "") -> torch.Tensor:
+    """Queries, keys or values [B, T, H * E] as heads [B, H, T, E]. Qwen3 normalises queries and keys."""
+    split = projected.unflatten(-1, (-1, attention.head_dim))
+    normalise = getattr(attention, norm, None)
+    return (split if normalise is None else normalise(split)).transpose(1, 2)
+
+
+def attended(
+    attention: Qwen2Attention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | TreeLayout | None,
+    **kwargs,
+) -> torch.Tensor:
+    """What the heads [B, H or K, M or T, E] give with the attention in use, [B, M, H * E]."""
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     dropout = attention.attention_dropout if attention.training else 0.0
-    attended, _ = attend(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
-    return attention.o_proj(attended.flatten(2))
+    out, _ = attend(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, **kwargs)
+    return out.flatten(2)
 
 
 def _at(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

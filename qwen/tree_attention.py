@@ -172,7 +172,9 @@ def tree_attention(
     states = (query, key, value)
     dense = [layout.to_dense(one) for one in states]  # [A, L, H or K, E]
     one, two, three = (part.transpose(1, 2) for part in dense)
-    roots = F.scaled_dot_product_attention(one, two, three, is_causal=True, scale=scale, enable_gqa=True)  # [A, H, L, E]
+    roots = F.scaled_dot_product_attention(
+        one, two, three, is_causal=True, scale=scale, enable_gqa=True
+    )  # [A, H, L, E]
     out = layout.from_dense(roots.transpose(1, 2))  # [B * T, H, E]
     if len(layout.branches):
         own = [one.flatten(0, 1).index_select(0, layout.branches) for one in states]  # [Q, H or K, E]

@@ -57,16 +57,17 @@ def run(part: Part) -> None:
         name = f"{size} {str(dtype).removeprefix('torch.')}, {way}"
         part.measure(name, pairs[size].compare, dtype, *WAYS[way], needs=needs)
 
-    for size in pairs:
-        for dtype in (BF16, FP32):
-            for way in QUICK:
-                compare(size, dtype, way)
-    part.measure("SDPA's kernels at odd lengths, bf16", kernels_at_lengths, part)
-    part.measure("decoding: static cache, dynamic cache, whole prompt", decoding, pairs["1.5b"])
-    part.measure("QLoRA against the same weights in bf16", four_bits, pairs["1.5b"])
+    for way in QUICK:
+        compare("1.5b", BF16, way)
     compare("1.5b", BF16, "trees tree_attention, fused LoRA, compiled")
     compare("1.5b", BF16, "trees flex_attention")
     compare("1.5b", BF16, "trees sdpa compiled")
+    for size, dtype in (("1.5b", FP32), ("0.5b", BF16), ("0.5b", FP32)):
+        for way in QUICK:
+            compare(size, dtype, way)
+    part.measure("SDPA's kernels at odd lengths, bf16", kernels_at_lengths, part)
+    part.measure("decoding: static cache, dynamic cache, whole prompt", decoding, pairs["1.5b"])
+    part.measure("QLoRA against the same weights in bf16", four_bits, pairs["1.5b"])
     compare("0.5b", BF16, "trees flex_attention")
     for way in COMPILED:
         compare("1.5b", FP32, way)

@@ -188,19 +188,30 @@ def on_device(events) -> list:
 
 
 def device_facts(events) -> dict:
-    """How long the device was busy and idle between the first and the last kernel, and the number of kernels."""
-    spans = sorted((event.time_range.start, event.time_range.end) for event in on_device(events))
-    busy, reached = 0.0, spans[0][0]
-    for start, end in spans:
+    """How long the device was busy and idle between the first and the last kernel, and where it waited longest."""
+    kernels = sorted(on_device(events), key=lambda event: event.time_range.start)
+    last, busy, gaps = kernels[0], kernels[0].time_range.elapsed_us(), []
+    for event in kernels[1:]:
+        start, end, reached = event.time_range.start, event.time_range.end, last.time_range.end
+        if start > reached:
+            gaps.append((start - reached, last.name[:60], event.name[:60]))
         busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    wall = reached - spans[0][0]
+        last = event if end > reached else last
+    wall = last.time_range.end - kernels[0].time_range.start
     return {
         "profiled ms": wall / 1000 / STEPS,
         "busy ms": busy / 1000 / STEPS,
         "idle share": 1 - busy / wall,
-        "kernels in a step": len(spans) // STEPS,
+        "kernels in a step": len(kernels) // STEPS,
+        "idle ms by length of the wait": idle_by_length([gap for gap, *_ in gaps]),
+        "longest waits: ms, kernel before, kernel after": [[us / 1000, *names] for us, *names in sorted(gaps)[:-21:-1]],
     }
+
+
+def idle_by_length(gaps: list[float]) -> dict[str, float]:
+    """Milliseconds of a step that the device waited, from the microseconds of each wait."""
+    bounds = {"up to 10 us": (0, 10), "10 to 100 us": (10, 100), "longer": (100, float("inf"))}
+    return {name: sum(g for g in gaps if low < g <= high) / 1000 / STEPS for name, (low, high) in bounds.items()}
 
 
 def top_kernels(events, cuda: bool, count: int = 40) -> list[dict]:

@@ -8,10 +8,10 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
-from model.fused_lora import FusedGateUp, FusedLoraLinear, fuse_lora, unfuse_lora
+from model.fused_lora import FusedGateUp, FusedLoraLinear, FusedQKV, fuse_lora, unfuse_lora
 from model.plain_peft import LoraConfig, get_peft_model, lora
 
 
@@ -113,6 +113,36 @@ def test_the_operator_of_gate_and_up_is_what_torch_asks_of_one():
     for i in (0, 2, 3, 5, 6):
         tensors[i].requires_grad_()
     torch.library.opcheck(torch.ops.vlm.lora_gate_up, (*tensors, 2.0, 0.5))
+
+
+@pytest.mark.parametrize("config", [Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("left_out", [[], ["v_proj"]])
+def test_a_decoder_layer_gives_what_it_gives_with_pefts_layers(config, left_out):
+    """Queries, keys and values in one product, of different ranks, or apart where one of them has no adapter."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 20, "num_attention_heads": 4, "num_key_value_heads": 2}
+    given = config(**sizes, head_dim=6, num_hidden_layers=2, vocab_size=11, attn_implementation="sdpa")
+    base = AutoModelForCausalLM.from_config(given).requires_grad_(False)
+    for parameter in base.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # biases start at 0
+    targets = [name for name in ("q_proj", "k_proj", "v_proj", "o_proj") if name not in left_out]
+    options = {"r": 3, "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"q_proj": 5}, "init_lora_weights": False}
+    theirs = get_peft_model(base, LoraConfig(target_modules=targets, **options))
+    ours = copy.deepcopy(theirs)
+    assert fuse_lora(ours) == 2 * len(targets)
+    attention = ours.base_model.model.model.layers[0].self_attn
+    assert isinstance(attention, FusedQKV) == (not left_out)
+    ids = torch.randint(11, (2, 7))
+
+    for net in (theirs, ours):
+        net(input_ids=ids, use_cache=False).logits.square().sum().backward()
+    for (name, one), (_, two) in zip(theirs.named_parameters(), ours.named_parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5, msg=name)
+    with torch.no_grad():  # with a cache, as when it answers, it is the attention's own
+        torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    unfuse_lora(ours)
+    assert not isinstance(attention, FusedQKV)
 
 
 def test_only_plain_layers_are_fused():
