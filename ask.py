@@ -163,7 +163,7 @@ def video_conversation(path: str, frames: int, times: bool, config: Config) -> C
     """
     from answering.conversation import Conversation
     from dataset.image import ImageError
-    from dataset.video import frames_that_fit, read_frames, time_label
+    from dataset.video import frame_address, frames_that_fit, read_frames
 
     fitting = min(frames, frames_that_fit(config, config.generate.max_new_tokens))
     try:
@@ -173,8 +173,8 @@ def video_conversation(path: str, frames: int, times: bool, config: Config) -> C
     if fitting < frames:
         each = f"{config.vision.image_context_length} tokens each within language.max_length"
         print(f"note: {fitting} of {frames} frames, {each} = {config.language.max_length}", file=sys.stderr)
-    labels = [time_label(frame.seconds) for frame in found] if times else []
-    return Conversation([frame.image for frame in found], [path], labels=labels)
+    paths = [frame_address(path, frame.seconds) for frame in found]
+    return Conversation([frame.image for frame in found], paths, times=times)
 
 
 def converse(assistant: Assistant | BaselineAssistant, conversation: Conversation, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,6 +74,15 @@ def crop_in(checkpoint: Path) -> Crop | None:
         return crop_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
+
+
+@lru_cache
+def crop_if_known(checkpoint: str) -> Crop | None:
+    """:func:`crop_in` of a checkpoint that answered ("": unknown); None where its folder is gone."""
+    try:
+        return crop_in(Path(checkpoint)) if checkpoint else None
+    except UserError:
+        return None
 
 
 def _check_config(folder: Path) -> None:

@@ -15,13 +15,26 @@ from typing import Any
 
 from PIL import Image
 
+from answering.checkpoints import crop_if_known
+from answering.drawing import in_plain_pixels
 from common.errors import UserError
 from common.files import write_text
 from common.text import whole
-from dataset.boxes import LARGEST, Box, BoxError, Crop, asked_about, to_thousandths, view_of, write_box
+from dataset.boxes import (
+    LARGEST,
+    Box,
+    BoxError,
+    Crop,
+    asked_about,
+    picture_asked_about,
+    to_thousandths,
+    view_of,
+    write_box,
+)
 from dataset.converters.regions import plain
 from dataset.image import ImageError, load_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with_images
+from dataset.video import frame_in, read_frame, time_label
 
 
 @dataclass
@@ -36,28 +49,54 @@ class Exchange(Turn):
 class Conversation:
     """Questions and answers about ``images``. Those that no question has shown yet come before the next one.
 
-    ``paths`` are the images' files, or a name such as "clipboard" for an image without one. ``about`` is saved with
-    the conversation: the checkpoint and the settings of the answers.
+    ``paths`` are the images' files, addresses of frames (:func:`dataset.video.frame_address`), or a name such as
+    "clipboard" for an image without a file. ``about`` is saved with the conversation: the checkpoint and the settings
+    of the answers.
     """
 
     images: list[Image.Image] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     turns: list[Exchange] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)  # before each image, such as the time of a frame; [] for none
+    times: bool = False  # whether the time of each frame of a video is written before it
     replaced: int = 0  # characters of the last question that were halves of characters, and became U+FFFD
 
-    def ask(self, question: str, boxes: Sequence[Box] = ()) -> Request:
+    def ask(self, question: str, boxes: Sequence[Box] = (), picture: int | None = None) -> Request:
         """Add a question and return the request for its answer. A question without an answer is removed first.
 
-        ``boxes``: the parts of the last picture that it is about.
+        ``boxes``: the parts of a picture that it is about; ``picture``: its index (None: the last).
         """
         question, self.replaced = whole(question)
         self.turns = [turn for turn in self.turns if turn.answer is not None]
-        before = self.pictures_before()
-        asked = question_with_images(question, len(self.images) - before, boxes, self.labels[before:])
+        before, last = self.pictures_before(), len(self.images) - 1
+        number = None if picture in (None, last) else picture + 1
+        asked = question_with_images(question, last + 1 - before, boxes, self._labels(before, last + 1), number)
         self.turns.append(Exchange(asked, when=datetime.now().astimezone().isoformat(timespec="seconds")))
         return self.up_to(len(self.turns) - 1)
+
+    def _labels(self, first: int, end: int) -> list[str]:
+        """What is written before the images from ``first`` to ``end``: the time of a frame, or nothing."""
+        frames = [frame_in(path) if self.times else None for path in self.paths[first:end]]
+        return [time_label(frame[1]) if frame else "" for frame in frames]
+
+    def picture_of(self, turn: Turn) -> int:
+        """The index of the picture that a turn's boxes belong to; -1 without pictures.
+
+        It is the one that the question names before its boxes, else the last before the question.
+        """
+        # A question that is no longer in the conversation was its last.
+        index = next((i for i, other in enumerate(self.turns) if other is turn), len(self.turns))
+        last = min(self.pictures_before(index) + turn.question.count(IMAGE_TOKEN), len(self.images)) - 1
+        number = picture_asked_about(typed(turn.question))
+        return last if number is None else min(max(number - 1, 0), last)
+
+    def plain(self, turn: Exchange) -> tuple[str, str]:
+        """A turn's question and answer in plain words, with their boxes in pixels: ``the bus [120, 80, 300, 260]``."""
+        picture = self.picture_of(turn)
+        size = self.images[picture].size if picture >= 0 else None
+        crop = crop_if_known(turn.checkpoint)
+        question, answer = (in_plain_pixels(text, size, crop) for text in (typed(turn.question), turn.answer or ""))
+        return question, answer
 
     def pictures_before(self, index: int | None = None) -> int:
         """How many pictures the questions before ``index`` show (None: all questions)."""
@@ -99,8 +138,10 @@ class Conversation:
         """
         conversation = cls.read(file)
         for path in conversation.paths:
+            frame = frame_in(path)
             try:
-                conversation.images.append(load_image(path, max_pixels))
+                image = read_frame(*frame, max_pixels) if frame else load_image(path, max_pixels)
+                conversation.images.append(image)
             except ImageError as error:
                 raise UserError(f"{path}: {error}; the conversation is about this picture") from error
         return conversation
@@ -115,19 +156,22 @@ class Conversation:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             paths, about = [str(path) for path in content["images"]], dict(content["about"])
-            turns = []
+            found = cls([], paths, about=about, times=content.get("times") is True)
             for number, turn in enumerate(content["turns"]):
                 details = [str(turn.get(name, "")) for name in ("when", "checkpoint")]
                 question, answer = (whole(str(turn[name]))[0] for name in ("question", "answer"))
+                before = found.pictures_before()
                 images = int(turn.get("images", 0 if number else len(paths)))
-                turns.append(Exchange(question_with_images(question, images, read_boxes(turn)), answer, *details))
-            if sum(turn.question.count(IMAGE_TOKEN) for turn in turns) > len(paths):
+                labels = found._labels(before, before + images)
+                asked = question_with_images(question, images, read_boxes(turn), labels, read_picture(turn))
+                found.turns.append(Exchange(asked, answer, *details))
+            if found.pictures_before() > len(paths):
                 raise ValueError("more pictures in its questions than it has")
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: not a conversation that was saved here as JSON") from error
-        return cls([], paths, turns, about)
+        return found
 
     def as_json(self) -> str:
         answered = [turn for turn in self.turns if turn.answer is not None]
@@ -139,7 +183,8 @@ class Conversation:
             if images != (0 if number else len(self.paths)):  # else as in files from before there could be others
                 known["images"] = images
             turns.append({**question_fields(typed(turn.question)), "answer": turn.answer, **known})
-        content = {"images": self.paths, "about": self.about, "turns": turns}
+        times = {"times": True} if self.times else {}
+        content = {"images": self.paths, **times, "about": self.about, "turns": turns}
         text = json.dumps(content, ensure_ascii=False, indent=2)
         # A file's name that is not UTF-8 holds lone surrogates. Escaped, they are read back as they were.
         return re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -150,7 +195,7 @@ class Conversation:
         ]
         about = [f"- {key}: " + _as_typed(str(value)).replace("\n", "\n  ") for key, value in self.about.items()]
         blocks = ["\n".join(pictures), "\n".join(about)]
-        for question, answer in self.answered():
+        for question, answer in (self.plain(turn) for turn in self.turns if turn.answer is not None):
             blocks += ["> " + _as_typed(question).replace("\n", "\n> "), _as_markdown(answer)]
         return whole("\n\n".join(block for block in blocks if block))[0] + "\n"
 
@@ -197,9 +242,9 @@ def typed(question: str) -> str:
 
 
 def question_fields(question: str) -> dict[str, Any]:
-    """A question in JSON: its text, and its boxes in thousandths if it is about some."""
-    boxes, text = asked_about(question)
-    return {"question": text, "boxes": boxes} if boxes else {"question": text}
+    """A question in JSON: its text; its boxes in thousandths, and the number of their picture, if it has them."""
+    (boxes, text), number = asked_about(question), picture_asked_about(question)
+    return {"question": text, **({"boxes": boxes} if boxes else {}), **({"picture": number} if number else {})}
 
 
 def read_boxes(turn: dict[str, Any]) -> list[Box]:
@@ -212,6 +257,18 @@ def read_boxes(turn: dict[str, Any]) -> list[Box]:
     if any(not (0 <= box[0] < box[2] <= LARGEST and 0 <= box[1] < box[3] <= LARGEST) for box in boxes):
         raise ValueError("a box beyond its picture")
     return boxes
+
+
+def read_picture(turn: dict[str, Any]) -> int | None:
+    """The number of the picture that :func:`question_fields` wrote; None: the last.
+
+    Raises:
+        ValueError, TypeError: it is no number of a picture.
+    """
+    number = turn.get("picture")
+    if number is not None and not 1 <= int(number) <= 9999:
+        raise ValueError("a picture that there is not")
+    return None if number is None else int(number)
 
 
 def read_image(path: str, max_pixels: int) -> Image.Image:

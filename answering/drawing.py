@@ -9,7 +9,16 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UserError
-from dataset.boxes import Box, BoxError, Crop, labelled_boxes, to_pixels, to_thousandths, view_of
+from dataset.boxes import (
+    Box,
+    BoxError,
+    Crop,
+    in_plain_words,
+    labelled_boxes,
+    to_pixels,
+    to_thousandths,
+    view_of,
+)
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 ASKED, ANSWERED = "#f08c00", "#dc143c"  # colours that are on few photos
@@ -73,6 +82,15 @@ def boxes_of_answer(answer: str, size: tuple[int, int], crop: Crop | None) -> li
     """The boxes of an answer, in pixels of the upright picture that it is about."""
     view = view_of(size, crop)
     return [Drawn(label, to_pixels(box, view)) for label, box in labelled_boxes(answer)]
+
+
+def in_plain_pixels(text: str, size: tuple[int, int] | None, crop: Crop | None) -> str:
+    """A question or an answer in plain words, each box in pixels of the upright picture: [left, top, right, bottom].
+
+    Without the picture's ``size``, the boxes are left out.
+    """
+    view = view_of(size, crop) if size else None
+    return in_plain_words(text, lambda box: str(list(to_pixels(box, view))) if view else "")
 
 
 def captions(labels: Sequence[str]) -> list[str]:

@@ -2,9 +2,11 @@
 
     Where is the red bus?   ->  <ref>the red bus</ref><box>(120,80),(300,260)</box>
     <box>(120,80),(300,260)</box> What is this?
+    Picture 1: <box>(120,80),(300,260)</box> What is this?
 
 Corners are left, top, right, bottom: whole numbers in [0, 1000), thousandths of the picture as the tower is shown it.
-That picture is upright, and cropped where the tower's processor crops. A box belongs to the last picture before it.
+That picture is upright, and cropped where the tower's processor crops. A box belongs to the last picture before it, or
+to the one that is named directly before it, as in the third line. Numbers of pictures begin with 1.
 Only sources that declare ``boxes`` and ``ask.py --box`` make the four marks. In all other text they are spread out.
 """
 
@@ -35,7 +37,12 @@ REJECTED_NO_PICTURE = "turn with a box but no picture dropped"
 
 _MARK = re.compile(r"<(/?(?:ref|box))>", re.IGNORECASE)
 _NEUTRAL = re.compile(r"<ref>([^<>]*)</ref>|<box>\((\d{1,3}),(\d{1,3})\),\((\d{1,3}),(\d{1,3})\)</box>")
-_LEADING = re.compile(r"(?:<box>\(\d{1,3},\d{1,3}\),\(\d{1,3},\d{1,3}\)</box>)+ ")
+_NAME = re.compile(r"Picture (\d{1,4}): ?")
+_LEADING = re.compile(
+    rf"(?:{_NAME.pattern})?(?P<boxes>(?:<box>\(\d{{1,3}},\d{{1,3}}\),\(\d{{1,3}},\d{{1,3}}\)</box>)+) "
+)
+_UNFINISHED = re.compile(r"<box>[^<>]*(?:</[box]*)?$")  # a box at the end of an answer that was stopped
+_BEGUN = re.compile(r"<box>[^<>]*(?:<[/box]*)?$|<(?:/?[refbox]*)?$")  # or of one in progress, whose marks grow too
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
 # What texts of published data have: Qwen-VL's marks, Qwen2-VL's tokens, LLaVA's brackets.
 _WRITTEN = re.compile(
@@ -79,15 +86,25 @@ def write_box(box: Box) -> str:
     return f"<box>({left},{top}),({right},{bottom})</box>"
 
 
-def ask_about(boxes: Iterable[Box], question: str) -> str:
-    """A question about parts of a picture: the boxes come before its text."""
-    return f"{''.join(map(write_box, boxes))} {question}"
+def ask_about(boxes: Iterable[Box], question: str, number: int | None = None) -> str:
+    """A question about parts of a picture: the boxes come before its text.
+
+    ``number`` names their picture; None: the last one before the question.
+    """
+    name = "" if number is None else f"Picture {number}: "
+    return f"{name}{''.join(map(write_box, boxes))} {question}"
 
 
 def asked_about(question: str) -> tuple[list[Box], str]:
     """Undo :func:`ask_about`; no boxes where a question begins with none."""
     found = _LEADING.match(question)
-    return (boxes_in(found[0]), question[found.end() :]) if found else ([], question)
+    return (boxes_in(found["boxes"]), question[found.end() :]) if found else ([], question)
+
+
+def picture_asked_about(question: str) -> int | None:
+    """The number of the picture that is named before a question's boxes; None where none is."""
+    found = _LEADING.match(question)
+    return int(found[1]) if found and found[1] else None
 
 
 def find_boxes(text: str) -> list[Found]:
@@ -118,23 +135,38 @@ def labelled_boxes(text: str) -> list[Labelled]:
     return [Labelled(found.label, found.box) for found in find_boxes(text)]
 
 
-def markup_of(text: str) -> list[tuple[int, int]]:
+def markup_of(text: str, grows: bool = False) -> list[tuple[int, int]]:
     """The characters [start, end) of a text that a reader who sees the boxes drawn need not see.
 
-    These are the marks and, after a label, the numbers. A box without a label keeps its numbers, and so does one that
-    cannot be drawn.
+    These are all marks and, after a label, the numbers. A box without a label keeps its numbers, and so does one that
+    cannot be drawn. At the end of a text that ``grows``, they are also what may become a mark or a box.
     """
-    hidden, end = [], 0
+    hidden, end = [], -1
     for match in _NEUTRAL.finditer(text):
         if match[1] is not None:
-            hidden += [(match.start(), match.start(1)), (match.end(1), match.end())]
-        elif match.start() == end and hidden and _box_of(match):
+            end = match.end()
+        elif match.start() == end and _box_of(match):
             hidden.append(match.span())
-        else:
-            hidden += [(match.start(), match.start() + len("<box>")), (match.end() - len("</box>"), match.end())]
-            continue
+            end = match.end()
+    if unfinished := (_BEGUN if grows else _UNFINISHED).search(text):
+        hidden.append(unfinished.span())
+    marks = [mark.span() for mark in _MARK.finditer(text)]
+    return sorted(hidden + [mark for mark in marks if not any(start <= mark[0] < end for start, end in hidden)])
+
+
+def in_plain_words(text: str, written: Callable[[Box], str]) -> str:
+    """A text in the neutral form for people: without marks, each box as ``written`` writes it ("": not at all).
+
+    A box that cannot be drawn keeps its numbers.
+    """
+    plain, end = "", 0
+    for match in _NEUTRAL.finditer(text):
+        plain += text[end : match.start()]
         end = match.end()
-    return hidden
+        box = _box_of(match) if match[1] is None else None
+        words = written(box) if box else match[1] or match[0]
+        plain += f" {words}" if box and words and plain and not plain[-1].isspace() else words
+    return _MARK.sub("", plain + _UNFINISHED.sub("", text[end:]))
 
 
 def boxes_in(text: str) -> list[Box]:
@@ -272,21 +304,25 @@ class SourceBoxes:
     def neutral(self, text: str, picture: int, changes: Counter[str], clean: Callable[[str], str]) -> str:
         """A text of the source in the neutral form. ``picture`` is the number of the last picture before the text.
 
-        What is not a mark or a box goes through ``clean``, which spreads out control tokens.
+        A box directly after "Picture 1: " is of that picture. What is not a mark or a box goes through ``clean``, which
+        spreads out control tokens.
 
         Raises:
             BoxError: a box cannot be used.
         """
-        pieces, end = [], 0
+        pieces, end, named = [], 0, picture
         for found in _WRITTEN.finditer(text):
-            pieces.append(clean(text[end : found.start()]))
+            if between := text[end : found.start()]:
+                name = re.search(f"{_NAME.pattern}$", between)
+                named = min(int(name[1]) - 1, picture) if name and int(name[1]) else picture
+            pieces.append(clean(between))
             end = found.end()
             label = next((found[name] for name in ("ref", "ref2") if found[name] is not None), None)
             if label is not None:
                 pieces.append(f"<ref>{clean(' '.join(label.split()))}</ref>")
                 continue
             inside = next(found[name] for name in ("box", "box2", "bracket") if found[name] is not None)
-            pieces.append(write_box(self.box(_numbers(inside), picture, changes)))
+            pieces.append(write_box(self.box(_numbers(inside), named, changes)))
         return "".join([*pieces, clean(text[end:])])
 
     def box(self, numbers: Sequence[float], picture: int, changes: Counter[str]) -> Box:

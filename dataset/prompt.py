@@ -64,14 +64,17 @@ def neutralise(text: str) -> str:
     return spread_marks(_CONTROL.sub(lambda m: f"<| {m[1]} |>" if m[1] else f"< {m[2]} >", text))
 
 
-def question_with_images(text: str, images: int, boxes: Sequence[Box] = (), labels: Sequence[str] = ()) -> str:
+def question_with_images(
+    text: str, images: int, boxes: Sequence[Box] = (), labels: Sequence[str] = (), number: int | None = None
+) -> str:
     """What a person typed, as a question about ``images`` pictures; control tokens in it are neutralised.
 
-    ``boxes`` are parts of the last picture that it is about; ``labels`` are written before the pictures.
+    ``boxes`` are parts of the picture with this ``number`` (None: the last) that it is about; ``labels`` are written
+    before the pictures.
     """
     text = neutralise(text)
     pictures = "".join(f"{label}{IMAGE_TOKEN}" for label in labels or [""] * images)
-    return pictures + ("\n" if images else "") + (ask_about(boxes, text) if boxes else text)
+    return pictures + ("\n" if images else "") + (ask_about(boxes, text, number) if boxes else text)
 
 
 @lru_cache(maxsize=10_000)

@@ -7,7 +7,8 @@ other files, and at any time one decoded frame is in memory beside those that ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import UserError
@@ -24,6 +25,7 @@ CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,flv,ogg,asf,gif"
 ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv")
 QUESTION, LABEL = 64, 12  # tokens that are left for a system text and a question, and for the time of a frame
 FARTHEST = 1_000  # frames that are decoded from a key frame to a wanted time: 40 s at 25 frames a second
+ROUNDED = 0.001  # seconds: a time is written with three decimals, and a frame is shown from its time on
 MOST_PACKETS = 2_000_000  # read to find the length of a file that does not tell it: 10 hours at 50 a second
 
 
@@ -43,6 +45,20 @@ def read_frames(path: str | os.PathLike[str], count: int, max_pixels: int) -> li
         ImageError: missing, not a video, damaged, without a video stream or a frame, larger than ``max_pixels``; or
             PyAV is not installed.
     """
+    return _read(path, lambda length: [length * (number + 0.5) / count for number in range(count)], max_pixels)
+
+
+def read_frame(path: str | os.PathLike[str], seconds: float, max_pixels: int) -> Image.Image:
+    """The frame that :func:`read_frames` gave for a time.
+
+    Raises:
+        ImageError: as :func:`read_frames`.
+    """
+    return _read(path, lambda length: [seconds + ROUNDED], max_pixels)[0].image
+
+
+def _read(path: str | os.PathLike[str], times: Callable[[float], list[float]], max_pixels: int) -> list[Frame]:
+    """The frames that are shown at ``times`` of a video's length, in seconds from its beginning."""
     try:
         import av
     except ImportError:
@@ -57,7 +73,8 @@ def read_frames(path: str | os.PathLike[str], count: int, max_pixels: int) -> li
                 raise ImageError("no video stream")
             stream = container.streams.video[0]
             check_size((stream.width or 1, stream.height or 1), max_pixels)
-            frames = list(_spread(container, stream, count, max_pixels))
+            begin, length = _extent(container, stream)
+            frames = list(_frames_at(container, stream, begin, times(length), max_pixels))
     except ImageError:
         raise
     except Exception as error:  # PyAV raises many classes for a damaged file
@@ -68,11 +85,11 @@ def read_frames(path: str | os.PathLike[str], count: int, max_pixels: int) -> li
     return frames
 
 
-def _spread(container: Any, stream: Any, count: int, max_pixels: int) -> Iterator[Frame]:
-    begin, length = _extent(container, stream)
+def _frames_at(container: Any, stream: Any, begin: float, times: list[float], max_pixels: int) -> Iterator[Frame]:
+    """The frames at ``times`` after ``begin``, each once."""
     shown = -1.0
-    for number in range(count):
-        wanted = begin + length * (number + 0.5) / count
+    for seconds in times:
+        wanted = begin + seconds
         container.seek(int(wanted / stream.time_base), stream=stream, backward=True)
         frame = _frame_at(container, stream, wanted)
         if frame is None or frame.time is None or frame.time <= shown:
@@ -133,6 +150,23 @@ def frames_that_fit(config: Config, max_new_tokens: int) -> int:
             "fewer tokens (projector.kind: pool or resampler)"
         )
     return found
+
+
+def frame_address(path: str, seconds: float) -> str:
+    """The path of a video's frame: a media fragment, such as ``clip.mp4#t=1.500``."""
+    return f"{path}#t={seconds:.3f}"
+
+
+def frame_in(address: str) -> tuple[str, float] | None:
+    """Undo :func:`frame_address`: the video and the time in seconds; None for any other path."""
+    path, _, seconds = address.rpartition("#t=")
+    return (path, float(seconds)) if re.fullmatch(r"\d{1,6}\.\d{3}", seconds) else None
+
+
+def file_of(address: str) -> str:
+    """The file of a picture's path: for a frame, its video."""
+    found = frame_in(address)
+    return found[0] if found else address
 
 
 def is_video(name: str) -> bool:

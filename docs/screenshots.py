@@ -3,7 +3,7 @@
     python -m docs.screenshots --checkpoint checkpoints/demo --data data/demo/raw --report result.html
 
 The questions are the first about each picture in the demo's annotations; the answers are the model's. Those with boxes
-are taken if --boxes names a checkpoint of configs/demo/regions.yaml.
+are taken if --boxes names a checkpoint of configs/demo/regions.yaml, the one of a video if PyAV is installed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 import tkinter
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image, ImageGrab
@@ -54,9 +55,28 @@ def main() -> None:
             shoot(screen, args.output / "window-zh-dark.png", dark, checkpoint, second[0], CHINESE)
             two = [first[0], second[0]]
             shoot(screen, args.output / "window-two.png", Preferences(language="en", look=True), checkpoint, two, TWO)
+            if find_spec("av"):
+                clip = write_clip(Path(home) / "clip.mp4", sorted((args.data / "coco_images").glob("*_test_*"))[:8])
+                shoot(screen, args.output / "window-clip.png", Preferences(language="en"), checkpoint, clip, TWO)
             if args.boxes.is_dir():
                 shoot_boxes(screen, args.output, choices_of(args.boxes)[0], args.data)
     shoot_report(args.report, args.output)
+
+
+def write_clip(file: Path, pictures: Sequence[Path]) -> Path:
+    """A video that shows each picture for a second."""
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1, options={"qscale": "2"})
+        with Image.open(pictures[0]) as first:
+            stream.width, stream.height = first.size
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            with Image.open(picture) as image:
+                container.mux(stream.encode(av.VideoFrame.from_image(image.convert("RGB"))))
+        container.mux(stream.encode())
+    return file
 
 
 def shoot_boxes(screen: str, folder: Path, checkpoint: Path, data: Path) -> None:

@@ -283,7 +283,8 @@ def test_a_video_is_asked_about_by_its_frames(console, tmp_path):
     seen, stream = [], console.assistant.stream
     console.patch.setattr(console.assistant, "stream", lambda request: seen.append(request) or stream(request))
     done = console.run("--video", clip, "--frames", "4", "--times", "--json", "What happens?")
-    assert done.status == 0 and json.loads(done.out)["images"] == [clip]
+    assert done.status == 0
+    assert json.loads(done.out)["images"] == [f"{clip}#t={time}" for time in ("0.500", "1.500", "2.500", "3.500")]
     labels = "".join(f"<frame {time}s><|extra_0|>" for time in (0.5, 1.5, 2.5, 3.5))
     assert seen[0].turns[0].question == f"{labels}\nWhat happens?" and len(seen[0].images) == 4
     assert json.loads(done.out)["question"] == "What happens?"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tkinter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
 from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
-from answering.checkpoints import crop_in
+from PIL import Image
+
+from answering.checkpoints import crop_if_known
 from answering.conversation import Exchange, typed
 from answering.drawing import (
     ANSWERED,
@@ -27,8 +27,7 @@ from answering.drawing import (
     line_width,
 )
 from common.errors import UserError
-from dataset.boxes import Box, Crop, asked_about, find_boxes
-from dataset.prompt import IMAGE_TOKEN
+from dataset.boxes import Box, asked_about, find_boxes
 from window.look import Look
 
 if TYPE_CHECKING:
@@ -38,20 +37,6 @@ if TYPE_CHECKING:
 STEP = 0.02  # of the picture's sides: how far an arrow key moves an edge
 CLICK = 4  # pixels at 96 per inch: a drag that is shorter in both directions is a click
 SHIFT = 0x1
-
-
-def described(corners: Corners) -> str:
-    """A rectangle as ``ask.py --box`` takes it, for the chip and the conversation."""
-    return "▭ " + ",".join(map(str, corners))
-
-
-@lru_cache
-def crop_of_checkpoint(checkpoint: str) -> Crop | None:
-    """What the encoder of a checkpoint is not shown; None where its folder is gone."""
-    try:
-        return crop_in(Path(checkpoint)) if checkpoint else None
-    except UserError:
-        return None
 
 
 class BoxChip(ttk.Frame):
@@ -74,7 +59,9 @@ class Boxes:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.pending: Corners | None = None  # the rectangle that the next question is about
-        self.before: Corners | None = None  # the rectangle before the present drag, which Escape brings back
+        self.owner: Image.Image | None = None  # the picture of the conversation that it is on
+        # The rectangle before the present drag, which Escape brings back, and its picture.
+        self.before: tuple[Corners | None, Image.Image | None] = None, None
         self.start: tuple[int, int] | None = None  # where the mouse was pressed, in the canvas
         self.by_keys = False  # whether the arrows move the rectangle
         self.lit: set[int] = set()  # the numbers of the answer's boxes whose words are under the mouse
@@ -90,47 +77,51 @@ class Boxes:
         canvas.bind("<FocusOut>", lambda event: self._end_keys())
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """Width and height of the picture that the next question's rectangle belongs to: the last."""
+    def picture(self) -> int:
+        """The index of the picture that the rectangle is on, or a new one would be on; -1 where there is none."""
         images = self.window.conversation.images
-        return images[-1].size if images else None
+        if self.pending is None:
+            return min(self.window.strip.shown, len(images) - 1)
+        return next((index for index, image in enumerate(images) if image is self.owner), -1)
 
-    def _picture_of(self, turn: Exchange) -> int:
-        """The index of the picture that a turn's boxes belong to: the last before its question; -1 without pictures."""
-        talk = self.window.conversation
-        # A question that is no longer in the conversation was its last.
-        index = next((i for i, other in enumerate(talk.turns) if other is turn), len(talk.turns))
-        return min(talk.pictures_before(index) + turn.question.count(IMAGE_TOKEN), len(talk.images)) - 1
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of that picture."""
+        return self.window.conversation.images[self.picture].size if self.picture >= 0 else None
+
+    def _shown(self) -> Image.Image | None:
+        """The picture of the conversation that is shown."""
+        images = self.window.conversation.images
+        return images[self.window.strip.shown] if images else None
 
     def _size_at(self, turn: Exchange) -> tuple[int, int] | None:
-        picture = self._picture_of(turn)
-        return self.window.conversation.images[picture].size if picture >= 0 else None
-
-    def _refuse_here(self) -> bool:
-        """Whether no rectangle can be drawn on the shown picture; says why."""
-        window = self.window
-        if self.size is None:
-            window.view.question_box.refuse(window.t("picture_first"))
-        elif window.strip.shown != len(window.conversation.images) - 1:
-            window.view.map_note.configure(text=window.t("box_last"))
-        else:
-            return False
-        return True
+        talk = self.window.conversation
+        picture = talk.picture_of(turn)
+        return talk.images[picture].size if picture >= 0 else None
 
     # ------------------------------------------------------------------------------------------ the rectangle
 
-    def choose(self, corners: Corners | None) -> None:
-        """Ask the next question about this rectangle; None: about the whole picture."""
+    def choose(self, corners: Corners | None, picture: int | None = None) -> None:
+        """Ask the next question about this rectangle of a picture (None: of the shown one).
+
+        Without ``corners`` it is about the pictures as a whole.
+        """
+        images = self.window.conversation.images
+        self.owner = self._shown() if picture is None or not images else images[picture]
         self.pending = corners
         self.show()
         self.window.on_typed()
 
-    def restore(self, kept: object) -> None:
-        """The rectangle of a question that was kept before it was asked, if there is one."""
-        if self.size is not None and isinstance(kept, list) and len(kept) == 4:
-            left, top, right, bottom = (number if type(number) is int else -1 for number in kept)
-            if 0 <= left < right <= self.size[0] and 0 <= top < bottom <= self.size[1]:
-                self.choose((left, top, right, bottom))
+    def restore(self, kept: object, picture: object) -> None:
+        """The rectangle of a question that was kept before it was asked, if there is one, and its picture's index."""
+        images = self.window.conversation.images
+        if not (images and isinstance(kept, list) and len(kept) == 4):
+            return
+        number = picture if type(picture) is int and 0 <= picture < len(images) else len(images) - 1
+        left, top, right, bottom = (number if type(number) is int else -1 for number in kept)
+        width, height = images[number].size
+        if 0 <= left < right <= width and 0 <= top < bottom <= height:
+            self.choose((left, top, right, bottom), number)
 
     def remove(self) -> None:
         """The chip's x, or Escape."""
@@ -140,56 +131,62 @@ class Boxes:
     def escape(self) -> None:
         """End a drag, or remove the rectangle if there is one."""
         if self.start is not None:
-            self.start = None
-            self.choose(self.before)
+            self._end_drag(None)
         elif self.pending is not None:
             self.remove()
 
     def _on_press(self, event: tkinter.Event) -> None:
-        if self.size is not None and not self._refuse_here():
-            self.start, self.before = (event.x, event.y), self.pending
+        if self._shown() is not None:
+            self.start, self.before = (event.x, event.y), (self.pending, self.owner)
 
     def _on_drag(self, event: tkinter.Event) -> None:
         if self.start is not None:
-            self.pending = self._between(self.start, (event.x, event.y)) or self.before
+            found = self._between(self.start, (event.x, event.y))
+            self.pending, self.owner = (found, self._shown()) if found else self.before
             self.draw()
 
     def _on_release(self, event: tkinter.Event) -> None:
-        if self.start is None:
-            return
-        found, self.start = self._between(self.start, (event.x, event.y)), None
-        self.choose(found or self.before)
-        if found is not None:
+        if self.start is not None and self._end_drag(self._between(self.start, (event.x, event.y))):
             self.window.view.question_box.entry.focus_set()
+
+    def _end_drag(self, found: Corners | None) -> bool:
+        """Take the rectangle of a drag; None: the one before it. Returns whether there is a new one."""
+        self.start = None
+        self.pending, self.owner = (found, self._shown()) if found else self.before
+        self.show()
+        self.window.on_typed()
+        return found is not None
 
     def _between(self, start: tuple[int, int], end: tuple[int, int]) -> Corners | None:
         """The rectangle between two points of the canvas; None for a click, or where none of it is in the picture."""
-        size, pane = self.size, self.window.view.pane
-        if size is None or max(abs(end[axis] - start[axis]) for axis in (0, 1)) < pane.look.px(CLICK):
+        image, pane = self._shown(), self.window.view.pane
+        if image is None or max(abs(end[axis] - start[axis]) for axis in (0, 1)) < pane.look.px(CLICK):
             return None
         sides = []
         for axis in (0, 1):
             first, length = pane.drawn_at[axis], pane.drawn_at[axis + 2]
             inside = [min(max((point[axis] - first) / length, 0.0), 1.0) for point in (start, end)]
-            sides.append(sorted(round(share * size[axis]) for share in inside))
+            sides.append(sorted(round(share * image.size[axis]) for share in inside))
         (left, right), (top, bottom) = sides
         return (left, top, right, bottom) if left < right and top < bottom else None
 
     # ------------------------------------------------------------------------------------------ by keys
 
     def begin_keys(self) -> None:
-        """Ctrl+B: move the rectangle with the arrows; without one, begin with the middle of the picture."""
-        if self._refuse_here() or self.size is None:
+        """Ctrl+B: move the rectangle with the arrows; where the picture has none, begin with its middle."""
+        window, image = self.window, self._shown()
+        if image is None:
+            window.view.question_box.refuse(window.t("picture_first"))
             return
-        width, height = self.size
-        self.before, self.by_keys = self.pending, True
+        width, height = image.size
         middle = (width // 3, height // 3, max(width // 3 + 1, 2 * width // 3), max(height // 3 + 1, 2 * height // 3))
-        self.window.view.pane.canvas.focus_set()
-        self.choose(self.pending or middle)
-        self.window.view.map_note.configure(text=self.window.t("box_keys"))
+        self.by_keys = True
+        window.view.pane.canvas.focus_set()
+        self.choose(self.pending if self.owner is image and self.pending else middle)
+        window.view.map_note.configure(text=window.t("box_keys"))
 
     def _on_key(self, event: tkinter.Event) -> str | None:
-        if not self.by_keys or self.pending is None:
+        if not self.by_keys or self.pending is None or self.owner is not self._shown():
             return None
         moves = {"Left": (0, -1), "Right": (0, 1), "Up": (1, -1), "Down": (1, 1)}
         if event.keysym in ("Return", "KP_Enter", "Tab"):
@@ -221,8 +218,8 @@ class Boxes:
 
     # ------------------------------------------------------------------------------------------ asking
 
-    def refusal(self, boxes: Sequence[Corners]) -> str:
-        """Why the model cannot be asked about these boxes; "" if it can, or if there are none."""
+    def refusal(self, boxes: Sequence[Corners], picture: int | None) -> str:
+        """Why the model cannot be asked about these boxes of a picture; "" if it can, or if there are none."""
         window, assistant = self.window, self.window.worker.assistant
         if not boxes:
             return ""
@@ -231,45 +228,67 @@ class Boxes:
         if not assistant.takes_boxes:
             return window.t("box_unknown")
         try:
-            self.thousandths(boxes)
+            self.thousandths(boxes, picture)
         except UserError as error:
             return window.said(str(error))
         return ""
 
-    def thousandths(self, boxes: Sequence[Corners]) -> list[Box]:
-        """Boxes of the last picture as a question has them.
+    def thousandths(self, boxes: Sequence[Corners], picture: int | None) -> list[Box]:
+        """Boxes of a picture, by its index, as a question has them.
 
         Raises:
             UserError: a box is outside what the encoder is shown.
         """
-        size, assistant = self.size, self.window.worker.assistant
+        if picture is None:
+            return []
+        size, assistant = self.window.conversation.images[picture].size, self.window.worker.assistant
         crop = assistant.crop if assistant is not None else None
-        return [asked_box(corners, size, crop) for corners in boxes if size is not None]
+        return [asked_box(corners, size, crop) for corners in boxes]
 
-    def asked(self, turn: Exchange) -> list[Corners]:
-        """The boxes that a question is about."""
+    def of_next(self) -> tuple[list[Corners], int | None]:
+        """The boxes of the next question, and the index of their picture; None without boxes."""
+        return ([self.pending], self.picture) if self.pending is not None and self.picture >= 0 else ([], None)
+
+    def of_turn(self, turn: Exchange) -> tuple[list[Corners], int | None]:
+        """The boxes that a question is about, and the index of their picture; None without boxes."""
         boxes, _ = asked_about(typed(turn.question))
         size = self._size_at(turn)
-        return in_pixels(boxes, size, crop_of_checkpoint(turn.checkpoint)) if size else []
+        if not boxes or size is None:
+            return [], None
+        picture = self.window.conversation.picture_of(turn)
+        return in_pixels(boxes, size, crop_if_known(turn.checkpoint)), picture
 
     def answered(self, turn: Exchange) -> list[Drawn]:
         """The boxes of an answer."""
         size = self._size_at(turn)
         if not size or not turn.answer:
             return []
-        return boxes_of_answer(turn.answer, size, crop_of_checkpoint(turn.checkpoint))
+        return boxes_of_answer(turn.answer, size, crop_if_known(turn.checkpoint))
 
     def words(self, turn: Exchange) -> str:
         """A question as the conversation shows it: the boxes that it is about, then its text."""
-        _, question = asked_about(typed(turn.question))
-        return "\n".join([*map(described, self.asked(turn)), question])
+        boxes, picture = self.of_turn(turn)
+        lines = [self._described(corners, picture) for corners in boxes]
+        return "\n".join([*lines, asked_about(typed(turn.question))[1]])
+
+    def _described(self, corners: Corners, picture: int | None) -> str:
+        """A rectangle as ``ask.py --box`` takes it and, where there are several pictures, which one it is on."""
+        line = "▭ " + ",".join(map(str, corners))
+        if picture is None or len(self.window.conversation.images) < 2:
+            return line
+        return line + "  " + self.window.t("box_on", number=picture + 1)
 
     def hint(self) -> str:
         """What the chip says of the loaded model, if it cannot be expected to know the rectangle."""
         assistant = self.window.worker.assistant
-        if assistant is None or self.window.models.loading is not None or assistant.learnt_boxes:
+        if assistant is None or self.window.models.loading is not None:
             return ""
-        return self.window.t("box_unlearnt" if assistant.takes_boxes else "box_unknown")
+        if not assistant.learnt_boxes:
+            return self.window.t("box_unlearnt" if assistant.takes_boxes else "box_unknown")
+        is_last = self.picture == len(self.window.conversation.images) - 1
+        if is_last or assistant.config.language.picture_numbers:
+            return ""
+        return self.window.t("box_unnumbered", number=self.picture + 1)
 
     # ------------------------------------------------------------------------------------------ showing
 
@@ -279,23 +298,31 @@ class Boxes:
         turn = len(window.conversation.turns) - 1 if window.asking is not None else window.maps.shown_turn()
         return window.conversation.turns[turn] if turn is not None else None
 
+    def go_to(self, index: int) -> None:
+        """Show the picture of a turn's boxes, if it has some."""
+        talk, strip = self.window.conversation, self.window.strip
+        turn = talk.turns[index]
+        if (self.of_turn(turn)[0] or self.answered(turn)) and talk.picture_of(turn) != strip.shown:
+            strip.show(talk.picture_of(turn))
+
     def show(self) -> None:
         """Show the chip and the boxes as they are now."""
-        if self.start is None and self.size is None:
-            self.pending = None  # of a picture that is no longer shown
-        self.window.view.question_box.show_box(described(self.pending) if self.pending else "", self.hint())
+        if self.start is None and self.picture < 0:
+            self.pending = None  # of a picture that is no longer in the conversation
+        words = self._described(self.pending, self.picture) if self.pending is not None else ""
+        self.window.view.question_box.show_box(words, self.hint() if words else "")
         self.draw()
 
     def draw(self) -> None:
         """Draw the boxes over the picture, with the colours and captions of ``ask.py --draw``."""
         pane, turn, shown = self.window.view.pane, self.shown_turn(), self.window.strip.shown
         pane.canvas.delete("box")
-        if pane.preview is None or self.size is None:
+        if pane.preview is None or self._shown() is None:
             return
-        if turn is not None and self._picture_of(turn) != shown:
+        if turn is not None and self.window.conversation.picture_of(turn) != shown:
             turn = None  # its boxes belong to another picture
         width = line_width((pane.drawn_at[2], pane.drawn_at[3]))
-        for corners in self.asked(turn) if turn is not None else ():
+        for corners in self.of_turn(turn)[0] if turn is not None else ():
             self._rectangle(corners, outline=ASKED, width=width, tags=("box", "asked"))
         answered = self.answered(turn) if turn is not None else []
         texts = captions([label for label, _ in answered])
@@ -304,7 +331,7 @@ class Boxes:
             self._rectangle(corners, outline=ANSWERED, width=wide, tags=("box", f"answer-{number}"))
             if text:
                 self._caption(corners, text)
-        if self.pending is not None and shown == len(self.window.conversation.images) - 1:
+        if self.pending is not None and self.picture == shown:
             dash = (pane.look.px(6), pane.look.px(3))
             self._rectangle(self.pending, outline=ASKED, width=width, dash=dash, tags=("box", "pending"))
 

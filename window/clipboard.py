@@ -11,15 +11,16 @@ from common.errors import UserError
 from dataset.image import load_image
 
 
-def file_in(copied: str) -> str | None:
-    """The file that a copied text names, by path or as file://; None if there is no such file."""
-    lines = copied.strip().splitlines()
-    line = next((line for line in lines if line not in ("copy", "cut", "x-special/nautilus-clipboard")), "")
-    path = local_path(line)
+def files_in(copied: str) -> list[str]:
+    """The files that a copied text names, one a line, by path or as file://; [] if a line is no file."""
+    lines = [
+        line for line in copied.strip().splitlines() if line not in ("copy", "cut", "x-special/nautilus-clipboard")
+    ]
+    paths = [local_path(line) for line in lines]
     try:
-        return path if path and Path(path).is_file() else None
+        return paths if all(path and Path(path).is_file() for path in paths) else []
     except (OSError, ValueError):  # not the name of a file
-        return None
+        return []
 
 
 def local_path(name: str) -> str:

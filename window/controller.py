@@ -171,9 +171,10 @@ class Window:
         self.view.show_demo_note(self.models.is_demo)
         picture = None
         if images := self.conversation.images:
-            image, name_of_it = images[self.strip.shown], Path(self.conversation.paths[self.strip.shown]).name
-            number = f"{self.strip.shown + 1}/{len(images)}  " if len(images) > 1 else ""
-            picture = number + whole(name_of_it)[0], f"{image.width} × {image.height}"
+            image, number = images[self.strip.shown], ""
+            if len(images) > 1:
+                number = f"{self.strip.shown + 1}/{len(images)}  "
+            picture = number + whole(self.strip.name(self.strip.shown))[0], f"{image.width} × {image.height}"
         self.view.show_strip()
         self.view.show_names(name or self.t("no_checkpoint"), picture)
 
@@ -219,7 +220,7 @@ class Window:
         self.keeping.keep_now()
         self.keeping.begin(name)
         self.maps.looking, self.partial, self.notes, self.missing = None, "", [], missing
-        self.boxes.pending = None
+        self.boxes.pending, self.strip.states = None, []
         self.maps.clear()
         self.conversation = conversation
         self.show_all()
@@ -229,7 +230,8 @@ class Window:
         self.view.question_box.entry.focus_set()
 
     def new_conversation(self) -> None:
-        self.begin(Conversation(self.conversation.images, self.conversation.paths), missing=self.missing)
+        last = self.conversation
+        self.begin(Conversation(last.images, last.paths, times=last.times), missing=self.missing)
 
     def take(self, read: Read) -> None:
         """Show what was read: a picture with an empty conversation, or a saved conversation."""
@@ -241,7 +243,8 @@ class Window:
         draft = read.conversation.about.get("draft")
         if isinstance(draft, str) and draft and not self.view.question_box.text:
             self.view.question_box.text = whole(draft)[0]
-            self.boxes.restore(read.conversation.about.get("draft_box"))
+            about = read.conversation.about
+            self.boxes.restore(about.get("draft_box"), about.get("draft_picture"))
 
     def ask(self) -> None:
         """Ask what is typed, ending the answer in progress. A question that cannot be asked stays, with the reason."""
@@ -249,42 +252,45 @@ class Window:
         question, replaced = whole(box.text.strip())
         if not question:
             return
-        boxes = [self.boxes.pending] if self.boxes.pending else []
-        refused = self._refusal(boxes)
+        boxes, picture = self.boxes.of_next()
+        refused = self._refusal(boxes, picture)
         if refused:
             box.refuse(refused)
             return
         box.text, self.boxes.pending = "", None
         box.entry.focus_set()
-        self.ask_question(question, replaced, boxes)
+        self.ask_question(question, replaced, boxes, picture)
 
-    def _refusal(self, boxes: Sequence[Corners]) -> str:
-        """Why no question about these boxes can be asked now; "" if one can."""
+    def _refusal(self, boxes: Sequence[Corners], picture: int | None) -> str:
+        """Why no question about these boxes of a picture can be asked now; "" if one can."""
         if self.missing:
             return self.said(self.missing)
         if not self.conversation.images:
             return self.t("picture_first")
         if self.worker.assistant is None and self.models.loading is None:
             return self.t("no_model_yet")
-        return self.boxes.refusal(boxes)
+        return self.boxes.refusal(boxes, picture)
 
     def ask_again(self, turn: int) -> None:
         """Ask an earlier question once more, about the same boxes."""
         earlier = self.conversation.turns[turn]
-        boxes = self.boxes.asked(earlier)
-        refused = self._refusal(boxes)
+        boxes, picture = self.boxes.of_turn(earlier)
+        refused = self._refusal(boxes, picture)
         if refused:
             self.view.question_box.refuse(refused)
         else:
-            self.ask_question(asked_about(typed(earlier.question))[1], boxes=boxes)
+            self.ask_question(asked_about(typed(earlier.question))[1], 0, boxes, picture)
 
-    def ask_question(self, question: str, replaced: int = 0, boxes: Sequence[Corners] = ()) -> None:
-        """Ask a question about ``boxes`` of the picture; ``replaced`` characters of it could not be read."""
+    def ask_question(
+        self, question: str, replaced: int = 0, boxes: Sequence[Corners] = (), picture: int | None = None
+    ) -> None:
+        """Ask a question about ``boxes`` of a picture; ``replaced`` characters of it could not be read."""
         self.end_answer()
         if replaced:
             self.say("note", self.t("replaced_one" if replaced == 1 else "replaced", count=replaced))
         self.asked.append(question)
-        request = self.conversation.ask(question, self.boxes.thousandths(boxes))
+        request = self.conversation.ask(question, self.boxes.thousandths(boxes, picture), picture)
+        self.strip.states = []  # its pictures stay
         self.conversation.turns[-1].checkpoint = str(self.models.checkpoint or "")
         self.partial, self.stopped = "", False
         self.maps.looking = self.maps.selected = None
@@ -315,10 +321,10 @@ class Window:
         """Put a question without an answer, and its rectangle, back into the input unless another is being typed."""
         if dropped is None:
             return False
-        boxes = self.boxes.asked(dropped)
+        boxes, picture = self.boxes.of_turn(dropped)
         there = self.view.question_box.give_back(asked_about(typed(dropped.question))[1])
         if there and boxes:
-            self.boxes.choose(boxes[0])
+            self.boxes.choose(boxes[0], picture)
         return there
 
     def _set_answer(self, answer: str) -> None:
@@ -348,7 +354,7 @@ class Window:
         turn = self.maps.shown_turn() if turn is None else turn
         if turn is not None:
             self.root.clipboard_clear()
-            self.root.clipboard_append(self.conversation.turns[turn].answer or "")
+            self.root.clipboard_append(self.conversation.plain(self.conversation.turns[turn])[1])
             self.show_state("copied")
 
     def save(self, file: Path) -> None:
@@ -393,8 +399,8 @@ class Window:
             self._on_answering(kind, value)
         elif job == self.maps.looking:
             self.maps.on_event(kind, value)
-        elif job == self.pictures.reading:
-            self.pictures.on_event(kind, value)
+        elif job in self.pictures.jobs:
+            self.pictures.on_event(job, kind, value)
         elif job == self.start.reading:
             self.start.on_event(kind, value)
 

@@ -26,6 +26,7 @@ from common.errors import UserError
 from common.files import publish_file, temp_path, write_text
 from common.text import whole
 from dataset.boxes import asked_about
+from dataset.video import file_of
 
 MOST = 200  # conversations; the oldest is deleted when there is one more
 SIDE = 96  # pixels of the small picture
@@ -71,7 +72,7 @@ class History:
             self._thread.start()
         details = {**conversation.about, **about, "changed": now()}
         turns = [replace(turn) for turn in conversation.turns]
-        copy = Conversation(list(conversation.images), list(conversation.paths), turns, details)
+        copy = Conversation(list(conversation.images), list(conversation.paths), turns, details, conversation.times)
         self._jobs.put((name, copy, preview))
 
     def close(self, timeout: float = 5) -> None:
@@ -93,7 +94,7 @@ class History:
     def _write(self, name: str, conversation: Conversation, preview: Image.Image | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, (path, image) in enumerate(zip(conversation.paths, conversation.images, strict=False)):
-            if not os.path.isfile(path):
+            if not os.path.isfile(file_of(path)):
                 own = self.folder / f"{name}-{number}.png"
                 if not own.exists():
                     save_image(image, own)
@@ -131,8 +132,9 @@ class History:
         found: dict[str, Path] = {}
         for entry in self.entries():
             small = self.folder / f"{entry.name}.jpg"
-            if entry.pictures and small.exists() and os.path.isfile(entry.pictures[0]):
-                found.setdefault(entry.pictures[0], small)
+            file = file_of(entry.pictures[0]) if entry.pictures else ""
+            if small.exists() and os.path.isfile(file):
+                found.setdefault(file, small)
             if len(found) == most:
                 break
         return list(found.items())

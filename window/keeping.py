@@ -36,21 +36,22 @@ class Keeping:
         self._cancel()
         window = self.window
         turns = [replace(turn) for turn in window.conversation.turns]
-        draft, box = window.view.question_box.text.strip(), window.boxes.pending
+        draft, (boxes, picture) = window.view.question_box.text.strip(), window.boxes.of_next()
         if turns and turns[-1].answer is None:
             if window.partial.strip():
                 turns[-1].answer = window.partial.strip()
             else:
                 waiting = turns.pop()
-                draft, box = asked_about(typed(waiting.question))[1], next(iter(window.boxes.asked(waiting)), None)
+                draft, (boxes, picture) = asked_about(typed(waiting.question))[1], window.boxes.of_turn(waiting)
         if not turns and not draft:
             return
         if self.name is None:
             self.name = new_name()
         shown = window.conversation
-        copy = Conversation(shown.images, shown.paths, turns, shown.about)
+        copy = Conversation(shown.images, shown.paths, turns, shown.about, shown.times)
         self._tell()
-        self.history.keep(self.name, copy, next(iter(window.strip.previews), None), draft=draft, draft_box=box)
+        about = {"draft": draft, "draft_box": next(iter(boxes), None), "draft_picture": picture}
+        self.history.keep(self.name, copy, next(iter(window.strip.previews), None), **about)
 
     def _tell(self) -> None:
         """Say once why the conversations are not kept; known from the write before."""
@@ -84,7 +85,7 @@ class Keeping:
             images = kept.conversation.images or [image for image in [kept.picture] if image is not None]
             return Read(kept.conversation, [preview_of(image) for image in images], name, kept.missing)
 
-        pictures.reading = self.window.worker.read(read)
+        pictures.start(read)
 
     def rename(self, name: str, title: str) -> None:
         self.history.rename(name, title)

@@ -53,6 +53,8 @@ def bind_keys(window: Window, *texts: tkinter.Text) -> None:
     root, controls = window.root, commands_of(window)
     root.event_delete("<<LineStart>>", "<Control-a>")
     root.event_add("<<SelectAll>>", "<Control-a>", "<Control-Lock-A>")
+    # In the question these are of its text too, which Strip.on_undo and Pictures.on_paste decide.
+    elsewhere: dict[str, Callable[[], object]] = {"z": window.strip.undo, "v": window.pictures.on_paste}
     others: dict[str, Callable[[], object]] = {
         "<Escape>": window.escape,
         "<Alt-Up>": lambda: window.maps.step_answer(-1),
@@ -69,6 +71,9 @@ def bind_keys(window: Window, *texts: tkinter.Text) -> None:
         letter, shift = letter_of(event), bool(int(event.state) & SHIFT)
         if command := controls.get((shift, letter)):
             command()
+            return "break"
+        if not shift and letter in elsewhere and event.widget is not window.view.question_box.entry:
+            elsewhere[letter]()
             return "break"
         if not shift and letter in EDITING and not is_latin(event):  # Tk knows these by their Latin letters only
             event.widget.event_generate(EDITING[letter])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataset.boxes import in_plain_words
+
 if TYPE_CHECKING:
     from answering.attention_map import AttentionMap
     from window.controller import Window
@@ -46,8 +48,9 @@ class Maps:
         self.show()
 
     def select(self, turn: int) -> None:
-        """Show where the model looked for this answer."""
+        """Show where the model looked for this answer, and its boxes, on their picture."""
         self.selected = turn
+        self.window.boxes.go_to(turn)
         self.show()
 
     def look_at(self, turn: int) -> None:
@@ -110,7 +113,8 @@ class Maps:
         if found is None or grid is None:
             return window.t("no_map_yet") if window.preferences.look and not window.conversation.turns else ""
         share = f"{100 * float(np.nansum(grid)):.0f} %"
-        who = window.t("whole_answer") if span is None else window.t("one_word", word=found.text[slice(*span)])
+        word = in_plain_words(found.text[slice(*span)] if span else "", lambda box: "▭")
+        who = window.t("whole_answer") if span is None else window.t("one_word", word=word)
         return window.t(SHOWS[found.shows], who=who, share=share)
 
     def on_word(self, turn: int | None, offset: int) -> None:

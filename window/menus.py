@@ -36,9 +36,10 @@ class Menus:
 
     def _build_file(self, bar: tkinter.Menu) -> None:
         pictures, file = self.window.pictures, self._menu(bar, "file")
-        self._item(file, "open_picture", pictures.choose, "Ctrl+O")
+        self._item(file, "open_new", pictures.choose, "Ctrl+O")
         self._item(file, "add_picture", pictures.choose_more, "Ctrl+Shift+O")
         self._item(file, "paste_picture", pictures.paste, "Ctrl+Shift+V")
+        self._item(file, "undo_pictures", self.window.strip.undo, "Ctrl+Z")
         file.add_separator()
         self._item(file, "open_conversation", pictures.choose_conversation)
         self._item(file, "save_conversation", pictures.choose_where_to_save, "Ctrl+S")

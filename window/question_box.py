@@ -59,6 +59,7 @@ class QuestionBox(ttk.Frame):
         entry.bind("<Up>", lambda event: self._recall(1))
         entry.bind("<Down>", lambda event: self._recall(-1))
         entry.bind("<<Paste>>", lambda event: self.window.pictures.on_paste())
+        entry.bind("<<Undo>>", lambda event: self.window.strip.on_undo())
 
     @staticmethod
     def _wrap(label: ttk.Label, width: int, around: int) -> None:

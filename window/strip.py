@@ -7,11 +7,14 @@ or moved; afterwards the answers are about it.
 from __future__ import annotations
 
 import tkinter
+from dataclasses import dataclass, field
+from pathlib import Path
 from tkinter import ttk
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageOps, ImageTk
 
+from dataset.video import file_of, frame_in
 from window.look import Look
 
 if TYPE_CHECKING:
@@ -20,12 +23,31 @@ if TYPE_CHECKING:
 SIDE = 44  # pixels of a small picture at 96 per inch
 
 
-class Added(NamedTuple):
-    """Pictures that were read, their files, and small copies to draw from."""
+@dataclass
+class Added:
+    """Pictures that were read, their files, and small copies to draw from.
+
+    ``begins``: they begin a conversation. ``times``: the model was trained with the times of frames. ``notes`` and
+    ``problems`` are for the person: what was shortened, and what could not be read.
+    """
+
+    begins: bool = False
+    images: list[Image.Image] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    previews: list[Image.Image] = field(default_factory=list)
+    times: bool = False
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class State(NamedTuple):
+    """The pictures before a change, and what was typed at that time."""
 
     images: list[Image.Image]
     paths: list[str]
     previews: list[Image.Image]
+    shown: int
+    typed: str
 
 
 class Strip:
@@ -35,6 +57,7 @@ class Strip:
         self.window = window
         self.previews: list[Image.Image] = []
         self.shown = 0  # the index of the picture in the pane
+        self.states: list[State] = []  # before each change since the last question; the last can be undone
 
     def begin(self, previews: list[Image.Image]) -> None:
         """Another conversation has these pictures; the last is shown, to which boxes belong."""
@@ -43,6 +66,17 @@ class Strip:
     @property
     def preview(self) -> Image.Image | None:
         return self.previews[self.shown] if self.previews else None
+
+    def name(self, index: int) -> str:
+        """A picture's name: that of its file and, for a frame, its time."""
+        path = self.window.conversation.paths[index]
+        return " ".join(filter(None, (Path(file_of(path)).name, self.time(index))))
+
+    def time(self, index: int) -> str:
+        """When a frame of a video is shown, such as "1.5 s"; "" for other pictures."""
+        paths = self.window.conversation.paths
+        frame = frame_in(paths[index]) if index < len(paths) else None
+        return f"{frame[1]:.1f} s" if frame else ""
 
     @property
     def waits(self) -> bool:
@@ -61,20 +95,21 @@ class Strip:
 
     def add(self, added: Added) -> None:
         """Add pictures to the conversation. The next question is about them too."""
+        self._remember()
         talk = self.window.conversation
         talk.images, talk.paths = talk.images + added.images, talk.paths + added.paths
+        talk.times = talk.times or added.times
         self.previews = self.previews + added.previews
-        self.window.boxes.pending = None  # it belonged to the picture that was the last
         self.show(len(self.previews) - 1)
         self.window.view.question_box.entry.focus_set()
 
     def remove(self) -> None:
         """Remove the shown picture if it waits; the last one stays."""
         if self.waits and len(self.previews) > 1:
+            self._remember()
             talk, index = self.window.conversation, self.shown
             for pictures in (talk.images, talk.paths, self.previews):
                 del pictures[index]
-            self.window.boxes.pending = None
             self.show(min(index, len(self.previews) - 1))
             self.window.view.question_box.entry.focus_set()  # the button with the focus may be gone
 
@@ -82,11 +117,30 @@ class Strip:
         """Move the shown picture by one among those that wait."""
         talk, index, other = self.window.conversation, self.shown, self.shown + step
         if self.waits and talk.pictures_before() <= other < len(talk.images):
+            self._remember()
             lists: tuple[list[Any], ...] = (talk.images, talk.paths, self.previews)
             for pictures in lists:
                 pictures[index], pictures[other] = pictures[other], pictures[index]
-            self.window.boxes.pending = None
             self.show(other)
+
+    def _remember(self) -> None:
+        talk, typed = self.window.conversation, self.window.view.question_box.text
+        self.states.append(State([*talk.images], [*talk.paths], [*self.previews], self.shown, typed))
+
+    def undo(self) -> None:
+        """Undo the last adding, removing or moving. What a question has shown stays."""
+        if self.states:
+            talk = self.window.conversation
+            talk.images, talk.paths, self.previews, self.shown, _ = self.states.pop()
+            self._changed()
+            self.window.show_idle()
+
+    def on_undo(self) -> str | None:
+        """Ctrl+Z in the question: the last change was to the pictures if the text is as it was then."""
+        if not self.states or self.states[-1].typed != self.window.view.question_box.text:
+            return None
+        self.undo()
+        return "break"
 
     def _changed(self) -> None:
         window = self.window
@@ -114,7 +168,7 @@ class StripBar(tkinter.Frame):
     def refresh(self) -> None:
         """Show the pictures as they are now."""
         previews = self.strip.previews
-        if [id(preview) for preview, _ in self.small] != list(map(id, previews)):  # == compares pixels
+        if [id(preview) for preview, _ in self.small] != [id(preview) for preview in previews]:  # == compares pixels
             self._fill(previews)
         for index, thumb in enumerate(self.thumbs):
             thumb.configure(style="Shown.TButton" if index == self.strip.shown else "Thumb.TButton")
@@ -136,6 +190,6 @@ class StripBar(tkinter.Frame):
                 self.strip.show(index)
 
             thumb = self.look.button(self.row, "", show, "Thumb.TButton")
-            thumb.configure(image=str(photo))
+            thumb.configure(image=str(photo), text=self.strip.time(index), compound="top")
             thumb.pack(side="left", padx=(0, self.look.px(4)))
             self.thumbs.append(thumb)

@@ -63,6 +63,7 @@ class Transcript:
         self.text.bind("<ButtonRelease-1>", self._on_click)
         self.text.bind("<Button-1>", lambda event: self.text.focus_set(), add=True)
         self.text.bind("<Configure>", self._on_resize)
+        self.text.bind("<<Copy>>", lambda event: self._copy())
 
     def _configure_tags(self) -> None:
         px, colors, tag = self.look.px, self.look.colors, self.text.tag_configure
@@ -151,7 +152,13 @@ class Transcript:
         self.tags = ("answer", f"answer-{turn}", asked)
 
     def piece(self, piece: str) -> None:
-        self._edit(lambda: self._insert(piece, self.tags))
+        def insert() -> None:
+            self._insert(piece, self.tags)
+            so_far = self.text.get("answer", "end-1c")
+            if "<" in so_far:
+                self._hide_markup(so_far, grows=True)
+
+        self._edit(insert)
 
     def end_answer(self, turn: int, answer: str) -> None:
         """Replace the streamed pieces by the whole answer, with the actions under it."""
@@ -160,8 +167,7 @@ class Transcript:
         def replace() -> None:
             self.text.delete("answer", "end-1c")
             self._insert(answer, ("answer", f"answer-{turn}", asked))
-            for start, end in markup_of(answer):
-                self.text.tag_add("markup", f"answer + {start} chars", f"answer + {end} chars")
+            self._hide_markup(answer)
             self._insert("\n", ("answer", asked))
             self._insert_end("answer", False, asked)
             for name in ACTIONS:
@@ -193,6 +199,12 @@ class Transcript:
     def _insert(self, words: str, tags: str | tuple[str, ...]) -> None:
         self.text.insert("end-1c", words, tags)
 
+    def _hide_markup(self, answer: str, grows: bool = False) -> None:
+        """Hide the marks of boxes in the answer that was inserted last."""
+        self.text.tag_remove("markup", "answer", "end")
+        for start, end in markup_of(answer, grows):
+            self.text.tag_add("markup", f"answer + {start} chars", f"answer + {end} chars")
+
     def _insert_end(self, kind: str, top: bool, asked: str) -> None:
         """A line with the rounded top or bottom of a bubble."""
         self.text.image_create("end-1c", image=self.ends[kind, top])
@@ -222,6 +234,13 @@ class Transcript:
         self.text.configure(state="disabled")
         if ended:
             self.text.see("end")
+
+    def _copy(self) -> str:
+        """Copy what is selected as it is seen: Tk would copy hidden marks too."""
+        if selected := self.text.tag_ranges("sel"):
+            self.text.clipboard_clear()
+            self.text.clipboard_append(self.text.tk.call(self.text, "get", "-displaychars", *map(str, selected)))
+        return "break"
 
     # ------------------------------------------------------------------------------------------ marks and the mouse
 

@@ -58,7 +58,18 @@ class View:
         self._build_right()
         self.menus.bind_right_button(self.transcript, self.question_box.entry)
         bind_keys(window, self.question_box.entry, self.transcript.text)
+        if window.can_drop:
+            self._take_drops()
         self.question_box.entry.focus_set()
+
+    def _take_drops(self) -> None:
+        """Files can be dropped onto the picture, the small pictures, the conversation and the question."""
+        from tkinterdnd2 import DND_FILES
+
+        targets: list[Any] = [self.pane.canvas, self.strip_bar, self.transcript.text, self.question_box.entry]
+        for target in targets:  # tkinterdnd2 adds the methods to every widget
+            target.drop_target_register(DND_FILES)
+            target.dnd_bind("<<Drop>>", lambda event: self.window.pictures.drop(event.data))
 
     def destroy(self) -> None:
         """Remove all widgets. The images go here, in Tk's thread, not when Python collects the view."""
@@ -118,12 +129,6 @@ class View:
         self.below.pack(side="bottom", fill="x", pady=(px(10), 0))
         self.strip_bar = StripBar(left, self.look, window.strip)
         self.pane.pack(fill="both", expand=True)
-        if window.can_drop:
-            from tkinterdnd2 import DND_FILES
-
-            canvas: Any = self.pane.canvas  # tkinterdnd2 adds the methods to every widget
-            canvas.drop_target_register(DND_FILES)
-            canvas.dnd_bind("<<Drop>>", lambda event: window.pictures.drop(event.data))
 
     def _build_legend(self, parent: tkinter.Misc) -> None:
         """The line under the picture: what the map shows, and the scale of its colours."""

@@ -17,6 +17,8 @@ from markdown_it import MarkdownIt
 from answering.conversation import Conversation, request_of
 from common.errors import UserError
 from dataset.prompt import IMAGE_TOKEN, neutralise
+from dataset.video import frame_address, read_frames
+from tests.helpers.clips import write_clip
 from tests.helpers.tiny import picture
 
 
@@ -51,6 +53,57 @@ def test_a_picture_that_was_added_comes_before_the_next_question(tmp_path):
     (tmp_path / "talk.json").write_text(text.replace('"images": 1', '"images": 2'), encoding="utf-8")
     with pytest.raises(UserError):
         Conversation.read(tmp_path / "talk.json")
+
+
+def test_a_question_about_a_part_names_its_picture_unless_it_is_the_last(tmp_path):
+    paths = [str(tmp_path / f"{color}.png") for color in ("red", "blue")]
+    images = [picture("red").resize((200, 100)), picture("blue").resize((100, 200))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    talk = Conversation(images, paths)
+    talk.ask("What?", [(100, 200, 500, 600)], picture=0)
+    talk.answer("<ref>a dog</ref><box>(100,200),(500,600)</box> and <box>(9,9),(3,20)</box><box>(1,")
+    talk.ask("And this?", [(100, 200, 500, 600)], picture=1)
+    talk.answer("red")
+    asked = f"{IMAGE_TOKEN * 2}\nPicture 1: <box>(100,200),(500,600)</box> What?"
+    assert [turn.question for turn in talk.turns] == [asked, "<box>(100,200),(500,600)</box> And this?"]
+    assert [talk.picture_of(turn) for turn in talk.turns] == [0, 1]
+    assert talk.plain(talk.turns[0]) == (
+        "Picture 1: [20, 20, 100, 60] What?",
+        "a dog [20, 20, 100, 60] and (9,9),(3,20)",  # the second cannot be drawn, the third is not complete
+    )
+    assert talk.plain(talk.turns[1]) == ("[10, 40, 50, 120] And this?", "red")
+    talk.save(tmp_path / "talk.json")
+    kept = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["turns"]
+    assert [turn.get("picture") for turn in kept] == [1, None]
+    again = Conversation.open(tmp_path / "talk.json", 100_000)
+    assert again.turns == talk.turns and again.plain(again.turns[0]) == talk.plain(talk.turns[0])
+    text = (tmp_path / "talk.json").read_text(encoding="utf-8")
+    (tmp_path / "talk.json").write_text(text.replace('"picture": 1', '"picture": 0'), encoding="utf-8")
+    with pytest.raises(UserError):
+        Conversation.read(tmp_path / "talk.json")
+    page = rendered(talk, tmp_path)
+    assert "Picture 1: [20, 20, 100, 60] What?" in page and "a dog [20, 20, 100, 60]" in page
+    assert Conversation([], [], talk.turns).plain(talk.turns[1]) == (" And this?", "red")  # the pictures are gone
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_frames_of_a_video_are_read_again_with_their_times(tmp_path, times):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    clip = str(write_clip(tmp_path / "clip.mp4", 40, rate=7))
+    frames = read_frames(clip, 5, 10_000)
+    paths = [frame_address(clip, frame.seconds) for frame in frames]
+    talk = Conversation([frame.image for frame in frames], paths, times=times)
+    request = talk.ask("What happens?")
+    talk.answer("rain")
+    talk.save(tmp_path / "talk.json")
+    again = Conversation.open(tmp_path / "talk.json", 10_000)
+    assert again.turns == talk.turns and again.times is times
+    assert [image.tobytes() for image in again.images] == [image.tobytes() for image in talk.images]
+    assert ("<frame 0.6s><|extra_0|>" in request.turns[0].question) is times
+    os.remove(clip)
+    with pytest.raises(UserError, match="clip.mp4#t=0.571: missing; the conversation is about this picture"):
+        Conversation.open(tmp_path / "talk.json", 10_000)
 
 
 def test_a_conversation_can_be_saved_and_opened_again(tmp_path):
@@ -140,7 +193,7 @@ def test_a_saved_page_shows_a_question_exactly(tmp_path, question):
     [
         ("a red\ncircle", "<p>a red<br />\ncircle</p>"),
         ("- one\n- **two**", "<ul>\n<li>one</li>\n<li><strong>two</strong></li>\n</ul>"),  # the model's own Markdown
-        ("<ref>dog</ref> 1 < 2", "<p>&lt;ref&gt;dog&lt;/ref&gt; 1 &lt; 2</p>"),
+        ("<ref>dog</ref> 1 < 2 <i>", "<p>dog 1 &lt; 2 &lt;i&gt;</p>"),  # a mark of ours, and a tag that is not
         ("<!-- never ends", "<p>&lt;!-- never ends</p>"),
         ("```\na < b:\n<div>", "<pre><code>a &lt; b:\n&lt;div&gt;\n</code></pre>"),
         ("> no question", "<p>&gt; no question</p>"),

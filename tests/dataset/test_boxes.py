@@ -22,8 +22,10 @@ from dataset.boxes import (
     boxes_in,
     crop_of,
     find_boxes,
+    in_plain_words,
     labelled_boxes,
     markup_of,
+    picture_asked_about,
     to_pixels,
     to_thousandths,
     upright,
@@ -60,6 +62,18 @@ def neutral(text: str, of: SourceBoxes, picture: int = 0) -> tuple[str, dict[str
 def test_every_declared_form_gives_the_same_box(unit, order, numbers):
     for written in (f"[{numbers}]", f"<box>{numbers}</box>", f"<|box_start|>{numbers}<|box_end|>"):
         assert neutral(f"at {written}.", source(unit, order)) == ("at <box>(100,300),(600,800)</box>.", {})
+
+
+def test_a_box_after_the_name_of_a_picture_is_of_that_picture():
+    sizes = [(200, 100), (100, 200), (400, 400)]
+    of = SourceBoxes("pixels", "xyxy", "upright", None, lambda number: PictureSize(*sizes[number]))
+    written = (
+        "Picture 1: [20, 30, 120, 80][0, 0, 100, 50] or Picture 2: <ref>it</ref>[10, 60, 60, 160]? [40, 40, 80, 80]"
+    )
+    first = "Picture 1: <box>(100,300),(600,800)</box><box>(0,0),(500,500)</box>"
+    second = "Picture 2: <ref>it</ref><box>(100,300),(600,800)</box>"
+    assert neutral(written, of, picture=2)[0] == f"{first} or {second}? <box>(100,100),(200,200)</box>"
+    assert neutral("Picture 3: [20, 30, 60, 80]", of, picture=1)[0] == "Picture 3: <box>(200,150),(600,400)</box>"
 
 
 def test_qwen_vls_text_is_kept_as_it_is():
@@ -196,6 +210,10 @@ def test_questions_about_boxes():
     assert asked_about(asked) == ([(1, 2, 30, 40), (5, 6, 70, 80)], "What is this?")
     assert without_boxes(asked) == "What is this?" and without_boxes("<ref>a bus</ref> here") == "a bus here"
     assert boxes_in("<box>(9,9),(3,20)</box><box>(1,1),(1,5)</box>") == []
+    named = ask_about([(1, 2, 30, 40)], "What is this?", 2)
+    assert named == "Picture 2: <box>(1,2),(30,40)</box> What is this?" and picture_asked_about(asked) is None
+    assert asked_about(named) == ([(1, 2, 30, 40)], "What is this?") and picture_asked_about(named) == 2
+    assert asked_about("Picture 2: What is this?") == ([], "Picture 2: What is this?")
 
 
 def test_what_a_reader_who_sees_the_boxes_need_not_see():
@@ -207,6 +225,39 @@ def test_what_a_reader_who_sees_the_boxes_need_not_see():
     for start, end in markup_of(text):
         shown[start:end] = [""] * (end - start)
     assert "".join(shown) == "(0,0),(9,9) and bees, a dog(600,42),(570,264)"
+    plain = in_plain_words(text, lambda box: f"[{box[0]}]")
+    assert plain == f"[0] and bees [1] [5], a dog{wrong[5:-6]}"
     written = [(found.label, text[found.start : found.end]) for found in find_boxes(text)]
     bees = f"<ref>bees</ref>{first}"
     assert written == [("", bare), ("bees", bees), ("bees", bees + second)]
+
+
+def seen_of(text: str, grows: bool) -> str:
+    shown = list(text)
+    for start, end in markup_of(text, grows):
+        shown[start:end] = [""] * (end - start)
+    return "".join(shown)
+
+
+def test_an_answer_in_progress_shows_no_part_of_a_mark():
+    """What is seen at any time is the beginning of what is seen at the end."""
+    dogs = "<ref>a dog</ref><box>(1,2),(30,40)</box><box>(5,5),(9,9)</box>"
+    text = f"It is {dogs} and <ref>狗</ref><box>(0,0),(9,9)</box>, 1 < 2."
+    for length in range(len(text) + 1):
+        shown = seen_of(text[:length], grows=True)
+        assert "It is a dog and 狗, 1 < 2.".startswith(shown)
+    assert seen_of(text, grows=False) == "It is a dog and 狗, 1 < 2."
+
+
+@pytest.mark.parametrize(
+    ("stopped", "shown"),
+    [
+        ("<ref>a dog</ref><box>(1,2),(3", "a dog"),
+        ("<ref>a dog</ref><box>(1,2),(30,40)</b", "a dog"),
+        ("<ref>a do", "a do"),
+        ("a < b, <", "a < b, <"),  # a sign that an answer may end with
+        ("<box>here</box> </ref>", "here "),
+    ],
+)
+def test_an_answer_that_was_stopped_or_has_odd_marks_shows_none(stopped, shown):
+    assert seen_of(stopped, grows=False) == in_plain_words(stopped, str) == shown

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from dataset.image import ImageError
-from dataset.video import Frame, is_video, read_frames, time_label
+from dataset.video import (
+    Frame,
+    file_of,
+    frame_address,
+    frame_in,
+    is_video,
+    read_frame,
+    read_frames,
+    time_label,
+)
 from tests.helpers.clips import write_clip
 
 pytest.importorskip("av", reason="PyAV is not installed")
@@ -98,3 +107,15 @@ def test_the_size_is_checked_before_decoding(clip):
 def test_names_and_times():
     assert is_video("a/B.MP4") and not is_video("a.jpg")
     assert time_label(1.54) == "<frame 1.5s>"
+
+
+def test_a_frame_is_read_again_by_its_address(tmp_path):
+    """A rate of 7: the times have no end in decimals, and are written with three."""
+    clip = str(write_clip(tmp_path / "clip.mp4", 40, rate=7))
+    for frame in read_frames(clip, 9, 10**6):
+        video, seconds = frame_in(frame_address(clip, frame.seconds))
+        assert video == clip and read_frame(video, seconds, 10**6).tobytes() == frame.image.tobytes()
+    assert frame_address("a b.mp4", 1.5) == "a b.mp4#t=1.500" and file_of("a b.mp4#t=1.500") == "a b.mp4"
+    assert frame_in("a#t=1.jpg") is frame_in("a#t=-1.000") is frame_in("a.mp4") is None and file_of("a.jpg") == "a.jpg"
+    with pytest.raises(ImageError, match="^missing$"):
+        read_frame(tmp_path / "no.mp4", 1.0, 10**6)

@@ -174,8 +174,8 @@ def test_a_model_that_only_has_the_tokens_is_asked_with_a_warning(open_window, w
     loaded(window, person)
     drag(window, person, (0.1, 0.1), (0.5, 0.5))
     assert "was not trained on boxes" in window.view.question_box.box_chip.hint.cget("text")
-    assert window.boxes.refusal([(20, 10, 100, 50)]) == ""
-    assert window.boxes.refusal([(300, 10, 400, 50)]).startswith("a box outside its picture")
+    assert window.boxes.refusal([(20, 10, 100, 50)], 0) == ""
+    assert window.boxes.refusal([(300, 10, 400, 50)], 0).startswith("a box outside its picture")
 
 
 def test_an_answers_boxes_are_drawn_and_its_words_light_them(open_window, wide):
@@ -198,6 +198,48 @@ def test_an_answers_boxes_are_drawn_and_its_words_light_them(open_window, wide):
         person.press("Alt_L", "Right")
         assert widths(window) == [3 * thin if number == lit else thin for number in (0, 1)]
         assert (text.tag_ranges("marked") != ()) is (lit is not None)
+
+
+def visible(window) -> str:
+    """What is seen of the conversation."""
+    return window.root.tk.call(window.view.transcript.text, "get", "-displaychars", "1.0", "end")
+
+
+def test_no_mark_is_seen_while_an_answer_comes_nor_copied_nor_saved(open_window, wide, tmp_path):
+    window, person = open_window(wide)
+    loaded(window, person)
+    window.worker.ask = lambda request, **options: 99
+    person.type("What?")
+    person.press("Return")
+    said = []
+    for letter in TWO:
+        window.on_event(99, "piece", letter)
+        said.append(visible(window).partition("checkpoint-1\n")[2].strip())
+    assert said[-1] == "the dog and 狗." and all(said[-1].startswith(words.rstrip()) for words in said)
+    window.rebuild()
+    assert "the dog and 狗." in visible(window)
+    window.on_event(99, "answer", TWO)
+    person.press("Control_L", "Shift_L", "c")
+    assert window.root.clipboard_get() == "the dog [20, 20, 100, 60] and 狗 [100, 0, 200, 100]."
+    text = window.view.transcript.text
+    person.click(text)
+    text.tag_add("sel", "1.0", "end")
+    person.press("Control_L", "c")
+    assert "the dog and 狗." in window.root.clipboard_get() and "<" not in window.root.clipboard_get()
+    window.save(tmp_path / "talk.md")
+    page = (tmp_path / "talk.md").read_text(encoding="utf-8")
+    assert "the dog [20, 20, 100, 60] and 狗 [100, 0, 200, 100]." in page
+
+
+def test_the_word_of_a_heat_map_is_named_without_marks(open_window, wide):
+    window, person = open_window(wide, preferences=Preferences(look=True))
+    loaded(window, person)
+    talked(window, person, TWO)
+    named = []
+    for _ in range(2):
+        person.press("Alt_L", "Right")
+        named.append(window.view.map_note.cget("text").partition(":")[0])
+    assert named == ["“the”", "“dog ▭”"]
 
 
 def test_boxes_and_the_heat_map_are_shown_together_and_move_with_the_window(open_window, wide):

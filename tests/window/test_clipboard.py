@@ -9,16 +9,17 @@ import pytest
 from common.errors import UserError
 from tests.helpers.tiny import picture
 from window import clipboard
-from window.clipboard import clipboard_picture, file_in, local_path
+from window.clipboard import clipboard_picture, files_in, local_path
 from window.texts import TEXTS
 
 
 def test_a_copied_file_is_known_by_its_path_or_its_address(tmp_path):
     file = tmp_path / "a picture.png"
     file.write_bytes(b"")
-    assert file_in(f" {file}\n") == file_in(file.as_uri()) == file_in(f"copy\n{file.as_uri()}") == str(file)
-    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b", "file://[1"):
-        assert file_in(text) is None
+    assert files_in(f" {file}\n") == files_in(file.as_uri()) == files_in(f"copy\n{file.as_uri()}") == [str(file)]
+    assert files_in(f"{file}\n{file.as_uri()}\n") == [str(file)] * 2
+    for text in ("", "What color?", str(tmp_path), "x" * 5000, "a\0b", "file://[1", f"{file}\nWhat color?"):
+        assert files_in(text) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a path begins with a drive")

@@ -113,7 +113,7 @@ def test_asking_again_ends_the_answer_in_progress_and_keeps_its_words(open_windo
     assert seen(window).index("one") < seen(window).index(first) < seen(window).index("two")
 
 
-def test_another_picture_in_the_middle_of_an_answer_begins_a_new_conversation(open_window, red, blue):
+def test_a_picture_that_is_opened_in_the_middle_of_an_answer_begins_a_new_conversation(open_window, red, blue):
     window, person = open_window(red)
     loaded(window, person)
     endless(window)
@@ -130,31 +130,38 @@ def test_another_picture_in_the_middle_of_an_answer_begins_a_new_conversation(op
     assert len(steps) == computed  # it ended
     assert window.asking is None and window.conversation.turns == []
     assert seen(window).strip() == "Ask about the picture, for example:"
+    assert window.view.status_label.cget("text") == "A new conversation; the last one is in the list (Ctrl+H)"
     assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_dropped_file_is_opened_by_path_or_address(open_window, red, tmp_path, monkeypatch):
+def test_all_dropped_files_are_added_by_path_or_address(open_window, red, tmp_path, monkeypatch):
     handlers, taken = {}, []
     monkeypatch.setitem(sys.modules, "tkinterdnd2", SimpleNamespace(DND_FILES="DND_Files"))
-    register, bind = lambda canvas, kind: taken.append(kind), lambda canvas, name, do: handlers.update({name: do})
-    monkeypatch.setattr(tkinter.Canvas, "drop_target_register", register, raising=False)
-    monkeypatch.setattr(tkinter.Canvas, "dnd_bind", bind, raising=False)
+    register = lambda widget, kind: taken.append((widget, kind))  # noqa: E731
+    bind = lambda widget, name, do: handlers.update({(widget, name): do})  # noqa: E731
+    monkeypatch.setattr(tkinter.Misc, "drop_target_register", register, raising=False)
+    monkeypatch.setattr(tkinter.Misc, "dnd_bind", bind, raising=False)
     window, person = open_window(can_drop=True)
-    assert taken == ["DND_Files"]
-    spaced = tmp_path / "a b {1}%20.png"
+    view = window.view
+    targets = [view.pane.canvas, view.strip_bar, view.transcript.text, view.question_box.entry]
+    assert taken == [(widget, "DND_Files") for widget in targets]
+    spaced, broken = tmp_path / "a b {1}%20.png", tmp_path / "broken.png"
     picture("blue").save(spaced)
-    for data, file in (
-        (str(red), red),
-        (tkinter._join([str(spaced), str(red)]), spaced),  # several, as Tcl lists them
-        (red.as_uri(), red),
-        (spaced.as_uri(), spaced),
+    broken.write_bytes(b"no")
+    wanted = []
+    for widget, data, files in (
+        (0, str(red), [red]),
+        (1, tkinter._join([str(spaced), str(broken), str(red)]), [spaced, red]),  # several, as Tcl lists them
+        (2, red.as_uri(), [red]),
+        (3, tkinter._join(["https://example.org/a.png", spaced.as_uri()]), [spaced]),
+        (0, "", []),
     ):
-        handlers["<<Drop>>"](SimpleNamespace(data=data))
+        handlers[targets[widget], "<<Drop>>"](SimpleNamespace(data=data))
         person.until(lambda: window.pictures.reading is None)
-        assert window.conversation.paths == [str(file)]
-    handlers["<<Drop>>"](SimpleNamespace(data=""))
-    handlers["<<Drop>>"](SimpleNamespace(data="https://example.org/a.png"))
-    assert "https://example.org/a.png is a web address" in seen(window) and window.pictures.reading is None
+        wanted += map(str, files)
+        assert window.conversation.paths == wanted
+    assert "https://example.org/a.png is a web address" in seen(window)
+    assert "Cannot open broken.png: cannot be decoded" in seen(window)
 
 
 def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tmp_path):
@@ -392,18 +399,17 @@ def test_a_picture_or_a_file_is_pasted_by_keys_and_text_stays_text(open_window, 
     window.root.clipboard_clear()
     window.root.clipboard_append(str(red))
     person.press("Control_L", "Shift_L", "v")
-    person.until(lambda: window.conversation.paths == [str(red)])
+    person.until(lambda: window.conversation.paths == ["clipboard", str(red)])
     window.root.clipboard_clear()
     window.root.clipboard_append(blue.as_uri())
     person.press("Control_L", "v")
-    person.until(lambda: window.conversation.paths == [str(blue)])
+    person.until(lambda: window.conversation.paths == ["clipboard", str(red), str(blue)])
     assert window.view.question_box.entry.get("1.0", "end-1c") == ""
     window.root.clipboard_clear()
     window.root.clipboard_append("What color?")
     person.press("Control_L", "v")
-    assert window.view.question_box.entry.get("1.0", "end-1c") == "What color?" and window.conversation.paths == [
-        str(blue)
-    ]
+    assert window.view.question_box.entry.get("1.0", "end-1c") == "What color?"
+    assert len(window.conversation.paths) == 3 and window.pictures.reading is None
 
 
 def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):

@@ -8,15 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from answering.conversation import Conversation
 from dataset.prompt import IMAGE_TOKEN, Request, Turn
+from tests.conftest import save_untrained
 from tests.helpers.clips import write_clip
-from tests.helpers.screen import answers, loaded, seen
+from tests.helpers.screen import answers, endless, loaded, seen
 from tests.helpers.tiny import picture
 
 pytest.importorskip("tkinter", reason="this Python has no Tk")
 
 from window.pictures import filedialog  # noqa: E402
 from window.preferences import Preferences  # noqa: E402
+
+
+@pytest.fixture
+def checkpoint(make_config, tmp_path):
+    """The tiny model, as if it was trained on boxes."""
+    return save_untrained(
+        make_config("data.sources.0.boxes=pixels"), tmp_path / "checkpoints" / "test" / "checkpoint-1"
+    )
 
 
 @pytest.fixture
@@ -125,22 +135,129 @@ def test_pictures_that_wait_for_a_question_are_moved_and_removed(open_window, re
     assert names(window) == ["red.png", "blue.png"] and buttons["×"].instate(["!disabled"])
 
 
-def test_a_rectangle_belongs_to_the_last_picture(open_window, red, green, choose):
+def test_a_pasted_picture_joins_the_conversation_and_control_z_takes_it_away(open_window, red, blue, green):
     window, person = open_window(red)
     loaded(window, person)
-    window.boxes.choose((1, 2, 20, 30))
+    asks(person, window, "What?")
+
+    def paste(*files) -> None:
+        window.root.clipboard_clear()
+        window.root.clipboard_append("\n".join(map(str, files)))
+        person.press("Control_L", "v")
+        person.until(lambda: window.pictures.reading is None)
+
+    paste(blue)
+    assert names(window) == ["red.png", "blue.png"] and "What?" in seen(window)
+    assert window.view.status_label.cget("text") == "Added blue.png. Ctrl+Z undoes it."
+    person.press("Control_L", "z")
+    assert names(window) == ["red.png"] and thumbs(window) == [] and window.strip.shown == 0
+    assert "Added" not in window.view.status_label.cget("text")
+    person.type("and")
+    paste(blue, green)
+    assert window.view.status_label.cget("text") == "Added 2 pictures. Ctrl+Z undoes it."
+    person.press("x")
+    person.press("Control_L", "z")  # first the text that was typed last
+    assert len(names(window)) == 3 and window.view.question_box.text != "andx"
+    window.view.question_box.text = "and"
+    person.click(window.view.strip_bar.buttons["×"])
+    assert names(window) == ["red.png", "blue.png"]
+    person.press("Control_L", "z")
+    assert names(window) == ["red.png", "blue.png", "green.png"]
+    person.click(window.view.transcript.text)
+    person.press("Control_L", "z")
+    assert names(window) == ["red.png"] and window.view.question_box.text == "and"
+    paste(blue)  # as before, though the focus is in the conversation
+    asks(person, window, "")
+    person.click(window.view.transcript.text)
+    person.press("Control_L", "z")
+    assert names(window) == ["red.png", "blue.png"] and len(answers(window)) == 2  # it was asked about
+
+
+def test_a_picture_that_comes_during_an_answer_waits_for_the_next_question(open_window, red, blue):
+    window, person = open_window(red)
+    loaded(window, person)
+    endless(window)
+    person.type("one")
+    person.press("Return")
+    person.until(lambda: window.partial)
+    window.pictures.drop(str(blue))
+    window.pictures.drop(str(red))  # before the first is read
+    person.until(lambda: len(window.conversation.images) == 3)
+    assert window.asking is not None and window.strip.waits is False
+    person.press("Escape")
+    person.until(lambda: window.asking is None)
+    window.preferences.max_new_tokens = 4
+    asks(person, window, "two")
+    assert [turn.question for turn in window.conversation.turns] == [
+        f"{IMAGE_TOKEN}\none",
+        f"{IMAGE_TOKEN * 2}\ntwo",
+    ]
+
+
+def test_a_rectangle_is_on_the_picture_that_is_shown(open_window, assistant, red, green, choose):
+    box = "Picture 1: <box>(250,500),(750,750)</box> What?"
+    asked = Turn(f"{IMAGE_TOKEN * 2}\n{box}")
+    images = [picture("red"), Image.new("RGB", (80, 40), "green")]
+    wanted = assistant.answer([Request([asked], images)])[0]
+    window, person = open_window(red)
+    loaded(window, person)
     choose(green)
     add(window, person, 2)
-    assert window.boxes.pending is None  # it was of the first picture
-    person.press("Control_L", "b")
-    assert window.boxes.pending == (26, 13, 53, 26)
-    person.press("Return")
+    width, height = window.conversation.images[0].size
     person.press("Control_L", "Prior")
-    assert window.view.pane.canvas.find_withtag("pending") == ()
-    person.press("Control_L", "b")
-    assert window.view.map_note.cget("text").startswith("A rectangle belongs to the last picture")
+    canvas, (left, top, wide, high) = window.view.pane.canvas, window.view.pane.drawn_at
+    first = canvas.winfo_rootx() + left + wide // 4, canvas.winfo_rooty() + top + high // 2
+    person.drag(first, (first[0] + wide // 2, first[1] + high // 4))
+    corners = (width // 4, height // 2, width * 3 // 4, height * 3 // 4)
+    assert window.boxes.pending == pytest.approx(corners, abs=1) and window.boxes.picture == 0
+    window.boxes.choose(corners)  # a pixel of the screen is more than one of the picture
+    chip = window.view.question_box.box_chip
+    assert chip.label.cget("text") == "▭ " + ",".join(map(str, corners)) + "  picture 1"
+    assert chip.hint.cget("text").startswith("This model was trained without numbers of pictures")
     person.press("Control_L", "Next")
-    assert len(window.view.pane.canvas.find_withtag("pending")) == 1
+    assert canvas.find_withtag("pending") == () and window.boxes.picture == 0  # it stays on its picture
+    asks(person, window, "What?")
+    assert window.conversation.turns[0].question == asked.question and answers(window) == [wanted]
+    assert f"{','.join(map(str, corners))}  picture 1\nWhat?" in seen(window)
+    assert len(canvas.find_withtag("asked")) == 1 and window.strip.shown == 0  # the picture that it is on
+    person.press("Control_L", "Next")
+    assert canvas.find_withtag("asked") == ()
+    person.press("Control_L", "b")
+    assert window.boxes.pending == (26, 13, 53, 26) and window.boxes.picture == 1
+    person.press("Return")
+    asks(person, window, "And this?")
+    assert window.conversation.turns[1].question == "<box>(325,325),(662,650)</box> And this?"
+    window.view.transcript.actions["again"](0)
+    person.until(lambda: window.asking is None)
+    assert window.conversation.turns[2].question == box
+    window.view.transcript.actions["look"](1)
+    assert window.strip.shown == 1
+
+
+def test_a_rectangle_goes_where_its_picture_goes_and_is_kept_with_it(open_window, red, blue, green, choose):
+    window, person = open_window(red)
+    loaded(window, person)
+    choose(green, blue)
+    add(window, person, 3)
+    person.press("Control_L", "Prior")
+    window.boxes.choose((8, 4, 40, 20))
+    person.click(window.view.strip_bar.buttons["◀"])
+    assert names(window) == ["green.png", "red.png", "blue.png"] and window.boxes.picture == 0
+    person.click(window.view.question_box.entry)
+    person.type("What?")
+    window.keeping.keep_now()
+    window.keeping.history.close()
+    name = window.keeping.name
+    window.view.question_box.text = ""
+    person.press("Control_L", "n")
+    assert window.boxes.pending is None
+    window.keeping.open(name)
+    person.until(lambda: window.pictures.reading is None)
+    assert window.view.question_box.text == "What?"
+    assert (window.boxes.pending, window.boxes.picture) == ((8, 4, 40, 20), 0)
+    person.click(thumbs(window)[0])
+    person.click(window.view.strip_bar.buttons["×"])
+    assert window.boxes.pending is None and names(window) == ["red.png", "blue.png"]
 
 
 def test_adding_to_an_empty_window_begins_a_conversation(open_window, red, blue, tmp_path, choose):
@@ -155,24 +272,76 @@ def test_adding_to_an_empty_window_begins_a_conversation(open_window, red, blue,
     assert names(window) == ["red.png", "blue.png"]
 
 
-def test_the_frames_of_a_video_are_pictures_that_are_kept(open_window, tmp_path, config_home):
+@pytest.fixture
+def clip(tmp_path):
     pytest.importorskip("av", reason="PyAV, which reads videos, is not installed")
+    return write_clip(tmp_path / "clip.mp4", frames=40, rate=10)
+
+
+def test_the_frames_of_a_video_are_pictures_with_their_times(open_window, clip, tmp_path, monkeypatch):
     window, person = open_window()
     loaded(window, person)
-    window.pictures.open(str(write_clip(tmp_path / "clip.mp4", frames=40, rate=10)))
+    window.pictures.open(str(clip))
     person.until(lambda: window.pictures.reading is None)
-    assert names(window) == [f"clip.mp4 {second:.1f} s" for second in (0.2, 0.7, 1.2, 1.7, 2.2, 2.7, 3.2, 3.7)]
-    assert len(thumbs(window)) == 8 and window.strip.shown == 7
+    times = ["0.2 s", "0.7 s", "1.2 s", "1.7 s", "2.2 s", "2.7 s", "3.2 s", "3.7 s"]
+    assert [thumb.cget("text") for thumb in thumbs(window)] == times and window.strip.shown == 7
+    assert window.view.picture_name.cget("text").startswith("8/8  clip.mp4 3.7 s") and window.notes == []
     asks(person, window, "What?")
     assert window.conversation.turns[0].question == IMAGE_TOKEN * 8 + "\nWhat?" and answers(window)[0]
-    shades = [image.getpixel((9, 9)) for image in window.conversation.images]
+    shades, turns = [image.getpixel((9, 9)) for image in window.conversation.images], window.conversation.turns
     assert shades == sorted(shades) and len(set(shades)) == 8
+    monkeypatch.setattr(filedialog, "asksaveasfilename", lambda **options: str(tmp_path / "talk.json"))
+    person.press("Control_L", "s")
     window.keeping.keep_now()
     window.keeping.history.close()
-    window.keeping.open(window.keeping.name)
-    person.until(lambda: window.pictures.reading is None)
-    assert [image.getpixel((9, 9)) for image in window.conversation.images] == shades
+    kept = window.keeping.name
+    for open_again in (
+        lambda: window.pictures.open_conversation(tmp_path / "talk.json"),
+        lambda: window.keeping.open(kept),
+    ):
+        window.begin(Conversation())
+        open_again()
+        person.until(lambda: window.pictures.reading is None)
+        assert [image.getpixel((9, 9)) for image in window.conversation.images] == shades
+        assert window.conversation.turns == turns and [thumb.cget("text") for thumb in thumbs(window)] == times
+    assert window.keeping.history.recent_pictures(6)[0][0] == str(clip)
     (tmp_path / "no.mp4").write_bytes(b"no video")
     window.pictures.open(str(tmp_path / "no.mp4"))
     person.until(lambda: "Cannot open no.mp4" in seen(window))
     assert len(window.conversation.images) == 8
+
+
+def test_frames_that_do_not_fit_are_not_shown_which_the_window_says(open_window, clip, red):
+    """The model has 8 tokens a picture in 256, and 12 for each time; the answer may have 90."""
+    window, person = open_window(red, preferences=Preferences(max_new_tokens=90))
+    loaded(window, person)
+    window.pictures.add([str(clip)])
+    person.until(lambda: window.pictures.reading is None)
+    note = "4 of 8 frames of clip.mp4: each takes 8 tokens of language.max_length = 256."
+    assert note in seen(window) and len(window.conversation.images) == 5
+    window.pictures.add([str(clip)])
+    person.until(lambda: window.pictures.reading is None)
+    assert "Cannot open clip.mp4: no room for a frame: each takes 8 tokens" in seen(window)
+    asks(person, window, "What?")
+    assert len(answers(window)) == 1
+
+
+class TestModelThatWasTrainedWithTimes:
+    @pytest.fixture
+    def checkpoint(self, make_config, tmp_path):
+        config = make_config("data.video_times=true", "data.video_frames=2")
+        return save_untrained(config, tmp_path / "checkpoints" / "test" / "checkpoint-1")
+
+    def test_it_is_told_the_times_of_frames(self, open_window, clip, red):
+        window, person = open_window(red)
+        loaded(window, person)
+        window.pictures.add([str(clip)])
+        person.until(lambda: window.pictures.reading is None)
+        asks(person, window, "What?")
+        asked = "<|extra_0|><frame 1.0s><|extra_0|><frame 3.0s><|extra_0|>\nWhat?"
+        assert window.conversation.turns[0].question == asked
+        window.keeping.keep_now()
+        window.keeping.history.close()
+        window.keeping.open(window.keeping.name)
+        person.until(lambda: window.pictures.reading is None)
+        assert window.conversation.turns[0].question == asked and window.conversation.times

@@ -36,10 +36,10 @@ def test_the_open_button_and_the_empty_pane_ask_for_a_picture(open_window, red, 
         w for w in every_widget(window.view.frame) if w.winfo_class() == "TButton" and "Open" in w.cget("text")
     ]
     for widget, file in ((window.view.pane.canvas, red), (button, blue)):
-        monkeypatch.setattr(filedialog, "askopenfilename", lambda file=file, **options: str(file))
+        monkeypatch.setattr(filedialog, "askopenfilenames", lambda file=file, **options: (str(file),))
         person.click(widget)
         person.until(lambda file=file: window.conversation.paths == [str(file)])
-    monkeypatch.setattr(filedialog, "askopenfilename", lambda **options: str(red))
+    monkeypatch.setattr(filedialog, "askopenfilenames", lambda **options: (str(red),))
     person.click(window.view.pane.canvas)  # no longer empty
     person.wait(0.2)
     assert window.pictures.reading is None and window.conversation.paths == [str(blue)]
