@@ -28,7 +28,7 @@ from answering.drawing import (
 )
 from common.errors import UserError
 from dataset.boxes import Box, asked_about, find_boxes
-from window.look import Look
+from window.look import Look, wrap
 
 if TYPE_CHECKING:
     from window.controller import Window
@@ -47,7 +47,7 @@ class BoxChip(ttk.Frame):
         self.label = ttk.Label(self, foreground=look.colors.accent, font=look.small)
         self.button = look.button(self, "×", remove, "Chip.TButton")
         self.hint = ttk.Label(self, style="Small.TLabel")
-        self.hint.bind("<Configure>", lambda event: self.hint.configure(wraplength=max(1, event.width)))
+        self.hint.bind("<Configure>", lambda event: wrap(self.hint, event.width))
         self.label.pack(side="left")
         self.button.pack(side="left", padx=look.px(8))
         self.hint.pack(side="left", fill="x", expand=True)

@@ -294,6 +294,7 @@ class Window:
         self.conversation.turns[-1].checkpoint = str(self.models.checkpoint or "")
         self.partial, self.stopped = "", False
         self.maps.looking = self.maps.selected = None
+        self.boxes.go_to(len(self.conversation.turns) - 1)
         self.maps.show()
         self._show_question(len(self.conversation.turns) - 1)
         self.asking = self.worker.ask(request, **self.models.answer_settings())

@@ -98,6 +98,16 @@ def screen_scale(root: tkinter.Misc) -> float:
     return max(1.0, root.winfo_fpixels("1i") / 96, float(desktop) if desktop.isdigit() else 0)
 
 
+def wrap(label: ttk.Label, width: int) -> None:
+    """Break a label's lines at a width in pixels.
+
+    A change by one pixel is ignored. The window's columns take turns in having an odd pixel, at each layout; a text
+    with another number of lines for it would be laid out without end.
+    """
+    if abs(width - float(str(label.cget("wraplength")) or 0)) > 1:
+        label.configure(wraplength=max(1, width))
+
+
 class Look:
     """A palette, fonts and a ttk theme for one root window, at one scale."""
 
@@ -216,7 +226,8 @@ class Look:
         style.map("Accent.TButton", foreground=[("disabled", c.muted)])
         style.configure("Chip.TButton", padding=(px(10), px(4)), font=self.small)
         for name in ("Thumb.TButton", "Shown.TButton"):  # of the strip of pictures
-            style.configure(name, padding=px(3))
+            style.configure(name, padding=px(3), font=self.small)
+        style.configure("Shown.TButton", foreground=c.on_accent)
         label = ("Menubutton.label", {"side": "left", "sticky": "w"})
         arrow = ("Menubutton.indicator", {"side": "right", "sticky": ""})
         inside = ("Menubutton.padding", {"sticky": "nsew", "children": [arrow, label]})

@@ -57,6 +57,7 @@ class Maps:
         """Switch the maps on and show this answer's; switch them off if it is shown already."""
         shown = self.window.preferences.look and self.shown_turn() == turn
         self.selected = turn
+        self.window.boxes.go_to(turn)
         self.window.variables.look.set(not shown)
         self.on_switch()
 

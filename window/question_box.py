@@ -7,7 +7,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
 from window.boxes import BoxChip
-from window.look import Look
+from window.look import Look, wrap
 
 if TYPE_CHECKING:
     from window.controller import Window
@@ -26,7 +26,7 @@ class QuestionBox(ttk.Frame):
         px, colors = look.px, look.colors
         self.box_chip = BoxChip(self, look, lambda: window.boxes.remove())
         self.reason_label = ttk.Label(self, style="Banner.TLabel")
-        self.reason_label.bind("<Configure>", lambda event: self._wrap(self.reason_label, event.width, px(24)))
+        self.reason_label.bind("<Configure>", lambda event: wrap(self.reason_label, event.width - px(24)))
         row = self.row = ttk.Frame(self)
         row.pack(side="bottom", fill="x", pady=(px(10), 0))
         self.box = ttk.Frame(row, style="Input.TFrame", padding=px(3))  # first: the Tab key follows the order of making
@@ -60,10 +60,6 @@ class QuestionBox(ttk.Frame):
         entry.bind("<Down>", lambda event: self._recall(-1))
         entry.bind("<<Paste>>", lambda event: self.window.pictures.on_paste())
         entry.bind("<<Undo>>", lambda event: self.window.strip.on_undo())
-
-    @staticmethod
-    def _wrap(label: ttk.Label, width: int, around: int) -> None:
-        label.configure(wraplength=max(1, width - around))
 
     # ------------------------------------------------------------------------------------------ the text
 
@@ -104,11 +100,8 @@ class QuestionBox(ttk.Frame):
         self.entry.see("insert")
 
     def _on_resize(self, event: tkinter.Event) -> None:
-        self._wrap_hint(event.width)
+        wrap(self.hint, event.width - self.look.px(20))
         self._grow()
-
-    def _wrap_hint(self, width: int) -> None:
-        self._wrap(self.hint, width, self.look.px(20))
 
     def _on_return(self, event: tkinter.Event) -> str | None:
         if int(event.state) & 0x1:  # with Shift: a new line

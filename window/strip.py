@@ -151,19 +151,24 @@ class Strip:
 
 
 class StripBar(tkinter.Frame):
-    """A row of small pictures under the shown one, with buttons that move and remove it; hidden for one picture."""
+    """A row of small pictures under the shown one, with buttons that move and remove it; hidden for one picture.
+
+    Of many pictures, those next to the shown one are in the row.
+    """
 
     def __init__(self, parent: tkinter.Misc, look: Look, strip: Strip) -> None:
         super().__init__(parent, background=look.colors.ground)
         self.look, self.strip = look, strip
         self.row = tkinter.Frame(self, background=look.colors.ground)
-        self.row.pack(side="left")
+        self.bind("<Configure>", lambda event: self._fit())
+        self.inside = range(0)  # the indices of the pictures in the row
         self.small: list[tuple[Image.Image, ImageTk.PhotoImage]] = []
         self.thumbs: list[ttk.Button] = []
         commands = {"×": strip.remove, "▶": lambda: strip.move(1), "◀": lambda: strip.move(-1)}
         self.buttons = {sign: look.button(self, sign, command, "Chip.TButton") for sign, command in commands.items()}
         for button in self.buttons.values():
             button.pack(side="right", padx=(look.px(4), 0))
+        self.row.pack(side="left")  # last: the buttons keep their space
 
     def refresh(self) -> None:
         """Show the pictures as they are now."""
@@ -174,10 +179,27 @@ class StripBar(tkinter.Frame):
             thumb.configure(style="Shown.TButton" if index == self.strip.shown else "Thumb.TButton")
         for button in self.buttons.values():
             button.state(["!disabled" if self.strip.waits else "disabled"])
+        self._fit()
+
+    def _fit(self) -> None:
+        """Put as many small pictures into the row as there is room for, the shown one among them."""
+        if not self.thumbs:
+            return
+        gap = self.look.px(4)
+        room = self.winfo_width() - sum(button.winfo_reqwidth() + gap for button in self.buttons.values())
+        count = max(1, room // (max(thumb.winfo_reqwidth() for thumb in self.thumbs) + gap))
+        first = max(0, min(self.strip.shown - count // 2, len(self.thumbs) - count))
+        if (inside := range(first, min(first + count, len(self.thumbs)))) != self.inside:
+            self.inside = inside
+            for thumb in self.thumbs:
+                thumb.pack_forget()
+            for index in inside:
+                self.thumbs[index].pack(side="left", padx=(0, gap))
 
     def _fill(self, previews: list[Image.Image]) -> None:
         while self.thumbs:
             self.thumbs.pop().destroy()
+        self.inside = range(0)
         side = self.look.px(SIDE)
         known = {id(preview): photo for preview, photo in self.small}
         self.small = [
@@ -191,5 +213,4 @@ class StripBar(tkinter.Frame):
 
             thumb = self.look.button(self.row, "", show, "Thumb.TButton")
             thumb.configure(image=str(photo), text=self.strip.time(index), compound="top")
-            thumb.pack(side="left", padx=(0, self.look.px(4)))
             self.thumbs.append(thumb)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from answering.conversation import Conversation
+from answering.drawing import asked_box
+from dataset.boxes import write_box
 from dataset.prompt import IMAGE_TOKEN, Request, Turn
 from tests.conftest import save_untrained
 from tests.helpers.clips import write_clip
@@ -195,20 +197,20 @@ def test_a_picture_that_comes_during_an_answer_waits_for_the_next_question(open_
 
 
 def test_a_rectangle_is_on_the_picture_that_is_shown(open_window, assistant, red, green, choose):
-    box = "Picture 1: <box>(250,500),(750,750)</box> What?"
-    asked = Turn(f"{IMAGE_TOKEN * 2}\n{box}")
     images = [picture("red"), Image.new("RGB", (80, 40), "green")]
+    width, height = images[0].size
+    corners = (width // 4, height // 2, width * 3 // 4, height * 3 // 4)
+    box = f"Picture 1: {write_box(asked_box(corners, images[0].size, None))} What?"
+    asked = Turn(f"{IMAGE_TOKEN * 2}\n{box}")
     wanted = assistant.answer([Request([asked], images)])[0]
     window, person = open_window(red)
     loaded(window, person)
     choose(green)
     add(window, person, 2)
-    width, height = window.conversation.images[0].size
     person.press("Control_L", "Prior")
     canvas, (left, top, wide, high) = window.view.pane.canvas, window.view.pane.drawn_at
     first = canvas.winfo_rootx() + left + wide // 4, canvas.winfo_rooty() + top + high // 2
     person.drag(first, (first[0] + wide // 2, first[1] + high // 4))
-    corners = (width // 4, height // 2, width * 3 // 4, height * 3 // 4)
     assert window.boxes.pending == pytest.approx(corners, abs=1) and window.boxes.picture == 0
     window.boxes.choose(corners)  # a pixel of the screen is more than one of the picture
     chip = window.view.question_box.box_chip
@@ -258,6 +260,28 @@ def test_a_rectangle_goes_where_its_picture_goes_and_is_kept_with_it(open_window
     person.click(thumbs(window)[0])
     person.click(window.view.strip_bar.buttons["×"])
     assert window.boxes.pending is None and names(window) == ["red.png", "blue.png"]
+
+
+def test_of_many_pictures_those_next_to_the_shown_one_are_in_the_row(open_window, red, choose):
+    window, person = open_window(red)
+    loaded(window, person)
+    choose(*[red] * 29)
+    add(window, person, 30)
+    bar = window.view.strip_bar
+
+    def inside() -> list[int]:
+        window.root.update()
+        return [index for index, thumb in enumerate(bar.thumbs) if thumb.winfo_ismapped()]
+
+    some = len(inside())
+    assert 3 < some < 20 and inside() == list(range(30 - some, 30))
+    assert all(button.winfo_ismapped() for button in bar.buttons.values())
+    person.click(bar.thumbs[30 - some])
+    assert window.strip.shown == 30 - some and window.strip.shown - 1 in inside() and len(inside()) == some
+    window.strip.show(0)
+    assert inside() == list(range(some))
+    window.root.geometry("760x480")
+    person.until(lambda: 0 < len(inside()) < some)
 
 
 def test_adding_to_an_empty_window_begins_a_conversation(open_window, red, blue, tmp_path, choose):
