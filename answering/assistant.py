@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, TextIteratorStreamer
+from transformers import StaticCache, StoppingCriteria, TextIteratorStreamer
 
 from answering.attention_map import AttentionMap, Shows, answer_attention, on_grid, to_patches, token_spans
 from answering.decoding import StopAt, cut_at_stop, generate_arguments, pieces_to_stop
 from answering.devices import choose_device
-from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
+from answering.graphs import Graphs
+from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes, to_dynamic
 from common.errors import UserError
 from dataset.boxes import Crop, crop_of
 from dataset.image import prepare_image
@@ -46,7 +47,9 @@ class Assistant:
     ) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.config, self.checkpoint = config, checkpoint
-        self.most_prefixes = 1  # more where several conversations take turns; a compiled step has memory for one
+        recorded = config.generate.cuda_graphs and model.device.type == "cuda" and Graphs.serve(model)
+        self.graphs = Graphs(model) if recorded else None
+        self.most_prefixes = 1  # more where several conversations take turns
         self._prefixes: list[tuple[list[Image.Image], PrefixCache]] = []  # a call's images and cache, the oldest first
 
     @classmethod
@@ -96,11 +99,6 @@ class Assistant:
         """What the tower is not shown of a picture."""
         return crop_of(self.image_processor.to_dict())
 
-    @property
-    def compiles(self) -> bool:
-        """Whether decoding is compiled: asked for, and on CUDA."""
-        return self.config.generate.compile and self.model.device.type == "cuda"
-
     def answer(self, requests: list[Request], **overrides) -> list[str]:
         """Answers to a batch of requests, in order.
 
@@ -114,6 +112,7 @@ class Assistant:
         indices: dict[tuple[int, ...], int] = {}  # a request's images, by identity -> their index in pixels
         owners = [indices.setdefault(tuple(map(id, request.images)), len(indices)) for request in requests]
         self._seed(generate)
+        self._leave_graphs()
         ids = generate_on_prefixes(
             self.model,
             prompts,
@@ -121,6 +120,7 @@ class Assistant:
             owners,
             [self._pixels(requests[owners.index(index)].images) for index in range(len(indices))],
             self.tokenizer.pad_token_id,
+            self.graphs,
             **generate_arguments(generate),
             stopping_criteria=self._stops(generate),
         )  # [B, new]
@@ -209,19 +209,23 @@ class Assistant:
             if list(map(id, kept)) == shown:
                 del self._prefixes[index]
                 return prefix
-        oldest = None
-        while len(self._prefixes) >= (1 if self.compiles else self.most_prefixes):
-            _, oldest = self._prefixes.pop(0)
-        if self.compiles and oldest is not None:  # a compiled step needs the same memory
-            return PrefixCache([], oldest.cache)
+        while len(self._prefixes) >= self.most_prefixes:
+            self._prefixes.pop(0)
         return None
+
+    def _leave_graphs(self) -> None:
+        """Copy a prefix cache out of the graphs' memory, which the next call overwrites."""
+        for _, prefix in self._prefixes:
+            if isinstance(prefix.cache, StaticCache):
+                prefix.cache = to_dynamic(self.model, prefix.cache)
 
     def _generate(self, images: list[Image.Image], prompt: list[int], options: dict[str, Any]) -> torch.Tensor:
         """Ids [1, new] of the answer, on the prefix cache of the last call; the new one is kept."""
         prefix = self._take_prefix(images)
         end = self.end_of_images(prompt)
         pixels = lambda: self._pixels(images)  # noqa: E731
-        ids, result = generate_cached(self.model, prompt, end, pixels, prefix, static=self.compiles, **options)
+        self._leave_graphs()
+        ids, result = generate_cached(self.model, prompt, end, pixels, prefix, self.graphs, **options)
         self._prefixes.append((images, result))  # the images too: while they live, no other image gets their id()
         return ids
 

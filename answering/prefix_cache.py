@@ -11,16 +11,15 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import Cache, DynamicCache, StaticCache
 
 from answering.decoding import count_no_padding
+from answering.graphs import Graphs, Room
 from model.connectors.cross_attention import PictureCache, Pictures
 from model.model import MMultiModal
-
-STATIC_STEP = 256  # a static cache holds a multiple of this many tokens: a step is compiled for one length of cache
 
 
 @dataclass
@@ -38,6 +37,7 @@ def generate_on_prefixes(
     owners: Sequence[int],
     pixels: Sequence[torch.Tensor],
     pad_token_id: int,
+    graphs: Graphs | None = None,
     **options,
 ) -> torch.Tensor:
     """Ids [B, new] of the answers to ``prompts``; what prompts share is computed once.
@@ -46,6 +46,7 @@ def generate_on_prefixes(
         ends: for each prompt, the number of tokens up to the end of its last image; at least 1, fewer than all.
         owners: for each prompt, the index in ``pixels`` of the images it shows.
         pixels: groups of images, each [n, 3, H, W]; n may be 0.
+        graphs: what computes it, if it can: beams need transformers' own way.
         options: as for ``generate``.
     """
     prefix_rows: dict[tuple[int, ...], int] = {}  # (owner, ids up to the end of its images) -> row of the prefix
@@ -53,6 +54,8 @@ def generate_on_prefixes(
         prefix_rows.setdefault((owner, *prompt[:end]), len(prefix_rows))
         for prompt, end, owner in zip(prompts, ends, owners, strict=True)
     ]
+    if _recorded(graphs, prompts, options):
+        return _fill_room(graphs, prompts, ends, rows, [pixels[owner] for owner in owners], pad_token_id, options)
     if len(prefix_rows) == len(prompts) and options.get("num_beams", 1) == 1:
         ids, mask = _pad_left(prompts, pad_token_id, model.device)  # [B, T]
         shown = _shown([pixels[owner] for owner in owners])
@@ -72,12 +75,18 @@ def generate_on_rows(
     end: int,
     caches: Sequence[Cache],
     pad_token_id: int,
+    graphs: Graphs | None = None,
     **options,
 ) -> torch.Tensor:
     """Ids [B, new] of the answers to ``prompts``, of which ``caches`` hold the first ``end`` tokens.
 
     Each cache has one row, and stays as it is.
     """
+    if _recorded(graphs, prompts, options):
+        room = graphs.room(len(prompts), max(map(len, prompts)) + options["max_new_tokens"])
+        room.take_in(join_rows(caches), end)
+        _read_endings(graphs, room, prompts, [end] * len(prompts))
+        return _answer_in(room, prompts, pad_token_id, options)
     prefixes = torch.tensor([prompt[:end] for prompt in prompts], device=model.device)  # [B, end]
     endings = [prompt[end:] for prompt in prompts]
     cache = join_rows(caches)
@@ -124,7 +133,7 @@ def generate_cached(
     end: int,
     pixels: Callable[[], torch.Tensor],
     prefix: PrefixCache | None,
-    static: bool = False,
+    graphs: Graphs | None = None,
     **options,
 ) -> tuple[torch.Tensor, PrefixCache]:
     """Ids [1, new] of the answer, and the prefix cache for the next call.
@@ -133,18 +142,19 @@ def generate_cached(
     images (or hold no ids), and must not be used again. If it does not reach to ``end``, the end of the last image,
     everything is computed; only then is ``pixels`` called for the images, [n, 3, H, W].
 
-    ``static`` decodes into a cache of fixed length, for which transformers compiles the step on CUDA. The memory of
-    ``prefix`` is used for it if it is large enough, since a compiled step is bound to its addresses. It has one row, so
-    that ``num_beams`` must be 1.
+    With ``graphs``, the new prefix cache is in their memory: the next call with them overwrites it, unless it is given
+    as ``prefix``.
     """
+    if _recorded(graphs, [prompt], options):
+        return _generate_in_room(graphs, prompt, end, pixels, prefix, options)
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], without padding
     beams, shown = options.get("num_beams", 1), {}
     if beams == 1 and _common(prefix, prompt, end) == 0:
         cache, shown = model.new_cache(), _shown([pixels()])
     else:
         cache = prefix_of(model, prompt, end, pixels, prefix)
-    if static:
-        cache = to_static(model, cache, len(prompt) + options["max_new_tokens"], prefix.cache if prefix else None)
+    if isinstance(cache, StaticCache):
+        cache = to_dynamic(model, cache)
     if beams > 1:  # generate repeats every input but the cache
         cache.batch_repeat_interleave(beams)
     new = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **shown, **options)
@@ -190,6 +200,99 @@ def prefill(
         logits_to_keep=1,  # the least there is: a row of logits is 151,936 wide, and none is needed here
     )
     return cache
+
+
+# ---------------------------------------------------------------------------------------------- with CUDA graphs
+
+
+def _recorded(graphs: Graphs | None, prompts: Sequence[list[int]], options: dict[str, Any]) -> TypeGuard[Graphs]:
+    """Whether ``graphs`` answer ``prompts``."""
+    if graphs is None or options.get("num_beams", 1) > 1:
+        return False
+    return graphs.fit(max(map(len, prompts)) + options["max_new_tokens"])
+
+
+def _generate_in_room(
+    graphs: Graphs,
+    prompt: list[int],
+    end: int,
+    pixels: Callable[[], torch.Tensor],
+    prefix: PrefixCache | None,
+    options: dict[str, Any],
+) -> tuple[torch.Tensor, PrefixCache]:
+    """:func:`generate_cached` with ``graphs``."""
+    room = graphs.room(1, len(prompt) + options["max_new_tokens"])
+    if prefix is not None and (common := _common(prefix, prompt, end)):
+        room.take_in(prefix.cache, common)
+        _read_endings(graphs, room, [prompt], [common])
+    else:
+        room.read_first(graphs.embed(prompt, pixels()))
+    new = _answer_in(room, [prompt], 0, options)
+    said = (prompt + new[0].tolist())[:-1]  # nobody reads the last token: an answer ends with it
+    room.lengths.fill_(len(said))
+    return new, PrefixCache(said, room.cache)
+
+
+def _fill_room(
+    graphs: Graphs,
+    prompts: Sequence[list[int]],
+    ends: Sequence[int],
+    rows: Sequence[int],
+    pixels: Sequence[torch.Tensor],
+    pad_token_id: int,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """:func:`generate_on_prefixes` with ``graphs``; for each prompt, ``rows`` has the number of its prefix.
+
+    The prefixes go through one by one: a picture is enough for a GPU, and one graph serves all. A prompt that shares
+    nothing goes through whole.
+    """
+    alone = len(set(rows)) == len(rows)
+    done = list(map(len, prompts)) if alone else list(ends)  # tokens that go through one by one
+    rest = 0 if alone else max(len(prompt) - end for prompt, end in zip(prompts, ends, strict=True))
+    room = graphs.room(len(prompts), max(done) + rest + options["max_new_tokens"])
+    single = graphs.room(1, max(done)) if len(prompts) > 1 else room
+    for row in dict.fromkeys(rows):
+        same = [number for number, other in enumerate(rows) if other == row]
+        single.read_first(graphs.embed(prompts[same[0]][: done[same[0]]], pixels[same[0]]))
+        for number in same if room is not single else []:
+            room.copy_row(number, single, max(done) - done[number], done[number])
+    if alone:
+        room.end_at(max(done), done)
+    else:
+        _read_endings(graphs, room, prompts, ends)
+    return _answer_in(room, prompts, pad_token_id, options)
+
+
+def _read_endings(graphs: Graphs, room: Room, prompts: Sequence[list[int]], ends: Sequence[int]) -> None:
+    """Read what comes after the first ``ends`` tokens of ``prompts``, which are in the room and end at max(ends).
+
+    The endings are padded on the left. Then a row's first tokens move to where its ending begins.
+    """
+    at = max(ends)
+    endings = [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
+    ids, mask = _pad_left(endings, 0, graphs.model.device)  # [B, S]
+    width = ids.shape[1]
+    seen = torch.ones(room.rows, room.length, dtype=torch.bool)
+    for row, (end, ending) in enumerate(zip(ends, endings, strict=True)):
+        seen[row, : at - end] = False
+        seen[row, at : at + width - len(ending)] = False
+    room.seen.copy_(seen)
+    after = torch.tensor(ends, device=ids.device)[:, None]  # [B, 1]
+    room.read(graphs.embed_ids(ids), at, after + (mask.cumsum(1) - 1).clamp(min=0))
+    for row, (end, ending) in enumerate(zip(ends, endings, strict=True)):
+        if gap := width - len(ending):
+            room.move_row(row, at - end, at, gap)
+    room.end_at(at + width, list(map(len, prompts)))
+
+
+def _answer_in(room: Room, prompts: Sequence[list[int]], pad_token_id: int, options: dict[str, Any]) -> torch.Tensor:
+    """Ids [B, new] of the answers to prompts that a room holds."""
+    ids, mask = _pad_left(prompts, pad_token_id, torch.device("cpu"))  # [B, T]
+    return room.answer(ids, mask, **_unpadded(options, mask))
+
+
+# ---------------------------------------------------------------------------------------------- caches
 
 
 def take_row(cache: Cache, row: int) -> Cache:
@@ -240,21 +343,6 @@ def to_dynamic(model: MMultiModal, cache: Cache) -> DynamicCache:
     for number, layer in enumerate(cache.layers):
         dynamic.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
     return dynamic
-
-
-def to_static(model: MMultiModal, cache: Cache, tokens: int, storage: Cache | None = None) -> StaticCache:
-    """The same keys and values in a static cache that holds ``tokens``; in ``storage`` if that is one and fits."""
-    if isinstance(cache, StaticCache) and cache.layers[0].max_cache_len >= tokens:
-        return cache
-    length = int(cache.get_seq_length())
-    if isinstance(storage, StaticCache) and storage.layers[0].max_cache_len >= tokens:
-        static = storage
-        crop(static, 0)
-    else:
-        static = StaticCache(config=model.language.config, max_cache_len=-(-tokens // STATIC_STEP) * STATIC_STEP)
-    for number, layer in enumerate(cache.layers if length else []):
-        static.update(layer.keys[:, :, :length], layer.values[:, :, :length], number)
-    return static
 
 
 def _pad_left(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

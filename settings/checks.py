@@ -91,13 +91,15 @@ def update_old_keys(raw: dict[str, Any]) -> None:
     What was ``data.held_out`` is ``data.validation``: checkpoints were chosen on it. Keys of ``train`` and ``lora``
     that earlier versions allowed and this one does not are removed. Answering and evaluation do not use ``train``, so
     values that are no longer valid are removed too. A ``lora`` key that changed the model is kept and then refused by
-    name: without it the model would give other answers.
+    name: without it the model would give other answers. ``generate.compile`` is gone: it changed no answer.
     """
     if isinstance(data := raw.get("data"), dict):
         for old, new in (("held_out", "validation"), ("stream_held_out", "stream_validation")):
             if old in data:
                 data[new] = data.pop(old)
                 data.setdefault("test", 0.0)
+    if isinstance(generate := raw.get("generate"), dict):
+        generate.pop("compile", None)
     if isinstance(train := raw.get("train"), dict):
         for name in [name for name in train if not isinstance(name, str) or name not in Train.model_fields]:
             del train[name]
@@ -278,8 +280,6 @@ def _check_cross_attention(config: Config) -> None:
         raise Invalid("vision.image_context_length", problem, config.vision.image_context_length)
     if config.language.attention == "flex_attention":
         raise Invalid("language.attention", f"expected auto, tree_attention or sdpa {kind}", "flex_attention")
-    if config.generate.compile:
-        raise Invalid("generate.compile", f"expected false {kind}, whose keys are in no static cache", True)
 
 
 def _check_losses(config: Config) -> None:
@@ -309,9 +309,6 @@ def _check_generate(generate: Generate) -> None:
     if generate.min_new_tokens > generate.max_new_tokens:
         problem = f"expected at most generate.max_new_tokens ({generate.max_new_tokens})"
         raise Invalid("generate.min_new_tokens", problem, generate.min_new_tokens)
-    if generate.num_beams > 1 and generate.compile:
-        problem = "expected 1 where generate.compile is true: a compiled step is for one row"
-        raise Invalid("generate.num_beams", problem, generate.num_beams)
 
 
 def _check_splits(data: Data) -> None:

@@ -17,6 +17,7 @@ RENAMED = {
     "train.lr": "train.learning_rate",
     "train.epochs": "train.num_train_epochs",
     "train.patience": "train.early_stopping_patience",
+    "generate.compile": "generate.cuda_graphs",
     "lora.rank": "lora.r",
     "lora.lora_r": "lora.r",
     "lora.alpha": "lora.lora_alpha",

@@ -397,7 +397,7 @@ class Generate(Section):
         None, description="a whole number from 0 to 2**32 - 1, or null for another answer each time"
     )
     batch_size: Count = Field(8, description=COUNT)
-    compile: bool = Field(False, description=FLAG)
+    cuda_graphs: bool = Field(True, description=FLAG)
 
 
 class Baselines(Section):

@@ -168,6 +168,7 @@ class Engine:
                 batch[0].end,
                 caches,
                 self.assistant.tokenizer.pad_token_id,
+                self.assistant.graphs,
                 **{**generate_arguments(generate), "max_new_tokens": longest},
                 stopping_criteria=[_Rows(rows)],
             )

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
-from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes, prefill, to_static
+from answering.graphs import Graph, Graphs
+from answering.prefix_cache import PrefixCache, generate_cached, generate_on_prefixes
 from benchmarks.answer import Clock
 from benchmarks.common import Shape, build_llava, build_ours, rows_of_one_image, visual_tokens
 from benchmarks.gpu.models import (
@@ -21,14 +24,13 @@ from benchmarks.gpu.models import (
     Generation,
     copy_bandwidth,
     exactly,
-    language_of,
     layer_weights,
     shape_of,
     synchronise,
     timed,
     working_dtype,
 )
-from benchmarks.gpu.part import Part, Skip
+from benchmarks.gpu.part import Part
 from model.model import MMultiModal
 
 QUESTION, EVALUATED = 20, 8  # tokens of a follow-up question; tokens answered in an evaluation
@@ -42,8 +44,8 @@ def run(part: Part) -> None:
     part.measure("llava, first question and follow-up", bench.conversation, "llava")
     for each in (1, 5, 10):
         part.measure(f"evaluation, {each} a picture", bench.evaluation, each, needs=0 if part.tiny else 6)
-    part.measure("decoding, a static cache in a CUDA graph", bench.graph, needs=0 if part.tiny else 4)
-    part.measure("ours, compiled, first question and follow-up", bench.compiled, needs=0 if part.tiny else 20)
+    part.measure("ours without graphs, first question and follow-up", bench.conversation, "ours", False)
+    part.measure("where an answer's time goes", bench.stages, needs=0 if part.tiny else 4)
     part.measure("ours, adapters not merged", bench.conversation, "adapters", needs=0 if part.tiny else 6)
 
 
@@ -57,6 +59,7 @@ class Answering:
         self.repeats = 1 if part.tiny else 2
         self.bandwidth: float | None = None
         self.models: dict[str, MMultiModal | PreTrainedModel] = {}
+        self.recorded: dict[str, Graphs] = {}
         generator = torch.Generator().manual_seed(0)
         self.prompt = rows_of_one_image(self.shape, 1, generator)[0][0]
         self.question = torch.randint(1, self.shape.vocab_size - 2, (QUESTION,), generator=generator).tolist()
@@ -77,18 +80,23 @@ class Answering:
                 self.models[side] = model.eval()
         return self.models[side]
 
-    def conversation(self, side: str, static: bool = False) -> dict:
+    def graphs(self, side: str) -> Graphs:
+        if side not in self.recorded:
+            self.recorded[side] = Graphs(self.model(side))
+        return self.recorded[side]
+
+    def conversation(self, side: str, recorded: bool = True) -> dict:
         """Time to the first token and tokens per second, of a first question and its follow-up."""
         model = self.model(side)
-        ask = self.ask_llava if side == "llava" else self.ask_ours
+        ask = self.ask_llava if side == "llava" else partial(self.ask_ours, self.graphs(side) if recorded else None)
         seen: dict[str, list[tuple[float, float]]] = {"first": [], "follow-up": []}
-        kept, begin = None, time.monotonic()
-        for repeat in range(self.repeats + 1):
-            first, talk, kept = ask(model, self.prompt, None if kept is None else emptied(kept), static)
-            again, _, kept = ask(model, talk + self.question, kept, static)
-            if repeat == 0:
+        begin = time.monotonic()
+        for repeat in range(self.repeats + 3):
+            first, talk, kept = ask(model, self.prompt, None)
+            again, _, _ = ask(model, talk + self.question, kept)
+            if repeat == 2:  # the second calls record
                 warm = time.monotonic() - begin
-            if repeat or self.part.tiny:
+            if repeat > 2:
                 seen["first"].append(first)
                 seen["follow-up"].append(again)
         waits = {name: [1000 * wait for wait, _ in numbers] for name, numbers in seen.items()}
@@ -102,16 +110,16 @@ class Answering:
         found |= {"tokens/s": rate, "least and most tokens/s": [min(rates), max(rates)], "warm-up s": warm}
         return found | self.roofline(1 / rate)
 
-    def ask_ours(self, model, prompt: list[int], kept, static: bool):
+    def ask_ours(self, graphs: Graphs | None, model: MMultiModal, prompt: list[int], kept: PrefixCache | None):
         clock = Clock()
         options: Generation = {**exactly(self.new), "streamer": clock}
         synchronise(self.device)
         begin = time.perf_counter()
-        new, kept = generate_cached(model, prompt, self.end, lambda: self.pixels, kept, static=static, **options)
+        new, kept = generate_cached(model, prompt, self.end, lambda: self.pixels, kept, graphs, **options)
         synchronise(self.device)
         return self.clocked(clock, begin), prompt + new[0].tolist(), kept
 
-    def ask_llava(self, model, prompt: list[int], kept, static: bool):
+    def ask_llava(self, model, prompt: list[int], kept: None):
         clock = Clock()
         ids = torch.tensor([prompt], device=self.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": self.pixels}
@@ -133,58 +141,34 @@ class Answering:
         share = size / seconds / self.bandwidth if self.bandwidth else None
         return {"GB read for a token": size / 1e9, "share of the copy's bandwidth": share}
 
-    def compiled(self) -> dict:
-        if not self.part.compiles:
-            raise Skip("compiled code is measured on CUDA only")
-        return self.conversation("ours", static=True)
+    def stages(self) -> dict:
+        """Milliseconds of each recorded part, and of the same without recording: the cost of launches."""
+        return {**self.parts_of_an_answer("recorded"), **self.parts_of_an_answer("launched")}
 
-    @torch.inference_mode()
-    def graph(self) -> dict:
-        """A decoding step with a static cache, with and without a CUDA graph: the cost of launches."""
-        model = self.model("ours")
-        language = language_of(model)
-        ids = torch.tensor([self.prompt], device=self.device)
-        cache = prefill(model, ids[:, : self.end], torch.ones_like(ids[:, : self.end]), [self.pixels])
-        cache = to_static(model, cache, len(self.prompt) + self.new)
-        room = cache.layers[0].max_cache_len
-        token = torch.ones(1, 1, dtype=torch.long, device=self.device)
-        position = torch.full((1, 1), self.end, device=self.device)
-        mask = (torch.arange(room, device=self.device) <= self.end)[None, None, None]
+    @torch.no_grad()
+    def parts_of_an_answer(self, way: str) -> dict:
+        graphs = Graphs(self.model("ours"))
+        graphs.recorder.records &= way == "recorded"
+        tokens = len(self.prompt)
+        room = graphs.room(1, tokens + self.new)
+        embeds = graphs.embed(self.prompt, self.pixels)
+        ending = embeds[:, : QUESTION + 4]
+        positions = torch.arange(tokens, device=self.device)[None]
+        step = Graph(room.step, graphs.recorder)
 
-        def step() -> torch.Tensor:
-            return language(
-                input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-            ).logits
-
-        def rewind() -> None:
-            for layer in cache.layers:
-                layer.cumulative_length.fill_(self.end)
-
-        def rewind_and_step() -> None:
-            rewind()
+        def token() -> None:
+            room.end_at(tokens, [tokens])
             step()
 
-        eager, *_ = timed(rewind_and_step, self.device, seconds=0.6)
-        if self.device.type != "cuda":
-            return {"ms without": 1000 * eager}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-                rewind()
-        torch.cuda.current_stream().wait_stream(stream)
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            step()
-
-        def replay() -> None:
-            rewind()
-            recorded.replay()
-
-        median, least, most = timed(replay, self.device, seconds=0.6)
-        figures = {"ms": 1000 * median, "least ms": 1000 * least, "most ms": 1000 * most, "ms without": 1000 * eager}
-        return {**figures, "tokens/s": 1 / median, **self.roofline(median)}
+        work: dict[str, Callable[[], object]] = {
+            "picture": lambda: graphs.encode(self.pixels),
+            "first question": lambda: room.read(embeds, 0, positions),
+            "follow-up": lambda: room.read(ending, self.end, positions[:, : ending.shape[1]] + self.end),
+            "token": token,
+        }
+        seconds = {what: timed(call, self.device, seconds=0.4)[0] for what, call in work.items()}
+        found = {f"{what}, {way}, ms": 1000 * time for what, time in seconds.items()}
+        return found | {f"{what}, {way}": value for what, value in self.roofline(seconds["token"]).items()}
 
     def evaluation(self, each: int) -> dict:
         """Questions per second of ours, then of llava, with ``each`` questions about a picture."""
@@ -201,22 +185,18 @@ class Answering:
 
         def run_ours() -> None:
             owned = [picture[None] for picture in pixels]
-            generate_on_prefixes(ours, prompts, [self.end] * len(prompts), owner, owned, 0, **options)
+            ends = [self.end] * len(prompts)
+            generate_on_prefixes(ours, prompts, ends, owner, owned, 0, self.graphs("ours"), **options)
 
         seconds = {
-            "ours": timed(run_ours, self.device, seconds=0.0, groups=self.repeats, warm_up=1),
-            "llava": timed(lambda: llava.generate(**inputs, **options), self.device, 0.0, self.repeats, 1),
+            "ours": timed(run_ours, self.device, seconds=0.0, groups=self.repeats),
+            "llava": timed(lambda: llava.generate(**inputs, **options), self.device, 0.0, self.repeats),
         }
         found = {f"{side}, questions/s": len(prompts) / times[0] for side, times in seconds.items()}
         found |= {
             f"{side}, least and most": [len(prompts) / t for t in times[:0:-1]] for side, times in seconds.items()
         }
         return {"questions": len(prompts), **found, "times llava": seconds["llava"][0] / seconds["ours"][0]}
-
-
-def emptied(kept: PrefixCache) -> PrefixCache:
-    """The cache of another picture, of which only the memory is used: a compiled step is bound to its addresses."""
-    return PrefixCache([], kept.cache)
 
 
 def bytes_read(shape: Shape, context: int, dtype: torch.dtype) -> int:

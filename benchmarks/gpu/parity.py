@@ -249,7 +249,8 @@ def kernel_error(backend: SDPBackend, length: int, device: torch.device) -> list
 
 @torch.inference_mode()
 def decoding(pair: Pair) -> dict:
-    """Answers from a prefix cache, growing and fixed, against those from the whole prompt: tokens and logits."""
+    """Answers on a growing cache and from graphs on a fixed one, against the whole prompt's: tokens and logits."""
+    from answering.graphs import Graphs
     from answering.prefix_cache import generate_cached, prefill
 
     model, shape, device = pair.model(torch.float32).eval(), pair.shape, pair.part.device
@@ -262,8 +263,9 @@ def decoding(pair: Pair) -> dict:
     mask = torch.ones_like(ids)
     whole = model.generate(ids, mask, pixel_values=pixels, images_per_row=one, **options)[0].tolist()
     growing = generate_cached(model, prompt, end, lambda: pixels, None, **options)[0][0].tolist()
-    with mock.patch("torch.compile", lambda function=None, **_: function or (lambda wrapped: wrapped)):
-        fixed = generate_cached(model, prompt, end, lambda: pixels, None, static=True, **options)[0][0].tolist()
+    graphs = Graphs(model)
+    for _ in range(3):  # the last call replays what the second has recorded
+        fixed = generate_cached(model, prompt, end, lambda: pixels, None, graphs, **options)[0][0].tolist()
     wanted = model(ids, mask, pixel_values=pixels, images_per_row=one, logits_to_keep=len(prompt) - end).logits
     cache = prefill(model, ids[:, :end], mask[:, :end], [pixels])
     positions = torch.arange(end, len(prompt), device=device)[None]

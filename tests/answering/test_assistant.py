@@ -20,9 +20,8 @@ def test_a_batch_gives_the_answers_of_single_calls(assistant):
     assert len(set(together)) == 4  # not one answer to everything
 
 
-def test_only_cuda_compiles(assistant):
-    assistant.config.generate.compile = True
-    assert not assistant.compiles
+def test_only_cuda_has_graphs(assistant):
+    assert assistant.config.generate.cuda_graphs and assistant.graphs is None
 
 
 def test_streamed_pieces_are_the_whole_answer(assistant):

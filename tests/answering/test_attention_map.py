@@ -11,6 +11,7 @@ from transformers import StaticCache
 
 from answering.assistant import Assistant
 from answering.attention_map import AttentionMap, on_grid, to_patches, token_spans
+from answering.graphs import Graphs
 from common.errors import UserError
 from dataset.prompt import Request, Turn, encode_text, question_with_images
 from model.adapters import base_of
@@ -73,8 +74,8 @@ def test_the_map_is_the_mean_attention_of_the_positions_that_predicted_the_answe
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_the_map_is_the_same_with_and_without_a_prefix_cache(assistant, static, monkeypatch):
-    monkeypatch.setattr(type(assistant), "compiles", static)
+def test_the_map_is_the_same_with_and_without_a_prefix_cache(assistant, static):
+    assistant.graphs = Graphs(assistant.model) if static else None
     fresh = assistant.where_it_looks(answered())
     list(assistant.stream(answered(None), max_new_tokens=5))
     kept = answered()

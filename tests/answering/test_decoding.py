@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from answering.decoding import cut_at_stop, generate_arguments, pieces_to_stop
+from answering.graphs import Graphs
 from answering.prefix_cache import generate_on_prefixes
 from common.errors import UserError
 from dataset.prompt import Request, Turn, question_with_images
@@ -61,11 +62,9 @@ def test_padding_is_no_repetition(assistant, beams):
 
 
 @each_way
-@pytest.mark.parametrize("static", [False, True])
-def test_streams_and_their_follow_ups_give_the_same_answers(assistant, options, static, monkeypatch):
-    if static and "num_beams" in options:
-        pytest.skip("refused, see below")
-    monkeypatch.setattr(type(assistant), "compiles", static)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_streams_and_their_follow_ups_give_the_same_answers(assistant, options, graphs):
+    assistant.graphs = Graphs(assistant.model) if graphs else None
     image = picture("red")
     first = Request([Turn(question_with_images("What is it?", 1))], [image])
     (one,) = reference_answers(assistant, [first], max_new_tokens=12, **options)
@@ -158,7 +157,6 @@ def test_a_seed_gives_the_same_sample_again(assistant):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 2, "compile": True}, "generate.num_beams = 2: expected 1 where generate.compile is true"),
         ({"min_new_tokens": 9}, "generate.min_new_tokens = 9: expected at most generate.max_new_tokens (8)"),
         ({"num_beam": 2}, "generate.num_beam = 2: unknown key"),
         ({"repetition_penalty": 0}, "generate.repetition_penalty = 0: expected a number above 0"),

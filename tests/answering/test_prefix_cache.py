@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from answering import prefix_cache
+from answering import graphs
+from answering.graphs import Graphs
 from answering.prefix_cache import prefill
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, question_with_images
 from model.adapters import base_of
@@ -57,9 +58,10 @@ def test_the_picture_changes_what_is_computed(assistant):
 
 @pytest.fixture
 def asking(assistant, request, monkeypatch):
-    """The assistant, with the usual cache or with the static one of compiled decoding on CUDA."""
+    """The assistant, with the usual cache or with the static one of CUDA graphs."""
     if request.param == "static":
-        monkeypatch.setattr(type(assistant), "compiles", True)
+        monkeypatch.setattr(graphs, "BLOCK", 4)  # the tokens that fill a question up are computed too
+        assistant.graphs = Graphs(assistant.model)
     return assistant
 
 
@@ -103,7 +105,7 @@ def test_another_picture_or_an_edited_history_is_computed_again(asking):
 
 @pytest.mark.parametrize("asking", ["static"], indirect=True)
 def test_a_static_cache_keeps_its_memory_and_grows_only_when_it_must(asking, monkeypatch):
-    monkeypatch.setattr(prefix_cache, "STATIC_STEP", 64)
+    monkeypatch.setattr(graphs, "STEP", 64)
     red, addresses = picture("red"), []
     turns = [Turn(question_with_images("What is it?", 1))]
     for image, new in ((red, 4), (picture("blue"), 4), (red, 200)):

@@ -10,11 +10,7 @@ import shutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from transformers import CompileConfig
 
-from answering.assistant import Assistant
-from dataset.prompt import Request, Turn, question_with_images
-from tests.helpers.tiny import never_ends, picture
 from training.setup import build_loop
 
 pytestmark = [
@@ -27,23 +23,6 @@ pytestmark = [
 def fresh():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-
-
-def test_compiled_decoding_gives_the_same_answers_from_one_graph(assistant, monkeypatch):
-    never_ends(assistant)
-    requests = [
-        Request([Turn(question_with_images(question, 1))], [image])
-        for image in (picture("red"), picture("blue"))
-        for question in ("What color is it?", "图中有什么？", "And what else?")
-    ]
-    plain = ["".join(assistant.stream(request, max_new_tokens=12)) for request in requests]
-    monkeypatch.setattr(Assistant, "compiles", True)
-    everywhere = CompileConfig(fullgraph=False, mode="default")
-    everywhere._compile_all_devices = True  # transformers compiles for CUDA only, unless its own tests ask
-    assistant.model.language.generation_config.compile_config = everywhere
-    assert ["".join(assistant.stream(request, max_new_tokens=12)) for request in requests] == plain
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_a_compiled_step_has_the_losses_of_a_plain_one(make_config, tmp_path):

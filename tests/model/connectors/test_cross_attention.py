@@ -175,7 +175,6 @@ def test_a_follow_up_question_keeps_the_keys_and_values_of_the_picture(asking):
     [
         ("vision.image_context_length=728", "vision.image_context_length = 728: expected 1, which is"),
         ("language.attention=flex_attention", 'language.attention = "flex_attention": expected auto'),
-        ("generate.compile=true", "generate.compile = true: expected false"),
         ("projector.queries=4", "projector.queries = 4: expected null with projector.kind = cross_attention"),
     ],
 )
