@@ -23,6 +23,7 @@ from common.text import whole
 from dataset.boxes import asked_about
 from window.boxes import Boxes
 from window.conversation_list import ConversationList
+from window.file_dialogs import dress_file_dialogs
 from window.history import History
 from window.keeping import Keeping
 from window.look import Look, screen_scale
@@ -30,13 +31,13 @@ from window.looking import Maps
 from window.models import CHECKPOINTS, Models
 from window.pictures import Pictures, Read
 from window.preferences import Preferences
+from window.recent import Recent
 from window.start import Start
 from window.strip import Strip
 from window.texts import text
 from window.view import Variables, View
 
 POLL_MS = 30  # half of what a person notices; an idle poll takes microseconds
-RECENT = 6  # pictures on the start screen
 BUSY_S = 0.02  # the longest time for which one poll takes events: keys and clicks come in between
 
 
@@ -82,7 +83,7 @@ class Window:
         self.boxes = Boxes(self)
         self.start = Start(self)
         self.keeping = Keeping(self, History())
-        self.recent = self.keeping.history.recent_pictures(RECENT)
+        self.recent = Recent(self)
         self.variables = Variables(root)
         self.looks: list[Look] = []  # kept, as the variables are: Python may collect Tk's objects in any thread
         self.view = self._make_view()
@@ -97,6 +98,8 @@ class Window:
             self.models.load(found)
         if picture:
             self.pictures.open(picture)
+        self.recent.read()
+        root.bind("<FocusIn>", self.recent.on_focus)
         self.polling = root.after(POLL_MS, self.poll)
 
     @property
@@ -121,6 +124,7 @@ class Window:
         variables.size.set(preferences.size)
         look = Look(self.root, preferences.dark, preferences.size / 100 or screen_scale(self.root))
         self.looks.append(look)
+        dress_file_dialogs(self.root, look, self.language)
         return View(self, look, variables)
 
     def rebuild(self) -> None:
@@ -404,6 +408,8 @@ class Window:
             self.pictures.on_event(job, kind, value)
         elif job == self.start.reading:
             self.start.on_event(kind, value)
+        elif job == self.recent.reading:
+            self.recent.on_event(kind, value)
 
     def _on_answering(self, kind: str, value: Any) -> None:
         if kind == "stage":

@@ -171,6 +171,7 @@ class ConversationList(tkinter.Toplevel):
         except OSError as error:
             self.message.configure(text=self.window.said(str(error.strerror)))
             return
+        self.window.recent.read()
         self.fill(following)
         self.message.configure(text=self.t("deleted", title=title))
 
@@ -178,4 +179,5 @@ class ConversationList(tkinter.Toplevel):
         """Put the last deleted conversation back."""
         name = self.history.undo_delete()
         if name is not None:
+            self.window.recent.read()
             self.fill(name)

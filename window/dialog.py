@@ -82,7 +82,7 @@ class SettingsDialog(tkinter.Toplevel):
 
     def _build_answers(self, page: ttk.Frame) -> None:
         t, look = self.t, self.look
-        radio: dict[str, Any] = {"variable": self.do_sample, "style": "Dot.TRadiobutton", "command": self._show_use}
+        radio: dict[str, Any] = {"variable": self.do_sample, "command": self._show_use}
         self.greedy = ttk.Radiobutton(page, text=t("greedy"), value=False, **radio)
         self._row(page, 0, "decoding", self.greedy)
         self._row(page, 1, None, ttk.Radiobutton(page, text=t("sampling"), value=True, **radio))
@@ -93,18 +93,17 @@ class SettingsDialog(tkinter.Toplevel):
             field = ttk.Spinbox(page, textvariable=variable, width=8, font=look.font, **limits)
             self._row(page, 2 + index // 2, number.key, field, column=index % 2 * 2)
             self.fields[number.key] = field
-        self._row(page, 7, "stop_strings", ttk.Entry(page, textvariable=self.stops, font=look.font), wide=True)
-        self.system = look.text_box(page, height=3, padx=look.px(6), pady=look.px(5))
-        self.system.configure(highlightthickness=1, highlightbackground=look.colors.edge)
-        self.system.configure(highlightcolor=look.colors.accent)
+        self.stop_field = ttk.Entry(page, textvariable=self.stops, font=look.font)
+        self._row(page, 7, "stop_strings", self.stop_field, wide=True)
+        around, self.system = look.text_field(page, height=3, padx=look.px(5), pady=look.px(3))
         self.system.bind("<Tab>", self._leave_text)
-        self._row(page, 8, "system", self.system, wide=True)
+        self._row(page, 8, "system", around, wide=True)
 
     def _build_general(self, page: ttk.Frame) -> None:
         self._row(page, 0, "device", self._choice(page, self.device, self.names.values()))
         self._row(page, 1, "language", self._choice(page, self.language, LANGUAGES.values()))
         self._row(page, 2, "size", self._choice(page, self.text_size, self.sizes.values()))
-        dark = ttk.Checkbutton(page, text=self.t("dark"), variable=self.dark, style="Switch.TCheckbutton")
+        dark = ttk.Checkbutton(page, text=self.t("dark"), variable=self.dark)
         self._row(page, 3, None, dark)
 
     def _build_foot(self) -> None:
@@ -164,7 +163,7 @@ class SettingsDialog(tkinter.Toplevel):
             top, whole = event.widget.winfo_rooty() - self.book.winfo_rooty(), self.book.winfo_reqheight()
             first, last = (whole * share for share in self.page.yview())
             if top < first or top + event.widget.winfo_height() > last:
-                self.page.yview_moveto((top - self.look.px(20)) / whole)
+                self.page.yview_moveto((top - self.look.px(70)) / whole)  # with the names of the pages over the first
 
     # ------------------------------------------------------------------------------------------ what is shown
 

@@ -14,6 +14,7 @@ SHIFT = 0x1
 # Of X11: the number of a key says where it is, whatever the layout has written on it.
 LETTERS = dict(enumerate("qwertyuiop", 24)) | dict(enumerate("asdfghjkl", 38)) | dict(enumerate("zxcvbnm,", 52))
 NAMES = {"comma": ","}
+# Tk knows these by their Latin letters only.
 EDITING = {"a": "<<SelectAll>>", "c": "<<Copy>>", "x": "<<Cut>>", "v": "<<Paste>>", "z": "<<Undo>>"}
 
 
@@ -75,11 +76,15 @@ def bind_keys(window: Window, *texts: tkinter.Text) -> None:
         if not shift and letter in elsewhere and event.widget is not window.view.question_box.entry:
             elsewhere[letter]()
             return "break"
-        if not shift and letter in EDITING and not is_latin(event):  # Tk knows these by their Latin letters only
-            event.widget.event_generate(EDITING[letter])
-            return "break"
         return None
 
+    def on_editing(event: tkinter.Event) -> None:
+        """In every field, also of a file dialog, which tkinter knows by name only."""
+        letter = letter_of(event)
+        if letter in EDITING and not is_latin(event) and not int(event.state) & SHIFT:
+            root.tk.call("event", "generate", str(event.widget), EDITING[letter])
+
+    root.bind_all("<Control-KeyPress>", on_editing)
     for widget in (root, *texts):
         widget.bind("<Control-KeyPress>", on_control)
     for pattern, command in others.items():

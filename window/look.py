@@ -1,7 +1,6 @@
-"""Colours, fonts, sizes and the drawn parts of buttons: the window looks the same on every system.
+"""Colours, fonts and sizes, and tkinter's widgets with them: the window looks the same on every system.
 
-ttk's own themes have neither dark colours nor rounded corners. This makes a theme on top of "clam" from small images,
-which are drawn at four times their size and reduced, at the scale of the screen.
+window/theme.py is the same for ttk's widgets.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from tkinter import font, ttk
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageTk
+from PIL import Image, ImageDraw
+
+from window.theme import Theme
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,36 @@ def wrap(label: ttk.Label, width: int) -> None:
         label.configure(wraplength=max(1, width))
 
 
+class Menu(tkinter.Menu):
+    """A menu with an edge, and space around its entries.
+
+    Tk 8.6 draws space around an entry only with a raised border. On X11 an empty image beside the text makes the space,
+    and the edge is the menu's own ground, which its entries cover. Windows and macOS draw menus themselves.
+    """
+
+    def __init__(self, parent: tkinter.Misc, look: Look, bar: bool) -> None:
+        options = look.menu_options()
+        ground = options["background"]
+        if not bar:
+            options |= {"background": look.colors.edge, "borderwidth": look.px(1)}
+        super().__init__(parent, tearoff=False, **options)
+        self.entry: dict[str, Any] = {"background": ground}
+        self.space: tkinter.PhotoImage | None = None
+        if look.on_x11:
+            self.space = tkinter.PhotoImage(master=parent, width=look.px(6), height=look.px(28))
+            self.entry |= {"image": str(self.space), "compound": "left"}
+
+    def add(self, itemType: str, cnf: Any = None, **options: Any) -> None:  # noqa: N803, tkinter's name
+        """As tkinter's, which all its add_... methods call."""
+        chosen = {**(cnf or {}), **options}
+        if itemType == "separator":
+            super().add(itemType, background=self.entry["background"], **chosen)
+            return
+        if accelerator := chosen.get("accelerator"):
+            chosen["accelerator"] = f"{accelerator}  "  # space at the right edge
+        super().add(itemType, **{**self.entry, **chosen})
+
+
 class Look:
     """A palette, fonts and a ttk theme for one root window, at one scale."""
 
@@ -126,9 +157,12 @@ class Look:
         self.large = font.Font(root, family=family, size=-self.px(18), weight="bold")
         for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # used by the system's dialogs
             font.nametofont(name, root).configure(family=family, size=-self.px(13))
-        self._images: list[ImageTk.PhotoImage] = []  # Tk itself keeps no reference
-        self._make_theme()
-        self._color_file_dialogs()
+        Theme(self)
+
+    @property
+    def on_x11(self) -> bool:
+        """Whether menus and file dialogs are Tk's own; on Windows and macOS they are the system's."""
+        return bool(self.root.tk.call("tk", "windowingsystem") == "x11")
 
     def px(self, pixels: float) -> int:
         """Pixels on this screen for ``pixels`` on a screen of 96 per inch."""
@@ -144,157 +178,6 @@ class Look:
             short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
         return short
 
-    # ------------------------------------------------------------------------------------------ ttk
-
-    def _make_theme(self) -> None:
-        style, name = ttk.Style(self.root), f"ask-{self.dark}-{self.scale}"
-        if name not in style.theme_names():
-            style.theme_create(name, parent="clam")
-            style.theme_use(name)
-            self._make_elements(style)
-            root: Any = self.root  # keeps the images for as long as the themes: Tk itself keeps no reference
-            root.theme_images = [*getattr(root, "theme_images", []), *self._images]
-        style.theme_use(name)
-        self._configure(style)
-        self.root.configure(background=self.colors.ground)
-
-    def _make_elements(self, style: ttk.Style) -> None:
-        c, edge = self.colors, self.px(7)
-        plain, over = self._box(c.button, c.edge), self._box(c.button_over, c.edge)
-        focused, off = self._box(c.button, c.accent), self._box(c.ground, c.line)
-        full, full_over = self._box(c.accent, c.accent), self._box(c.accent_over, c.accent_over)
-        full_focused = self._box(c.accent, c.text)
-        # Tk fills a box with copies of its image's middle, and for each it waits for the display: 370 times for the
-        # widest button of this window with a middle of 6 px, 8 times with one of 166. The box itself may be smaller.
-        options: dict[str, Any] = {
-            "border": edge,
-            "padding": 0,
-            "sticky": "nsew",
-            "width": self.px(20),
-            "height": self.px(20),
-        }
-        create: Any = style.element_create
-        states = [("disabled", off), ("pressed", over), ("active", over), ("focus", focused)]
-        create("Plain.button", "image", plain, *states, **options)
-        states = [("disabled", off), ("pressed", full_over), ("active", full_over), ("focus", full_focused)]
-        create("Accent.button", "image", full, *states, **options)
-        focused_field = self._box(c.surface, c.accent)
-        create("Box.field", "image", self._box(c.surface, c.line), ("focus", focused_field), **options)
-        create("Input.field", "image", self._box(c.surface, c.edge), ("focus", focused_field), **options)
-        create("Banner.field", "image", self._box(c.warning, c.warning), **options)
-        chip, chip_over = self._box(c.question, c.question), self._box(c.question, c.accent)
-        create("Chip.button", "image", chip, ("active", chip_over), ("focus", chip_over), **options)
-        thumb, grabbed = self._thumb(c.line), self._thumb(c.muted)
-        options = {"border": self.px(5), "padding": 0, "sticky": "nsew"}
-        create("Vertical.Bar.thumb", "image", thumb, ("active", grabbed), **options)
-        on, off = self._switch(True), self._switch(False)
-        create("Switch.indicator", "image", off, ("selected", on), sticky="w")
-        dot, ring = self._dot(True), self._dot(False)
-        create("Dot.indicator", "image", ring, ("selected", dot), sticky="w")
-
-    def _configure(self, style: ttk.Style) -> None:
-        c, px = self.colors, self.px
-        style.configure(".", background=c.ground, foreground=c.text, font=self.font, borderwidth=0, focuscolor=c.accent)
-        style.map(".", foreground=[("disabled", c.muted)])
-        self._configure_buttons(style)
-        self._configure_switches(style)
-        self._configure_scrollbars(style)
-        self._configure_fields(style)
-        style.configure("Surface.TFrame", background=c.surface)
-        style.configure("Small.TLabel", foreground=c.muted, font=self.small)
-        style.configure("Banner.TLabel", background=c.warning, foreground=c.on_warning, padding=(px(12), px(7)))
-        style.configure("TProgressbar", background=c.accent, lightcolor=c.accent, darkcolor=c.accent)
-        style.configure("TProgressbar", troughcolor=c.ground, bordercolor=c.ground, thickness=px(4))
-        style.configure("Treeview", background=c.surface, fieldbackground=c.surface, foreground=c.text)
-        style.configure("Treeview", bordercolor=c.line, rowheight=px(52), font=self.font)
-        style.map("Treeview", background=[("selected", c.question)], foreground=[("selected", c.text)])
-
-    def _configure_buttons(self, style: ttk.Style) -> None:
-        c, px = self.colors, self.px
-        layout: Any = style.layout  # typeshed knows no nested layouts
-        for name, element in (
-            ("TButton", "Plain.button"),
-            ("Accent.TButton", "Accent.button"),
-            ("Chip.TButton", "Chip.button"),
-            ("Thumb.TButton", "Chip.button"),
-            ("Shown.TButton", "Accent.button"),
-        ):
-            inside = ("Button.padding", {"sticky": "nsew", "children": [("Button.label", {"sticky": "nsew"})]})
-            layout(name, [(element, {"sticky": "nsew", "children": [inside]})])
-            style.configure(name, padding=(px(14), px(6)), anchor="center")
-        style.configure("Accent.TButton", foreground=c.on_accent, font=self.bold)
-        style.map("Accent.TButton", foreground=[("disabled", c.muted)])
-        style.configure("Chip.TButton", padding=(px(10), px(4)), font=self.small)
-        for name in ("Thumb.TButton", "Shown.TButton"):  # of the strip of pictures
-            style.configure(name, padding=px(3), font=self.small)
-        style.configure("Shown.TButton", foreground=c.on_accent)
-        label = ("Menubutton.label", {"side": "left", "sticky": "w"})
-        arrow = ("Menubutton.indicator", {"side": "right", "sticky": ""})
-        inside = ("Menubutton.padding", {"sticky": "nsew", "children": [arrow, label]})
-        layout("Plain.TMenubutton", [("Plain.button", {"sticky": "nsew", "children": [inside]})])
-        style.configure("Plain.TMenubutton", padding=(px(12), px(6)))
-        style.configure("TMenubutton", arrowcolor=c.text, arrowsize=px(5), arrowpadding=px(2))
-
-    def _configure_switches(self, style: ttk.Style) -> None:
-        c, px = self.colors, self.px
-        layout: Any = style.layout
-        for kind, indicator in (("TCheckbutton", "Switch"), ("TRadiobutton", "Dot")):
-            parts = [(f"{indicator}.indicator", {"side": "left"}), (f"{kind[1:]}.label", {"side": "left"})]
-            focus = (f"{kind[1:]}.focus", {"side": "left", "sticky": "w", "children": parts})
-            layout(f"{indicator}.{kind}", [(f"{kind[1:]}.padding", {"sticky": "nsew", "children": [focus]})])
-            style.configure(f"{indicator}.{kind}", padding=px(2), focusthickness=px(1))
-            style.map(f"{indicator}.{kind}", background=[("active", c.ground)])
-        for name in ("Box", "Input"):
-            layout(f"{name}.TFrame", [(f"{name}.field", {"sticky": "nsew"})])
-        inside = ("Label.padding", {"sticky": "nsew", "children": [("Label.label", {"sticky": "nsew"})]})
-        layout("Banner.TLabel", [("Banner.field", {"sticky": "nsew", "children": [inside]})])
-
-    def _configure_scrollbars(self, style: ttk.Style) -> None:
-        c = self.colors
-        layout: Any = style.layout
-        thumb = ("Vertical.Bar.thumb", {"sticky": "nsew"})
-        layout("Vertical.TScrollbar", [("Vertical.Scrollbar.trough", {"sticky": "ns", "children": [thumb]})])
-        for name, color in (("Vertical.TScrollbar", c.surface), ("Page.Vertical.TScrollbar", c.ground)):
-            style.configure(name, troughcolor=color, bordercolor=color, lightcolor=color, darkcolor=color)
-        style.configure("Horizontal.TScrollbar", background=c.line, troughcolor=c.surface, arrowcolor=c.text)
-
-    def _configure_fields(self, style: ttk.Style) -> None:
-        """Number fields and choices; a choice's list is not of ttk and takes its colours from Tk's options."""
-        c, px = self.colors, self.px
-        fields = {"fieldbackground": c.surface, "foreground": c.text, "bordercolor": c.edge, "insertcolor": c.text}
-        for name in ("TEntry", "TSpinbox", "TCombobox"):
-            style.configure(name, padding=px(5), arrowcolor=c.text, lightcolor=c.surface, darkcolor=c.surface, **fields)
-            style.map(
-                name,
-                bordercolor=[("focus", c.accent)],
-                fieldbackground=[("disabled", c.ground), ("readonly", c.surface)],
-                foreground=[("disabled", c.muted), ("readonly", c.text)],
-                selectbackground=[("readonly", c.surface)],
-                selectforeground=[("readonly", c.text)],
-            )
-            style.configure(name, background=c.button, arrowsize=px(13))
-        self.root.option_add("*TCombobox*Listbox.background", c.surface)
-        self.root.option_add("*TCombobox*Listbox.foreground", c.text)
-        self.root.option_add("*TCombobox*Listbox.font", self.font)
-
-    def _color_file_dialogs(self) -> None:
-        """On X11 the file dialogs are Tk's own; their list is black on white in every theme. Hide dot files too."""
-        tk, c = self.root.tk, self.colors
-        if tk.call("tk", "windowingsystem") != "x11":
-            return
-        tk.eval("catch {tk_getOpenFile -no-such-option}; destroy .__tk_filedialog .__tk_choosedir")  # loads the script
-        tk.setvar("::tk::dialog::file::showHiddenBtn", "1")
-        tk.setvar("::tk::dialog::file::showHiddenVar", "0")
-        self.root.option_add("*TkFDialog*Canvas.foreground", c.text)
-        self.root.option_add("*TkChooseDir*Canvas.foreground", c.text)
-        self.root.bind_class("TkFDialog", "<Map>", lambda event: self._color_file_list(event.widget))
-        self.root.bind_class("TkChooseDir", "<Map>", lambda event: self._color_file_list(event.widget))
-
-    def _color_file_list(self, dialog: tkinter.Misc | str) -> None:
-        canvas = f"{dialog}.contents.icons.cHull.canvas"
-        if self.root.tk.call("winfo", "exists", canvas):
-            self.root.tk.call(canvas, "configure", "-background", self.colors.surface)
-
     # ------------------------------------------------------------------------------------------ widgets
 
     @staticmethod
@@ -303,22 +186,25 @@ class Look:
         button.bind("<Return>", lambda event: button.invoke())  # Tk itself only lets the space bar press a button
         return button
 
-    def menu(self, parent: tkinter.Misc) -> tkinter.Menu:
+    def menu(self, parent: tkinter.Misc, bar: bool = False) -> Menu:
+        """A menu; ``bar``: the menu bar, which has no edge."""
+        return Menu(parent, self, bar)
+
+    def menu_options(self) -> dict[str, Any]:
+        """The colours and the font of menus, by Tk's names."""
         c = self.colors
-        return tkinter.Menu(
-            parent,
-            tearoff=False,
-            font=self.font,
-            background=c.ground,
-            foreground=c.text,
-            activebackground=c.accent,
-            activeforeground=c.on_accent,
-            disabledforeground=c.muted,
-            selectcolor=c.text,
-            relief="raised",
-            borderwidth=self.px(1),
-            activeborderwidth=self.px(4),
-        )
+        return {
+            "font": self.font,
+            "background": c.ground,
+            "foreground": c.text,
+            "activebackground": c.accent,
+            "activeforeground": c.on_accent,
+            "disabledforeground": c.muted,
+            "selectcolor": c.text,
+            "relief": "flat",
+            "borderwidth": 0,
+            "activeborderwidth": 0,
+        }
 
     def text_box(self, parent: tkinter.Misc, **options: Any) -> tkinter.Text:
         c = self.colors
@@ -339,6 +225,15 @@ class Look:
             **options,
         )
 
+    def text_field(self, parent: tkinter.Misc, **options: Any) -> tuple[ttk.Frame, tkinter.Text]:
+        """A text in a field with an edge, which shows the focus; ttk has no text of several lines."""
+        frame = ttk.Frame(parent, style="Input.TFrame", padding=self.px(3))
+        text = self.text_box(frame, **options)
+        text.pack(fill="both", expand=True)
+        text.bind("<FocusIn>", lambda event: frame.state(["focus"]))
+        text.bind("<FocusOut>", lambda event: frame.state(["!focus"]))
+        return frame, text
+
     # ------------------------------------------------------------------------------------------ drawn parts
 
     def bubble_end(self, width: int, color: str, top: bool) -> bytes:
@@ -350,43 +245,3 @@ class Look:
         data = io.BytesIO()
         image.resize((width, height), Image.Resampling.BOX).save(data, "PNG", compress_level=1)
         return data.getvalue()
-
-    def _photo(self, image: Image.Image) -> ImageTk.PhotoImage:
-        small = image.resize((image.width // 4, image.height // 4), Image.Resampling.BOX)
-        self._images.append(ImageTk.PhotoImage(small, master=self.root))
-        return self._images[-1]
-
-    def _box(self, fill: str, line: str) -> ImageTk.PhotoImage:
-        side, width = self.px(180) * 4, self.px(1) * 4
-        image = Image.new("RGBA", (side, side))
-        draw = ImageDraw.Draw(image)
-        draw.rounded_rectangle((0, 0, side - 1, side - 1), self.px(6) * 4, fill=fill, outline=line, width=width)
-        return self._photo(image)
-
-    def _switch(self, on: bool) -> ImageTk.PhotoImage:
-        width, height, gap = self.px(34) * 4, self.px(18) * 4, self.px(8) * 4
-        image = Image.new("RGBA", (width + gap, height))  # the gap is the distance to the label
-        draw = ImageDraw.Draw(image)
-        c, edge = self.colors, self.px(3) * 4
-        draw.rounded_rectangle((0, 0, width - 1, height - 1), height // 2, fill=c.accent if on else c.muted)
-        left = width - height + edge if on else edge
-        knob = c.on_accent if on else c.surface
-        draw.ellipse((left, edge, left + height - 2 * edge, height - edge), fill=knob)
-        return self._photo(image)
-
-    def _thumb(self, color: str) -> ImageTk.PhotoImage:
-        width, height = self.px(10) * 4, self.px(24) * 4
-        image = Image.new("RGBA", (width, height))
-        edge = self.px(2) * 4
-        draw = ImageDraw.Draw(image)
-        draw.rounded_rectangle((edge, 0, width - edge - 1, height - 1), width // 2 - edge, fill=color)
-        return self._photo(image)
-
-    def _dot(self, on: bool) -> ImageTk.PhotoImage:
-        side, gap = self.px(16) * 4, self.px(8) * 4
-        image = Image.new("RGBA", (side + gap, side))
-        draw = ImageDraw.Draw(image)
-        c, width = self.colors, self.px(5 if on else 1.5) * 4
-        color = c.accent if on else c.muted
-        draw.ellipse((0, 0, side - 1, side - 1), fill=c.surface, outline=color, width=width)
-        return self._photo(image)

@@ -26,7 +26,7 @@ class Menus:
 
     def __init__(self, window: Window, look: Look, variables: Variables) -> None:
         self.window, self.look, self.t, self.variables = window, look, window.t, variables
-        bar = look.menu(window.root)
+        bar = look.menu(window.root, bar=True)
         window.root.configure(menu=bar)
         self._build_file(bar)
         self._build_conversation(bar)

@@ -113,10 +113,13 @@ class PicturePane(ttk.Frame):
         px, colors, middle = self.look.px, self.look.colors, width // 2
         edge, dash = px(10), (px(6), px(5))
         self.canvas.create_rectangle(
-            edge, edge, width - edge, height - edge, outline=colors.line, dash=dash, width=px(2)
+            edge, edge, width - edge, height - edge, outline=colors.edge, dash=dash, width=px(2)
         )
         top = height // 2 - px(64)
-        self._draw_icon(middle, top)
+        if height >= px(220):
+            self._draw_icon(middle, top)
+        else:
+            top -= px(32)  # the texts take the middle
         width_of_text = max(1, width - px(60))
         text: dict[str, Any] = {"width": width_of_text, "justify": "center", "anchor": "n"}
         self.canvas.create_text(

@@ -16,15 +16,20 @@ from common.errors import UserError
 from dataset.image import ImageError, load_image
 from dataset.video import ENDINGS, frame_address, frames_that_fit, is_video, read_frames
 from window.clipboard import clipboard_picture, files_in, local_path
+from window.file_dialogs import first_folder
 from window.picture import preview_of
 from window.strip import Added
 
 if TYPE_CHECKING:
     from window.controller import Window
 
-KINDS = [*(f".{end}" for end in "jpg jpeg png webp gif bmp tif tiff avif jp2 heic".split()), *ENDINGS]
-PICTURES = " ".join(f"*{end} *{end.upper()}" for end in KINDS)
+PICTURES = [f".{end}" for end in "jpg jpeg png webp gif bmp tif tiff avif jp2 heic".split()]
 FRAMES = 8  # of a video where there is no checkpoint yet; as ask.py --frames
+
+
+def patterns(endings: Sequence[str]) -> str:
+    """As file dialogs take them; Tk's own tells small letters from large ones."""
+    return " ".join(f"*{end} *{end.upper()}" for end in endings)
 
 
 class Read(NamedTuple):
@@ -78,16 +83,17 @@ class Pictures:
         return filedialog.askopenfilenames(
             parent=window.root,
             title=window.t(title).rstrip(".…"),
-            filetypes=[(window.t("pictures"), PICTURES)],
+            filetypes=self.kinds(),
             initialdir=self.folder(),
         )
 
     def folder(self) -> str:
-        """Where the dialogs begin: the folder of the last file, else Pictures, else the home folder."""
-        last, home = self.window.preferences.folder, Path.home()
-        return next(
-            str(folder) for folder in (Path(last or "?"), home / "Pictures", home) if folder.is_dir() or folder == home
-        )
+        """Where the dialogs begin."""
+        return first_folder(self.window.preferences.folder)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """What a dialog shows: pictures, or by choice videos."""
+        return [(self.window.t("pictures"), patterns(PICTURES)), (self.window.t("videos"), patterns(ENDINGS))]
 
     def open(self, path: str) -> None:
         """Read a picture, or a video's frames, and begin a conversation; the next dialogue begins in its folder."""

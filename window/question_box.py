@@ -29,11 +29,10 @@ class QuestionBox(ttk.Frame):
         self.reason_label.bind("<Configure>", lambda event: wrap(self.reason_label, event.width - px(24)))
         row = self.row = ttk.Frame(self)
         row.pack(side="bottom", fill="x", pady=(px(10), 0))
-        self.box = ttk.Frame(row, style="Input.TFrame", padding=px(3))  # first: the Tab key follows the order of making
-        self.entry = look.text_box(self.box, height=LINES[0], padx=px(9), pady=px(7), undo=True)
-        self.entry.pack(fill="both", expand=True)
+        # First: the Tab key follows the order of making.
+        field, self.entry = look.text_field(row, height=LINES[0], padx=px(9), pady=px(7), undo=True)
         self._build_buttons(row)
-        self.box.pack(side="left", fill="both", expand=True)  # last: it takes the space that the buttons leave
+        field.pack(side="left", fill="both", expand=True)  # last: it takes the space that the buttons leave
         self.hint = ttk.Label(self.entry, text=self.t("type_here"), foreground=colors.muted, background=colors.surface)
         self.hint.bind("<Button-1>", lambda event: self.entry.focus_set())
         self._bind_keys()
@@ -49,8 +48,6 @@ class QuestionBox(ttk.Frame):
 
     def _bind_keys(self) -> None:
         entry = self.entry
-        entry.bind("<FocusIn>", lambda event: self.box.state(["focus"]))
-        entry.bind("<FocusOut>", lambda event: self.box.state(["!focus"]))
         entry.bind("<Configure>", self._on_resize)
         entry.bind("<<Modified>>", lambda event: self._on_change())
         entry.bind("<Return>", self._on_return)

@@ -95,7 +95,7 @@ class Transcript:
         for (kind, top), image in self.ends.items() if event.width != self.size[0] else ():
             image.configure(data=self.look.bubble_end(width, colors[kind], top))
         if self.at_end:
-            self.text.see("end")
+            self._see_last()
         self.size = (event.width, event.height)
 
     # ------------------------------------------------------------------------------------------ writing
@@ -233,7 +233,11 @@ class Transcript:
         change()
         self.text.configure(state="disabled")
         if ended:
-            self.text.see("end")
+            self._see_last()
+
+    def _see_last(self) -> None:
+        """Scroll to the end; what is offered before the first question is read from its beginning."""
+        self.text.see("1.0" if self.text.tag_ranges("start") else "end")
 
     def _copy(self) -> str:
         """Copy what is selected as it is seen: Tk would copy hidden marks too."""

@@ -15,7 +15,7 @@ from PIL import ImageTk
 
 from answering.heat import heat_ramp
 from window.keys import bind_keys
-from window.look import Look, screen_scale
+from window.look import Look, screen_scale, wrap
 from window.menus import Menus
 from window.picture import PicturePane
 from window.question_box import QuestionBox
@@ -40,6 +40,9 @@ class Variables:
         self.checkpoint = tkinter.StringVar(root)
 
 
+LOW = 400  # the height of a window, in pixels at 96 per inch, below which the note about the demo leaves the right half
+
+
 class View:
     """The widgets of a window, with the colours and sizes of ``look``."""
 
@@ -47,6 +50,7 @@ class View:
         self.window, self.root, self.look, self.t, self.variables = window, window.root, look, window.t, variables
         self.model = ""  # its name, and the picture's name and size: shortened to fit at each change of the window
         self.picture: tuple[str, str] | None = None
+        self.has_demo_note = False
         self.frame = ttk.Frame(self.root, padding=look.px(16))
         self.frame.pack(fill="both", expand=True)
         self.frame.columnconfigure((0, 1), weight=1, uniform="half")
@@ -90,18 +94,21 @@ class View:
         button(left, self.t("open_picture"), window.pictures.choose).pack(side="left")
         button(left, self.t("add_short"), window.pictures.choose_more).pack(side="left", padx=(gap, 0))
         button(left, self.t("conversations_short"), window.show_conversations).pack(side="left", padx=gap)
-        self.model_button = ttk.Menubutton(right, style="Plain.TMenubutton")
+        self.model_button = ttk.Menubutton(right)
         self.model_button.bind("<Configure>", self._fit_names)
         menu = self.look.menu(self.model_button)
         menu.configure(postcommand=lambda: self.menus.fill_models(menu))
         self.model_button.configure(menu=menu)
         new = button(right, self.t("new_short"), window.new_conversation)
-        save = button(right, self.t("save_short"), window.pictures.choose_where_to_save)
         settings = button(right, self.t("settings"), window.models.open_settings)
         right.columnconfigure(0, weight=1)
-        for column, widget in enumerate((self.model_button, new, save, settings)):
+        for column, widget in enumerate((self.model_button, new, settings)):
             widget.grid(row=0, column=column, sticky="ew", padx=(gap if column else 0, 0))
-        self.demo_note = ttk.Label(self.frame, text=self.t("demo"), style="Banner.TLabel", anchor="center")
+        self.demo_note = ttk.Label(
+            self.frame, text=self.t("demo"), style="Banner.TLabel", anchor="center", justify="center"
+        )
+        self.demo_note.bind("<Configure>", self._fit_demo_note)
+        self.frame.bind("<Configure>", self._place_demo_note)
 
     def _build_left(self) -> None:
         px, window = self.look.px, self.window
@@ -111,7 +118,7 @@ class View:
         self.pane = PicturePane(
             left, self.look, self.t, pictures.choose, pictures.open, window.maps.on_patch, can_drop=window.can_drop
         )
-        self.pane.show_recent(window.recent)
+        self.pane.show_recent(window.recent.pictures)
         window.boxes.attach(self.pane)
         self.below = ttk.Frame(left)
         self.below.bind("<Configure>", self._fit_names)
@@ -119,7 +126,6 @@ class View:
             self.below,
             text=self.t("look"),
             variable=self.variables.look,
-            style="Switch.TCheckbutton",
             command=window.maps.on_switch,
         )
         self.switch.pack(side="left")
@@ -146,7 +152,7 @@ class View:
 
     def _build_right(self) -> None:
         px = self.look.px
-        right = ttk.Frame(self.frame)
+        right = self.right = ttk.Frame(self.frame)
         right.grid(row=2, column=1, sticky="nsew", padx=(px(8), 0), pady=(px(12), 0))
         status = ttk.Frame(right)
         status.pack(side="bottom", fill="x", pady=(px(6), 0))
@@ -189,10 +195,22 @@ class View:
             self.progress.pack_forget()
 
     def show_demo_note(self, shown: bool) -> None:
-        if shown:
-            self.demo_note.grid(row=1, column=0, columnspan=2, sticky="ew", pady=(self.look.px(12), 0))
+        self.has_demo_note = shown
+        self._place_demo_note()
+
+    def _place_demo_note(self, event: tkinter.Event | None = None) -> None:
+        """Over both halves; in a low window (200 % on a laptop) over the picture only, for the space of the answers."""
+        px, low = self.look.px, self.frame.winfo_height() < self.look.px(LOW)
+        beside = self.has_demo_note and low
+        if self.has_demo_note:
+            padx = (0, px(8)) if low else 0
+            self.demo_note.grid(row=1, column=0, columnspan=1 if low else 2, sticky="ew", padx=padx, pady=(px(12), 0))
         else:
             self.demo_note.grid_remove()
+        self.right.grid(row=1 if beside else 2, rowspan=2 if beside else 1)
+
+    def _fit_demo_note(self, event: tkinter.Event) -> None:
+        wrap(self.demo_note, event.width - self.look.px(24))
 
     def show_strip(self) -> None:
         """The small pictures, where there are several."""

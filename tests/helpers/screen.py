@@ -88,6 +88,30 @@ class Person:
         self.wait(0.05)
 
 
+FILE_DIALOG = ".__tk_filedialog.contents"
+
+
+def in_file_dialog(window: Window, person: Person, open_it: Callable[[], object], act: Callable[[], object]) -> None:
+    """Open a file dialog, call ``act`` while it waits, and close it, also after an error, which is raised here."""
+    call, errors = window.root.tk.call, ["the dialog did not open"]
+
+    def run() -> None:
+        try:
+            person.until(lambda: "filedialog" in str(call("focus")), 20)
+            act()
+            errors.clear()
+        except (AssertionError, RuntimeError) as error:  # raised in Tk's loop it would leave the dialog open for ever
+            errors[:] = [repr(error)]
+        finally:
+            call(f"{FILE_DIALOG}.f2.cancel", "invoke")
+
+    window.root.focus_force()  # there is no window manager to do it
+    window.root.after(200, run)
+    open_it()
+    person.until(lambda: not window.root.tk.call("winfo", "viewable", ".__tk_filedialog"))
+    assert errors == []
+
+
 def endless(window: Window, tokens: int = 3000) -> None:
     """Make every answer this long; 3,000 tokens take longer than any test."""
     never_ends(window.worker.assistant)

@@ -124,19 +124,19 @@ def test_tab_goes_through_everything_as_it_is_read(open_window):
     person.until(lambda: window.start.small)
     window.view.question_box.stop_button.state(["!disabled"])
     reached = []
-    for _ in range(13):
+    for _ in range(12):
         person.press("Tab")
         reached.append(window.root.focus_get())
     named = [w.cget("text") if w.winfo_class() != "Text" else "the input" for w in reached]
-    right = ["test / checkpoint-1", "New", "Save...", "Settings..."]
-    left = ["Ask", "Stop", "Open picture...", "Add...", "Conversations"]
+    right = ["test / checkpoint-1", "New", "Settings..."]
+    left = ["Ask", "Stop", "Open picture...", "Add...", "History"]
     assert named == [*left, *right, "Where it looks", "", "the input", "Ask"]
-    assert reached[10].master.master is window.view.transcript.text  # the example picture
+    assert reached[9].master.master is window.view.transcript.text  # the example picture
     backwards = []
     for _ in range(2):
         person.press("Shift_L", "Tab")
         backwards.append(window.root.focus_get())
-    assert backwards == reached[11:9:-1]
+    assert backwards == reached[10:8:-1]
 
 
 def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
@@ -151,19 +151,47 @@ def test_a_demo_model_is_labelled_as_one(open_window, tmp_path):
     assert not window.view.demo_note.winfo_manager()
 
 
-def test_the_dialog_for_pictures_is_dark_in_the_dark_and_hides_dot_files(open_window):
-    window, person = open_window(preferences=Preferences(dark=True))
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_everything_is_in_reach_on_a_laptop_at_200_percent(open_window, red, monkeypatch, language):
+    monkeypatch.setattr(tkinter.Misc, "winfo_screenwidth", lambda widget: 1366)
+    monkeypatch.setattr(tkinter.Misc, "winfo_screenheight", lambda widget: 768)
+    window, person = open_window(red, preferences=Preferences(language=language, size=200))
     loaded(window, person)
-    seen_there = []
+    view, root, line = window.view, window.root, window.view.look.font.metrics("linespace")
+    view.show_demo_note(True)
+    talked(window, person, *["a red circle"] * 3)
+    person.until(lambda: root.winfo_width() == 1366)
+    person.wait(0.2)
+    assert root.winfo_rooty() + root.winfo_height() + 64 <= 768  # with the title and the taskbar
+    buttons = [widget for widget in every_widget(view.frame) if widget.winfo_class() in ("TButton", "TMenubutton")]
+    for button in (button for button in buttons if button.winfo_ismapped()):
+        assert button.winfo_reqwidth() <= button.winfo_width(), button.cget("text")
+        assert 0 <= button.winfo_rootx() and button.winfo_rootx() + button.winfo_width() <= 1366
+        assert button.winfo_rooty() + button.winfo_height() <= root.winfo_rooty() + root.winfo_height()
+    text = view.transcript.text
+    assert text.winfo_height() >= 6 * line and text.dlineinfo("end-1c") is not None
+    assert view.question_box.entry.winfo_height() >= 2 * line and view.pane.canvas.winfo_height() >= 6 * line
+    for show in (window.show_conversations, window.models.open_settings):
+        show()
+        found = root.winfo_children()[-1]
+        person.until(found.winfo_viewable)
+        assert found.winfo_rootx() + found.winfo_width() <= 1366 and found.winfo_rooty() + found.winfo_height() <= 768
+        found.destroy()
 
-    def look() -> None:
-        person.until(lambda: "filedialog" in str(window.root.tk.call("focus")))
-        canvas = ".__tk_filedialog.contents.icons.cHull.canvas"
-        seen_there.append(str(window.root.tk.call(canvas, "cget", "-background")))
-        person.press("Escape")
 
-    window.root.after(300, look)
-    person.press("Control_L", "o")
-    person.until(lambda: seen_there)
-    assert seen_there == [window.view.look.colors.surface]
-    assert str(window.root.tk.getvar("::tk::dialog::file::showHiddenVar")) == "0"
+def test_shrinking_keeps_the_last_answer_in_view(open_window, red):
+    window, person = open_window(red, preferences=Preferences(size=100))
+    loaded(window, person)
+    talked(window, person, *["a red circle"] * 9, "a red circle and many words more " * 3)
+    text = window.view.transcript.text
+    for size in ("1060x480", "760x480", "760x680"):
+        window.root.geometry(size)
+        person.until(lambda size=size: window.root.geometry().startswith(size))
+        person.wait(0.1)
+        last = text.tag_ranges("answer-9")[-1]
+        assert text.dlineinfo(last) is not None and text.dlineinfo("end-1c") is not None
+    text.yview_moveto(0)
+    window.root.geometry("760x500")
+    person.until(lambda: window.root.geometry().startswith("760x500"))
+    person.wait(0.1)
+    assert text.dlineinfo("1.0") is not None  # scrolled up by the person: it stays there
