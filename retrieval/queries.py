@@ -94,9 +94,10 @@ def _answer_with_others(found: Similarities, questions: Sequence[Question], rows
     """Answer each request to describe with the nearest caption in its language that none of its own picture is."""
     spoken = {text: question.language for question in reversed(questions) for text in question.references}
     languages = np.array([spoken[text] for text in found.texts])  # [m]
+    alike = {language: languages == language for language in set(spoken.values())}  # [m] each
     for question in questions:
         row = rows[question.images[0]]
-        others = ~found.right[row] & (languages == question.language)
+        others = ~found.right[row] & alike[question.language]
         if others.any():
             question.prediction = found.texts[int(np.where(others, found.cosines[row], -np.inf).argmax())]
 

@@ -94,7 +94,7 @@ def first_right(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
 def nearest(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The column with the highest of each row of ``scores`` [q, n]; of a tie a wrong one, as in :func:`first_right`."""
     highest = scores == scores.max(1, keepdims=True)
-    return (highest * np.where(right, 1, 2)).argmax(1)
+    return np.where(highest, np.where(right, np.int8(1), np.int8(2)), np.int8(0)).argmax(1)
 
 
 def summary(ranks: np.ndarray, groups: Sequence[int], chances: np.ndarray) -> dict[str, float]:
