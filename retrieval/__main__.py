@@ -118,6 +118,8 @@ def parse_command(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command == "search" and ((args.text is None) == (args.image is None) or args.top < 1):
         parser.error("search for a text or an --image, and for at least one picture")
+    if args.command == "evaluate" and args.template and not args.classes:
+        parser.error("--template goes with --classes")
     return args
 
 

@@ -11,7 +11,7 @@ from evaluation.report import build_result
 from evaluation.resuming import questions_hash
 from retrieval.captions import captioned
 from retrieval.encoder import Encoder
-from retrieval.queries import add_floors, caption_queries, label_queries
+from retrieval.queries import METRIC, add_floors, caption_queries, label_queries
 from retrieval.recall import recall, similarities_of
 from retrieval.zero_shot import label_vectors
 from settings import Config
@@ -30,7 +30,7 @@ def result_of_captions(encoder: Encoder, questions: Sequence[Question], config: 
     facts = {
         "data": f"{config.data.annotations.as_posix()} ({split})",
         "seed": config.data.seed,
-        "metrics": choose_metrics(questions, config, ()),
+        "metrics": dict.fromkeys(choose_metrics(questions, config, ()), METRIC),
         "recall": recall(found),
         "baselines_fitted_on": add_floors(queries, blind, config.data.seed),
     }

@@ -145,6 +145,7 @@ def test_evaluate_writes_recall_on_captions_as_a_result_with_its_page(towers, ca
         assert scores[kind]["chance"] == pytest.approx(recall[name]["chance_at_1"])
     assert scores["picture to text"]["baselines"].keys() == BASELINES.keys()
     assert scores["text to picture"]["baselines"] == {} and found["long_references"] == 0
+    assert found["metrics"] == {"s": "top_1"}
     printed = capsys.readouterr().out
     assert re.search(r"^text to image   R@1 \d\.\d{3} ± .* R@10 .* chance 0\.583   n 12$", printed, re.M)
     assert re.search(r"^ +n +top 1 ", printed) and re.search(r"^type picture to text +6 ", printed, re.M)
@@ -193,6 +194,7 @@ def test_evaluate_loses_no_answers_and_names_what_it_lacks(towers, captions, tmp
     [
         (["--help"], ""),
         (["search"], "usage: "),
+        (["evaluate", "--model", "x", "--template", "a {}"], "usage: "),
         (["search", "x", "--index", "no/index"], "error: no"),
         (["index", "no/folder", "--model", "x"], "error: no"),
         (["index", "docs", "--index", "no/index"], "error: no"),
