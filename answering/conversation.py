@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 from answering.checkpoints import crop_if_known
 from answering.drawing import in_plain_pixels
 from common.errors import UserError
-from common.files import write_text
+from common.files import publish_file, temp_path, write_text
 from common.text import whole
 from dataset.boxes import (
     LARGEST,
@@ -34,7 +36,10 @@ from dataset.boxes import (
 from dataset.converters.regions import plain
 from dataset.image import ImageError, load_image
 from dataset.prompt import IMAGE_TOKEN, Request, Turn, neutralise, question_with_images
-from dataset.video import frame_in, read_frame, time_label
+from dataset.video import file_of, frame_in, read_frame, time_label
+
+# The id of a picture -> the picture, so that no other gets its id, and its file.
+Written = dict[int, tuple[Image.Image, str]]
 
 
 @dataclass
@@ -114,6 +119,23 @@ class Conversation:
     def answered(self) -> list[tuple[str, str]]:
         """The answered questions as they were typed, with control tokens defused, and their answers."""
         return [(typed(turn.question), turn.answer) for turn in self.turns if turn.answer is not None]
+
+    def with_files(self, folder: Path, stem: str, written: Written | None = None) -> Conversation:
+        """A copy in which a picture without a file, such as a pasted one, has one: STEM-NUMBER.png in ``folder``.
+
+        ``written`` remembers the files between calls, since a large picture takes a second to encode.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        written, paths = {} if written is None else written, list(self.paths)
+        for number, (path, image) in enumerate(zip(self.paths, self.images, strict=False)):
+            if not os.path.isfile(file_of(path)):
+                known = written.get(id(image))
+                if known is None or not os.path.isfile(known[1]):
+                    known = written[id(image)] = image, str(picture_file(image, folder, stem))
+                paths[number] = known[1]
+        return replace(self, paths=paths)
 
     def save(self, file: Path) -> None:
         """Write it as JSON, which :meth:`open` reads, or as Markdown if the name ends in .md.
@@ -269,6 +291,20 @@ def read_picture(turn: dict[str, Any]) -> int | None:
     if number is not None and not 1 <= int(number) <= 9999:
         raise ValueError("a picture that there is not")
     return None if number is None else int(number)
+
+
+def picture_file(image: Image.Image, folder: Path, stem: str) -> Path:
+    """The file STEM-NUMBER.png in ``folder`` that holds this picture, written if there is none. None is overwritten."""
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    number = 0
+    while (file := folder / f"{stem}-{number}.png").exists():
+        if file.read_bytes() == data.getvalue():
+            return file
+        number += 1
+    temp_path(file).write_bytes(data.getvalue())
+    publish_file(temp_path(file), file)
+    return file
 
 
 def read_image(path: str, max_pixels: int) -> Image.Image:

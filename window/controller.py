@@ -370,8 +370,8 @@ class Window:
         title = {name: value for name, value in self.conversation.about.items() if name == "title"}
         self.conversation.about = title | about
         try:
-            self.conversation.save(file)
-        except UserError as error:
+            self.conversation.with_files(file.parent, file.stem).save(file)
+        except (UserError, OSError) as error:
             self.say("problem", self.t("cannot_save", reason=self.said(str(error))))
         else:
             self.show_state("saved", name=file.name)

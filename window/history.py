@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from answering.conversation import Conversation, typed
+from answering.conversation import Conversation, Written, typed
 from common.errors import UserError
 from common.files import publish_file, temp_path, write_text
 from common.text import whole
@@ -60,6 +60,7 @@ class History:
         self.folder, self.most = folder or data_folder() / "conversations", most
         self._jobs: queue.Queue[tuple[str, Conversation, Image.Image | None] | None] = queue.Queue()
         self.problem = ""  # why the last conversation could not be written; "": it was
+        self._written: tuple[str, Written] = "", {}  # the last conversation's name, and the files of its pictures
         self._deleted: list[str] = []
         self._thread: threading.Thread | None = None
 
@@ -93,12 +94,9 @@ class History:
 
     def _write(self, name: str, conversation: Conversation, preview: Image.Image | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number, (path, image) in enumerate(zip(conversation.paths, conversation.images, strict=False)):
-            if not os.path.isfile(file_of(path)):
-                own = self.folder / f"{name}-{number}.png"
-                if not own.exists():
-                    save_image(image, own)
-                conversation.paths[number] = str(own)
+        if name != self._written[0]:
+            self._written = name, {}
+        conversation = conversation.with_files(self.folder, name, self._written[1])
         small = self.folder / f"{name}.jpg"
         if preview is not None and not small.exists():
             picture = preview.copy()
@@ -216,9 +214,9 @@ def title_of(conversation: Conversation) -> str:
 
 
 def save_image(image: Image.Image, file: Path) -> None:
-    """Write an image as the kind that the file's name ends in; it appears complete or not at all."""
+    """Write an image as JPEG; it appears complete or not at all."""
     data = io.BytesIO()
-    image.save(data, {".jpg": "JPEG", ".png": "PNG"}[file.suffix])
+    image.save(data, "JPEG")
     temp_path(file).write_bytes(data.getvalue())
     publish_file(temp_path(file), file)
 

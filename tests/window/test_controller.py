@@ -280,6 +280,17 @@ def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_pa
     assert window.strip.preview.getpixel((0, 0)) == (255, 0, 0) and "red.png" in window.view.picture_name.cget("text")
 
 
+def test_a_saved_conversation_has_its_pasted_picture_beside_it(open_window, tmp_path):
+    window, person = open_window()
+    window.take(Read(Conversation([picture("blue")], ["clipboard"]), [picture("blue")]))
+    (tmp_path / "talk-0.png").write_bytes(b"another's")
+    for _ in range(2):
+        window.save(tmp_path / "talk.json")
+    assert json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["images"] == [str(tmp_path / "talk-1.png")]
+    assert len(list(tmp_path.glob("talk-*.png"))) == 2 and window.conversation.paths == ["clipboard"]
+    assert Conversation.open(tmp_path / "talk.json", 10_000).images[0].tobytes() == picture("blue").tobytes()
+
+
 def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path):
     window, person = open_window(red)
     loaded(window, person)

@@ -35,6 +35,25 @@ def test_a_kept_conversation_is_read_again_with_its_pasted_picture(tmp_path):
     assert found.conversation.answered() == [("What is a?", "red")] and found.conversation.turns[0].when
 
 
+def test_another_pasted_picture_has_another_file(tmp_path):
+    """A picture that was taken away again, and one that was pasted after it: at the same position, of the same name."""
+    history, first, second = History(tmp_path), picture("red"), picture("blue")
+    for images in ([first], [second], [second, first]):
+        shown = Conversation(images, ["clipboard"] * len(images))
+        shown.ask("What?")
+        shown.answer("red")
+        history.keep("a", shown, images[0])
+        history.close()
+        assert [image.tobytes() for image in history.open("a", 10_000).conversation.images] == [
+            image.tobytes() for image in images
+        ]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["a-0.png", "a-1.png"]
+    again = history.open("a", 10_000).conversation
+    history.keep("a", again, None)  # read again: its pictures have files
+    history.close()
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
 def test_a_conversation_whose_picture_is_gone_is_read_with_its_small_copy(tmp_path):
     file = tmp_path / "red.png"
     picture("red").save(file)
