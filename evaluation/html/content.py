@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 
-from dataset.boxes import boxes_in, without_boxes
+from dataset.boxes import boxes_in, picture_asked_about, without_boxes
 from evaluation.baselines import BASELINES, PROBES
 from evaluation.html.choosing import MOST_BYTES, choose
 from evaluation.html.page import write_page
@@ -137,6 +137,7 @@ def question(line: Prediction) -> dict:
             "reference": [box for text in line["references"][:1] for box in boxes_in(text)],
             "answer": boxes_in(line["prediction"] or ""),
         },
+        "box_picture": (picture_asked_about(line["question"]) or len(line["images"])) - 1,
         "options": line["options"],
         "references": line["references"],
         "pictures": line["images"],

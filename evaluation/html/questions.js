@@ -236,12 +236,11 @@ function detail(question) {
 }
 
 function detailPictures(question) {
-  const last = question.pictures.length - 1; // boxes are of the last picture
   const figures = question.pictures.map((i, position) =>
     el(
       "figure",
       {},
-      el("span", { class: "frame" }, picture(i), position === last ? boxesOver(i, question.boxes) : null),
+      el("span", { class: "frame" }, picture(i), position === question.box_picture ? boxesOver(i, question.boxes) : null),
       outside("figcaption", { title: CONTENT.pictures[i].name }, baseName(CONTENT.pictures[i].name)),
     ),
   );

@@ -56,6 +56,18 @@ def test_a_question_names_its_pictures_and_what_was_said_with_another_and_with_n
     assert question["fitted"] == {"majority": "no", "question_only": "blue"}
 
 
+def test_boxes_are_over_the_picture_that_the_question_names_or_the_last(tmp_path):
+    pictures, about = draw(tmp_path, 2), "<box>(100,200),(300,600)</box> What?"
+    asked = [
+        line(0, pictures, question=about),
+        line(1, pictures, question=f"Picture 1: {about}"),
+        line(2, question="a"),
+    ]
+    found = content(asked)["questions"]
+    assert [question["box_picture"] for question in found] == [1, 0, -1]
+    assert found[1]["text"] == "Picture 1: What?" and found[1]["boxes"]["asked"] == [(100, 200, 300, 600)]
+
+
 def test_an_answer_that_names_a_picture_shows_it(tmp_path):
     first, second = draw(tmp_path, 2)
     found = content([line(0, [first], prediction="001.png", named=[second]), line(1, [second])])
