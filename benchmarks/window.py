@@ -74,8 +74,8 @@ def main() -> None:
             window.view.question_box.text = "What is in the picture?"
             root.update()
             pulse.longest()
-            window.ask()
-            live(root, lambda: window.asking is None)
+            window.questions.ask()
+            live(root, lambda: window.questions.job is None)
             print(f"an answer of {NEW} tokens: longest pause {pulse.longest():.0f} ms")
         print(f"on {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         window.close()

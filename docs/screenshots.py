@@ -138,8 +138,8 @@ def shoot(
     root.focus_force()
     for question in questions:
         window.view.question_box.text = question
-        window.ask()
-        live(root, lambda: window.asking is None and window.maps.looking is None)
+        window.questions.ask()
+        live(root, lambda: window.questions.job is None and window.maps.looking is None)
     window.view.question_box.text = draft
     window.boxes.choose(part)
     end = time.monotonic() + 1

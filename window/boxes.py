@@ -295,7 +295,7 @@ class Boxes:
     def shown_turn(self) -> Exchange | None:
         """The turn whose boxes are drawn: the question that is being answered, else that of the shown map."""
         window = self.window
-        turn = len(window.conversation.turns) - 1 if window.asking is not None else window.maps.shown_turn()
+        turn = len(window.conversation.turns) - 1 if window.questions.job is not None else window.maps.shown_turn()
         return window.conversation.turns[turn] if turn is not None else None
 
     def go_to(self, index: int) -> None:

@@ -14,13 +14,11 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from answering.checkpoints import first_choice
-from answering.conversation import Conversation, Exchange, typed
-from answering.drawing import Corners
+from answering.conversation import Conversation
 from answering.worker import Problem, Worker, describe_error
 from common.errors import UserError
 from common.language import in_chinese, system_language
 from common.text import whole
-from dataset.boxes import asked_about
 from window.boxes import Boxes
 from window.conversation_list import ConversationList
 from window.file_dialogs import dress_file_dialogs
@@ -31,6 +29,7 @@ from window.looking import Maps
 from window.models import CHECKPOINTS, Models
 from window.pictures import Pictures, Read
 from window.preferences import Preferences
+from window.questions import Questions
 from window.recent import Recent
 from window.start import Start
 from window.strip import Strip
@@ -71,13 +70,10 @@ class Window:
         self.worker = Worker()
         self.conversation = Conversation()
         self.missing = ""  # why a picture of the conversation cannot be read
-        self.asking: int | None = None  # the worker's job
-        self.stopped = False  # whether the person stopped the answer in progress
         self.notes: list[Note] = []
-        self.asked: list[str] = []  # since the window was opened, for the key Up
-        self.partial = ""  # the answer in progress
         self.status: tuple[str, dict[str, object]] = ("ready", {})
         self.pictures, self.strip = Pictures(self), Strip(self)
+        self.questions = Questions(self)
         self.models = Models(self, device, verify)
         self.maps = Maps(self)
         self.boxes = Boxes(self)
@@ -145,16 +141,17 @@ class Window:
         self.start.show()
         for index, turn in enumerate(self.conversation.turns):
             self._show_notes(index)
-            self._show_question(index)
+            self.show_question(index)
             if turn.answer is None:
-                transcript.piece(self.partial)
+                transcript.piece(self.questions.partial)
             else:
                 transcript.end_answer(index, turn.answer)
         self._show_notes(len(self.conversation.turns))
         self.show_state()
         self.maps.show()
 
-    def _show_question(self, index: int) -> None:
+    def show_question(self, index: int) -> None:
+        """Show a turn's question, and where its answer begins."""
         turn = self.conversation.turns[index]
         self.view.transcript.question(index, self.boxes.words(turn), turn.when)
         self.view.transcript.begin_answer(index, turn.checkpoint)
@@ -171,7 +168,7 @@ class Window:
         key, values = self.status
         name = whole(self.models.name)[0]
         line = self.t(key, **{"name": name, **values})
-        self.view.show_status(line, answering=self.asking is not None, loading=self.models.loading is not None)
+        self.view.show_status(line, answering=self.questions.job is not None, loading=self.models.loading is not None)
         self.view.show_demo_note(self.models.is_demo)
         picture = None
         if images := self.conversation.images:
@@ -199,9 +196,9 @@ class Window:
         self.view.transcript.note(kind, line)
 
     def say_problem(self, key: str, problem: Problem) -> None:
-        self.say("problem", self._reason(key, problem))
+        self.say("problem", self.reason(key, problem))
 
-    def _reason(self, key: str, problem: Problem) -> str:
+    def reason(self, key: str, problem: Problem) -> str:
         return self.t("memory") if problem.kind == "memory" else self.t(key, reason=self.said(problem.text))
 
     def prefer(self, **changes: Any) -> None:
@@ -220,10 +217,10 @@ class Window:
         ``name`` and ``missing`` are those of :class:`window.pictures.Read`.
         """
         self.worker.stop()
-        self.end_answer()
+        self.questions.end()
         self.keeping.keep_now()
         self.keeping.begin(name)
-        self.maps.looking, self.partial, self.notes, self.missing = None, "", [], missing
+        self.maps.looking, self.questions.partial, self.notes, self.missing = None, "", [], missing
         self.boxes.pending, self.strip.states = None, []
         self.maps.clear()
         self.conversation = conversation
@@ -240,7 +237,7 @@ class Window:
     def take(self, read: Read) -> None:
         """Show what was read: a picture with an empty conversation, or a saved conversation."""
         self.worker.stop()
-        self.end_answer()  # with the picture that it is about
+        self.questions.end()  # with the picture that it is about
         self.keeping.keep_now()
         self.strip.begin(read.previews)
         self.begin(read.conversation, read.name, read.missing)
@@ -250,106 +247,12 @@ class Window:
             about = read.conversation.about
             self.boxes.restore(about.get("draft_box"), about.get("draft_picture"))
 
-    def ask(self) -> None:
-        """Ask what is typed, ending the answer in progress. A question that cannot be asked stays, with the reason."""
-        box = self.view.question_box
-        question, replaced = whole(box.text.strip())
-        if not question:
-            return
-        boxes, picture = self.boxes.of_next()
-        refused = self._refusal(boxes, picture)
-        if refused:
-            box.refuse(refused)
-            return
-        box.text, self.boxes.pending = "", None
-        box.entry.focus_set()
-        self.ask_question(question, replaced, boxes, picture)
-
-    def _refusal(self, boxes: Sequence[Corners], picture: int | None) -> str:
-        """Why no question about these boxes of a picture can be asked now; "" if one can."""
-        if self.missing:
-            return self.said(self.missing)
-        if not self.conversation.images:
-            return self.t("picture_first")
-        if self.worker.assistant is None and self.models.loading is None:
-            return self.t("no_model_yet")
-        return self.boxes.refusal(boxes, picture)
-
-    def ask_again(self, turn: int) -> None:
-        """Ask an earlier question once more, about the same boxes."""
-        earlier = self.conversation.turns[turn]
-        boxes, picture = self.boxes.of_turn(earlier)
-        refused = self._refusal(boxes, picture)
-        if refused:
-            self.view.question_box.refuse(refused)
-        else:
-            self.ask_question(asked_about(typed(earlier.question))[1], 0, boxes, picture)
-
-    def ask_question(
-        self, question: str, replaced: int = 0, boxes: Sequence[Corners] = (), picture: int | None = None
-    ) -> None:
-        """Ask a question about ``boxes`` of a picture; ``replaced`` characters of it could not be read."""
-        self.end_answer()
-        if replaced:
-            self.say("note", self.t("replaced_one" if replaced == 1 else "replaced", count=replaced))
-        self.asked.append(question)
-        request = self.conversation.ask(question, self.boxes.thousandths(boxes, picture), picture)
-        self.strip.states = []  # its pictures stay
-        self.conversation.turns[-1].checkpoint = str(self.models.checkpoint or "")
-        self.partial, self.stopped = "", False
-        self.maps.looking = self.maps.selected = None
-        self.boxes.go_to(len(self.conversation.turns) - 1)
-        self.maps.show()
-        self._show_question(len(self.conversation.turns) - 1)
-        self.asking = self.worker.ask(request, **self.models.answer_settings())
-        self.keeping.keep_soon()
-        self.boxes.show()
-        self.show_state("stage_waiting" if self.models.loading is not None else "stage_answer")
-
-    def end_answer(self) -> Exchange | None:
-        """Wait no longer for the answer in progress: keep its words.
-
-        A question that has no word of an answer is removed and returned.
-        """
-        if self.asking is None:
-            return None
-        answer, self.partial, self.asking, self.stopped = self.partial.strip(), "", None, False
-        if answer:
-            self._set_answer(answer)
-            return None
-        self.view.transcript.drop_question()
-        dropped = self.conversation.turns.pop()
-        self.start.show()
-        return dropped
-
-    def give_back(self, dropped: Exchange | None) -> bool:
-        """Put a question without an answer, and its rectangle, back into the input unless another is being typed."""
-        if dropped is None:
-            return False
-        boxes, picture = self.boxes.of_turn(dropped)
-        there = self.view.question_box.give_back(asked_about(typed(dropped.question))[1])
-        if there and boxes:
-            self.boxes.choose(boxes[0], picture)
-        return there
-
-    def _set_answer(self, answer: str) -> None:
-        self.conversation.answer(answer)
-        self.view.transcript.end_answer(len(self.conversation.turns) - 1, answer)
-        self.keeping.keep()
-
     def escape(self) -> None:
         """Esc ends a drag or the answer in progress, else it removes the rectangle."""
-        if self.asking is None or self.boxes.start is not None:
+        if self.questions.job is None or self.boxes.start is not None:
             self.boxes.escape()
         else:
-            self.stop()
-
-    def stop(self) -> None:
-        """End the answer in progress; its words so far stay."""
-        if self.asking is not None:
-            self.stopped = True
-            self.worker.stop()
-            self.view.question_box.entry.focus_set()  # the button, which may have the focus, is going to be disabled
+            self.questions.stop()
 
     def answered_turns(self) -> list[int]:
         return [index for index, turn in enumerate(self.conversation.turns) if turn.answer]
@@ -400,8 +303,8 @@ class Window:
         """Events of jobs that are no longer waited for are ignored."""
         if job == self.models.loading:
             self.models.on_event(kind, value)
-        elif job == self.asking:
-            self._on_answering(kind, value)
+        elif job == self.questions.job:
+            self.questions.on_event(kind, value)
         elif job == self.maps.looking:
             self.maps.on_event(kind, value)
         elif job in self.pictures.jobs:
@@ -410,39 +313,6 @@ class Window:
             self.start.on_event(kind, value)
         elif job == self.recent.reading:
             self.recent.on_event(kind, value)
-
-    def _on_answering(self, kind: str, value: Any) -> None:
-        if kind == "stage":
-            self.show_state("stage_answer")
-        elif kind == "piece":
-            piece = value if self.partial else value.lstrip()
-            self.partial += piece
-            self.view.transcript.piece(piece)
-            self.keeping.keep_soon()
-        elif kind == "answer":
-            self._on_answer(value)
-        elif kind == "problem":
-            self._on_refused(self._reason("cannot_answer", value))
-
-    def _on_answer(self, answer: str) -> None:
-        if self.stopped:
-            self.give_back(self.end_answer())
-            self.say("note", self.t("stopped"))
-        else:
-            self.partial, self.asking = "", None
-            self._set_answer(answer)
-            if not answer:
-                self.say("note", self.t("nothing"))
-        self.show_idle()
-        self.maps.show()
-
-    def _on_refused(self, reason: str) -> None:
-        """A question cannot be answered: it goes back into the input, with the reason."""
-        if self.give_back(self.end_answer()):
-            self.view.question_box.refuse(reason)
-        else:  # some words came before, or another question is being typed
-            self.say("problem", reason)
-        self.show_idle()
 
     def on_exception(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """Say what Tk would print as a traceback on a terminal that nobody looks at."""
@@ -453,7 +323,7 @@ class Window:
 
     def close(self) -> None:
         self.worker.stop()
-        self.end_answer()
+        self.questions.end()
         self.keeping.close()
         self.view.progress.stop()
         self.root.after_cancel(self.polling)

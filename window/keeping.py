@@ -38,8 +38,8 @@ class Keeping:
         turns = [replace(turn) for turn in window.conversation.turns]
         draft, (boxes, picture) = window.view.question_box.text.strip(), window.boxes.of_next()
         if turns and turns[-1].answer is None:
-            if window.partial.strip():
-                turns[-1].answer = window.partial.strip()
+            if window.questions.partial.strip():
+                turns[-1].answer = window.questions.partial.strip()
             else:
                 waiting = turns.pop()
                 draft, (boxes, picture) = asked_about(typed(waiting.question))[1], window.boxes.of_turn(waiting)

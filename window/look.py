@@ -182,7 +182,7 @@ class Look:
 
     @staticmethod
     def button(parent: tkinter.Misc, text: str, command: Callable[[], object], style: str = "TButton") -> ttk.Button:
-        button = ttk.Button(parent, text=text, style=style, command=command, width=0, cursor="hand2")
+        button = ttk.Button(parent, text=text, style=style, command=command, width=0)
         button.bind("<Return>", lambda event: button.invoke())  # Tk itself only lets the space bar press a button
         return button
 

@@ -101,7 +101,7 @@ class Maps:
         grid = found.of(span) if found is not None else None
         window.view.show_map(grid, self._about(found, grid, span))
         window.boxes.show()
-        idle = window.asking is None and self.looking is None and window.models.loading is None
+        idle = window.questions.job is None and self.looking is None and window.models.loading is None
         wanted = window.preferences.look and found is None and turn is not None
         if turn is not None and wanted and idle and window.worker.assistant is not None:
             request, picture = window.conversation.up_to(turn), window.strip.shown

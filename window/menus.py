@@ -53,7 +53,7 @@ class Menus:
         talk.add_separator()
         self._item(talk, "box", window.boxes.begin_keys, "Ctrl+B")
         self._item(talk, "copy", window.copy_answer, "Ctrl+Shift+C")
-        self._item(talk, "stop", window.stop, "Esc")
+        self._item(talk, "stop", window.questions.stop, "Esc")
 
     def _build_view(self, bar: tkinter.Menu) -> None:
         maps, strip, view = self.window.maps, self.window.strip, self._menu(bar, "view")

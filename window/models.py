@@ -44,7 +44,7 @@ class Models:
     def load(self, checkpoint: Path) -> None:
         """Load another checkpoint, ending the answer in progress. The conversation can be continued with it."""
         window = self.window
-        window.give_back(window.end_answer())
+        window.questions.give_back(window.questions.end())
         if self.checkpoint not in (None, Path(checkpoint)) and window.conversation.turns:
             window.say("note", window.t("switched", name=name_of(Path(checkpoint))))
         self.checkpoint = Path(checkpoint)

@@ -263,7 +263,7 @@ class Pictures:
                 window.show_state("new_begun")
         elif added.images:
             window.strip.add(added)
-            if window.asking is None and window.models.loading is None:
+            if window.questions.job is None and window.models.loading is None:
                 count = len(added.images)
                 window.show_state("added" if count > 1 else "added_one", count=count, name=window.strip.name(-1))
         for kind, lines in (("note", added.notes), ("problem", added.problems)):

@@ -41,9 +41,9 @@ class QuestionBox(ttk.Frame):
     def _build_buttons(self, row: ttk.Frame) -> None:
         buttons = ttk.Frame(row)
         buttons.pack(side="right", fill="y", padx=(self.look.px(8), 0))
-        ask = self.look.button(buttons, self.t("ask"), self.window.ask, "Accent.TButton")
+        ask = self.look.button(buttons, self.t("ask"), self.window.questions.ask, "Accent.TButton")
         ask.pack(fill="both", expand=True)
-        self.stop_button = self.look.button(buttons, self.t("stop"), self.window.stop)
+        self.stop_button = self.look.button(buttons, self.t("stop"), self.window.questions.stop)
         self.stop_button.pack(fill="x", pady=(self.look.px(6), 0))
 
     def _bind_keys(self) -> None:
@@ -103,7 +103,7 @@ class QuestionBox(ttk.Frame):
     def _on_return(self, event: tkinter.Event) -> str | None:
         if int(event.state) & 0x1:  # with Shift: a new line
             return None
-        self.window.ask()
+        self.window.questions.ask()
         return "break"
 
     def _on_tab(self, event: tkinter.Event) -> str:
@@ -114,7 +114,7 @@ class QuestionBox(ttk.Frame):
 
     def _recall(self, step: int) -> str | None:
         """Up in an empty input, or in a recalled question, shows the question before; Down the one after."""
-        asked = self.window.asked
+        asked = self.window.questions.asked
         if self.text and not (self.recalled and self.text == asked[-self.recalled]):
             return None
         recalled = min(self.recalled + step, len(asked))

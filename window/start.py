@@ -100,7 +100,7 @@ class Start:
 
             def ask(question: str = question) -> None:
                 window.view.question_box.text = question
-                window.ask()
+                window.questions.ask()
 
             line = look.shortened(question, look.small, width)
             self._add(frame, look.button(frame, line, ask, "Chip.TButton"))

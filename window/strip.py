@@ -82,7 +82,7 @@ class Strip:
     def waits(self) -> bool:
         """Whether the shown picture waits for the next question."""
         talk = self.window.conversation
-        return self.window.asking is None and talk.pictures_before() <= self.shown < len(talk.images)
+        return self.window.questions.job is None and talk.pictures_before() <= self.shown < len(talk.images)
 
     def show(self, index: int) -> None:
         """Show another picture, with its own heat map and boxes."""
@@ -212,5 +212,6 @@ class StripBar(tkinter.Frame):
                 self.strip.show(index)
 
             thumb = self.look.button(self.row, "", show, "Thumb.TButton")
-            thumb.configure(image=str(photo), text=self.strip.time(index), compound="top")
+            time = self.strip.time(index)
+            thumb.configure(image=str(photo), text=time, compound="top" if time else "image")
             self.thumbs.append(thumb)

@@ -100,6 +100,7 @@ class Theme:
         self._configure_bars()
         self._configure_fields()
         self._configure_pages()
+        self._show_hands()
         for name in ("Box", "Input"):
             self._layout(f"{name}.TFrame", f"{name}.field")
         self._layout("Banner.TLabel", "Banner.field", "Label.padding", "Label.label")
@@ -180,6 +181,11 @@ class Theme:
         self._layout("TNotebook.Tab", "Tab.button", "Notebook.padding", "Notebook.label")
         self.style.configure("TNotebook", tabmargins=(px(20), px(14), px(20), px(4)))
         self.style.configure("TNotebook.Tab", padding=(px(14), px(5)))
+
+    def _show_hands(self) -> None:
+        """The mouse is a hand over all that can be clicked."""
+        for kind in ("TButton", "TMenubutton", "TCheckbutton", "TRadiobutton", "TCombobox"):
+            self.look.root.option_add(f"*{kind}.cursor", "hand2")
 
     # ------------------------------------------------------------------------------------------ drawing
 

@@ -161,7 +161,7 @@ class View:
         self.progress = ttk.Progressbar(status, mode="indeterminate", length=px(110))
         box = ttk.Frame(right, style="Box.TFrame", padding=px(3))  # first: the Tab key follows the order of making
         window, maps = self.window, self.window.maps
-        actions = {"copy": window.copy_answer, "again": window.ask_again, "look": maps.look_at}
+        actions = {"copy": window.copy_answer, "again": window.questions.again, "look": maps.look_at}
 
         def on_word(turn: int | None, offset: int) -> None:
             maps.on_word(turn, offset)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from answering.assistant import Assistant
 from answering.conversation import Conversation
+from answering.worker import Problem
 from dataset.image import load_image
 from dataset.prompt import Request, Turn
 from tests.conftest import save_untrained
@@ -87,7 +88,7 @@ def test_a_dragged_rectangle_is_asked_about_as_ask_py_does_and_is_kept(assistant
     assert drawn(window, "pending") == [pytest.approx((100, 200, 600, 800), abs=4)]
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert answers(window) == wanted and wanted[0]
     assert chip(window) == "" and "▭ 20,20,120,80\nWhat?" in seen(window)
     assert drawn(window, "pending") == [] and drawn(window, "asked") == [pytest.approx((100, 200, 600, 800), abs=4)]
@@ -100,7 +101,7 @@ def test_a_dragged_rectangle_is_asked_about_as_ask_py_does_and_is_kept(assistant
     person.until(lambda: window.pictures.reading is None)
     assert "▭ 20,20,120,80\nWhat?" in seen(window) and len(drawn(window, "asked")) == 1
     window.view.transcript.actions["again"](0)
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert [turn.question for turn in window.conversation.turns] == [
         "<|extra_0|>\n<box>(100,200),(600,800)</box> What?",
         "<box>(100,200),(600,800)</box> What?",
@@ -164,7 +165,7 @@ def test_a_model_without_boxes_says_so_and_is_not_asked(open_window, wide, monke
     person.press("Escape")
     assert window.view.question_box.reason == ""
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert window.conversation.turns[0].question == "<|extra_0|>\nWhat?"
 
 
@@ -271,7 +272,7 @@ def test_a_refused_or_stopped_question_comes_back_with_its_rectangle(open_window
     (name,) = [entry.name for entry in window.keeping.history.entries()]
     kept = Conversation.read(window.keeping.history.folder / f"{name}.json").about
     assert (kept["draft"], kept["draft_box"]) == ("What?", [20, 20, 120, 80])
-    window._on_refused("no")
+    window.on_event(99, "problem", Problem("user", "no"))
     assert window.view.question_box.text == "What?" and chip(window) == "▭ 20,20,120,80"
     window.begin(Conversation())
     assert chip(window) == ""

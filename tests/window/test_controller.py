@@ -60,13 +60,13 @@ def test_a_picture_is_opened_by_keys_and_questions_typed_while_the_model_loads_a
     assert window.view.question_box.entry.get("1.0", "end-1c") == "" and "What color?" in seen(window)
     assert window.status[0] == "stage_waiting" and window.models.loading is not None
     gate.set()
-    person.until(lambda: window.asking is None and window.models.loading is None)
+    person.until(lambda: window.questions.job is None and window.models.loading is None)
     assert wanted[0] and answers(window) == wanted[:1] and wanted[0] in seen(window)
     towers = []
     window.worker.assistant.model.vision.register_forward_hook(lambda *_: towers.append(1))
     person.type("and where?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert wanted[1] not in ("", wanted[0]) and answers(window) == wanted
     assert towers == []  # the follow-up did not encode the picture again
 
@@ -78,10 +78,10 @@ def test_stop_ends_a_long_answer_and_the_conversation_continues(open_window, red
     endless(window)
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.partial)
-    assert window.partial in seen(window)
+    person.until(lambda: window.questions.partial)
+    assert window.questions.partial in seen(window)
     person.click(window.view.question_box.stop_button) if by == "button" else person.press("Escape")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     (answer,) = answers(window)
     assert answer and len(window.worker.assistant.tokenizer.encode(answer)) < 3000
     assert "Stopped" in seen(window) and window.view.question_box.stop_button.instate(["disabled"])
@@ -89,7 +89,7 @@ def test_stop_ends_a_long_answer_and_the_conversation_continues(open_window, red
     person.until(lambda: window.maps.looking is None)
     person.type("and?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert answers(window)[0] == answer and len(answers(window)) == 2
 
 
@@ -99,11 +99,11 @@ def test_asking_again_ends_the_answer_in_progress_and_keeps_its_words(open_windo
     endless(window)
     person.type("one")
     person.press("Return")
-    person.until(lambda: window.partial)
+    person.until(lambda: window.questions.partial)
     window.preferences.max_new_tokens = 5
     person.type("two")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     first, second = answers(window)
     tokenizer = window.worker.assistant.tokenizer
     assert 0 < len(tokenizer.encode(first)) < 3000
@@ -119,7 +119,7 @@ def test_a_picture_that_is_opened_in_the_middle_of_an_answer_begins_a_new_conver
     endless(window)
     person.type("one")
     person.press("Return")
-    person.until(lambda: window.partial)
+    person.until(lambda: window.questions.partial)
     steps = []
     window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
     window.pictures.open(str(blue))
@@ -128,7 +128,7 @@ def test_a_picture_that_is_opened_in_the_middle_of_an_answer_begins_a_new_conver
     computed = len(steps)
     person.wait(0.3)
     assert len(steps) == computed  # it ended
-    assert window.asking is None and window.conversation.turns == []
+    assert window.questions.job is None and window.conversation.turns == []
     assert seen(window).strip() == "Ask about the picture, for example:"
     assert window.view.status_label.cget("text") == "A new conversation; the last one is in the list (Ctrl+H)"
     assert window.conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
@@ -181,7 +181,7 @@ def test_closing_while_it_answers_ends_the_answer(open_window, red):
     endless(window)
     person.type("one")
     person.press("Return")
-    person.until(lambda: window.partial)
+    person.until(lambda: window.questions.partial)
     steps = []
     window.worker.assistant.model.language.register_forward_hook(lambda *_: steps.append(1))
     window.close()
@@ -263,7 +263,7 @@ def test_a_conversation_is_saved_and_opened_again(open_window, red, blue, tmp_pa
     loaded(window, person)
     person.type("What color?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     kept = answers(window)
     assert kept[0]
     monkeypatch.setattr(filedialog, "asksaveasfilename", lambda **options: str(tmp_path / "talk.json"))
@@ -301,7 +301,7 @@ def test_what_goes_wrong_is_a_sentence_in_the_window(open_window, red, tmp_path)
     window.worker.assistant.stream = no_memory
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert "Out of memory. Choose the CPU" in window.view.question_box.reason and window.conversation.turns == []
     assert "What?" not in seen(window)  # nor is a question left without an answer
     other = tmp_path / "checkpoints" / "other" / "checkpoint-1"
@@ -391,12 +391,12 @@ def test_another_model_in_the_middle_of_an_answer_ends_it_and_keeps_its_words(op
     endless(window)
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.partial.strip())
+    person.until(lambda: window.questions.partial.strip())
     window.preferences.look = True
     window.maps.by_picture = {0: {0: "the first model's"}}
     window.models.load(another_checkpoint(tmp_path))
     (answer,) = answers(window)
-    assert answer and answer in seen(window) and window.asking is None and window.maps.found == {}
+    assert answer and answer in seen(window) and window.questions.job is None and window.maps.found == {}
     loaded(window, person)
     assert window.worker.assistant.checkpoint.name == "checkpoint-7" and answers(window) == [answer]
 
@@ -444,7 +444,7 @@ def test_no_pause_of_the_loop_is_long_while_200_tokens_stream(open_window, red):
     beat()
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     pauses = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
     assert len(pieces) >= 150 and len("".join(pieces).split()) == 200
     assert max(pauses) < 2  # generous: other work on this machine is not the window's fault
@@ -495,8 +495,8 @@ def test_halves_of_characters_are_replaced_and_the_window_says_so(open_window, r
     loaded(window, person)
     typed = property(lambda box: "What\ud83d color?", lambda box, question: None)  # Tk gives them, and takes none
     monkeypatch.setattr(type(window.view.question_box), "text", typed)
-    window.ask()
-    person.until(lambda: window.asking is None)
+    window.questions.ask()
+    person.until(lambda: window.questions.job is None)
     assert window.conversation.turns[0].question.endswith("What\ufffd color?")
     assert window.notes[0].line.startswith("1 character of the question cannot be read") and window.notes[0].turns == 0
 

@@ -136,8 +136,8 @@ def test_every_key_of_decoding_is_set_by_keys_and_decides_the_answer(open_window
     window.worker.assistant.stream = lambda *args, **options: (given.append(options), stream(*args, **options))[1]
     for _ in range(2):
         window.view.question_box.text = "What?"
-        window.ask()
-        person.until(lambda: window.asking is None)
+        window.questions.ask()
+        person.until(lambda: window.questions.job is None)
         window.new_conversation()
     assert given == [wanted, wanted] and window.view.question_box.reason == ""
 

@@ -17,7 +17,7 @@ from window.preferences import Preferences  # noqa: E402
 def ask(window, person, question: str) -> None:
     person.type(question)
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
 
 
 def files(home) -> list[dict]:
@@ -67,7 +67,7 @@ def test_a_crash_in_the_middle_of_an_answer_loses_at_most_a_second(open_window, 
     person.until(lambda: files(config_home))
     assert files(config_home)[0]["turns"] or files(config_home)[0]["about"]["draft"] == "What?"
     person.until(lambda: files(config_home)[0]["turns"])
-    assert window.asking is not None and files(config_home)[0]["turns"][0]["answer"]
+    assert window.questions.job is not None and files(config_home)[0]["turns"][0]["answer"]
 
 
 def test_a_question_that_is_too_long_goes_back_into_the_input_with_the_reason(open_window, red):

@@ -31,7 +31,7 @@ def test_an_example_picture_and_then_its_question_are_asked_by_clicks(open_windo
     (chip,) = offered(window)
     assert chip.cget("text") == "Is it 3?"
     person.click(chip)
-    person.until(lambda: window.asking is None and window.conversation.turns)
+    person.until(lambda: window.questions.job is None and window.conversation.turns)
     assert "Is it 3?" in seen(window) and offered(window) == []
 
 

@@ -55,7 +55,7 @@ def add(window, person, number: int) -> None:
 def asks(person, window, question: str) -> None:
     person.type(question)
     person.press("Return")
-    person.until(lambda: window.asking is None and window.maps.looking is None)
+    person.until(lambda: window.questions.job is None and window.maps.looking is None)
 
 
 def names(window) -> list[str]:
@@ -181,13 +181,13 @@ def test_a_picture_that_comes_during_an_answer_waits_for_the_next_question(open_
     endless(window)
     person.type("one")
     person.press("Return")
-    person.until(lambda: window.partial)
+    person.until(lambda: window.questions.partial)
     window.pictures.drop(str(blue))
     window.pictures.drop(str(red))  # before the first is read
     person.until(lambda: len(window.conversation.images) == 3)
-    assert window.asking is not None and window.strip.waits is False
+    assert window.questions.job is not None and window.strip.waits is False
     person.press("Escape")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     window.preferences.max_new_tokens = 4
     asks(person, window, "two")
     assert [turn.question for turn in window.conversation.turns] == [
@@ -230,7 +230,7 @@ def test_a_rectangle_is_on_the_picture_that_is_shown(open_window, assistant, red
     asks(person, window, "And this?")
     assert window.conversation.turns[1].question == "<box>(325,325),(662,650)</box> And this?"
     window.view.transcript.actions["again"](0)
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     assert window.conversation.turns[2].question == box
     window.view.transcript.actions["look"](1)
     assert window.strip.shown == 1

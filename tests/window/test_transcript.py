@@ -22,14 +22,14 @@ def test_a_long_conversation_shows_its_end_unless_it_was_scrolled_up(open_window
     for _ in range(3):
         window.view.question_box.entry.insert("1.0", "And now?")
         text.yview_moveto(0)
-        window.ask()
+        window.questions.ask()
         assert text.dlineinfo("end-1c") is not None
         window.on_event(99, "piece", "a red circle\n" * 5)
         assert text.dlineinfo("end-1c") is not None
         window.on_event(99, "answer", "a red circle\n" * 9)
         assert text.dlineinfo("end-1c") is not None
     window.view.question_box.entry.insert("1.0", "And now?")
-    window.ask()
+    window.questions.ask()
     text.yview_moveto(0)
     window.on_event(99, "piece", "a red circle")
     window.on_event(99, "answer", "a red circle")

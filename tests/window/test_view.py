@@ -56,11 +56,11 @@ def test_what_is_drawn_at_a_question_seldom_waits_for_the_display(open_window, r
         window.view.question_box.entry.insert("1.0", "What?")
         window.root.update()
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        window.ask()
+        window.questions.ask()
         window.root.update()
         assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 100
         assert drawn == []
-        window.asking = None
+        window.questions.job = None
 
 
 def test_the_names_of_picture_and_model_are_shortened_to_fit(open_window, tmp_path):
@@ -86,7 +86,7 @@ def test_language_colours_and_size_change_during_a_conversation(open_window, red
     loaded(window, person)
     person.type("What?")
     person.press("Return")
-    person.until(lambda: window.asking is None)
+    person.until(lambda: window.questions.job is None)
     person.type("half a ques")
     before = window.view.question_box.entry.winfo_height()
     window.prefer(language="zh", dark=True, size=200)
@@ -195,3 +195,18 @@ def test_shrinking_keeps_the_last_answer_in_view(open_window, red):
     person.until(lambda: window.root.geometry().startswith("760x500"))
     person.wait(0.1)
     assert text.dlineinfo("1.0") is not None  # scrolled up by the person: it stays there
+
+
+def test_what_can_be_clicked_shows_a_hand(open_window, red):
+    window, person = open_window(red)
+    loaded(window, person)
+    clickable = ("TButton", "TMenubutton", "TCheckbutton")
+    shown = [widget for widget in every_widget(window.view.frame) if widget.winfo_class() in clickable]
+    assert len(shown) >= 8 and {str(widget.cget("cursor")) for widget in shown} == {"hand2"}
+    talked(window, person, "a red circle")
+    text, hands = window.view.transcript.text, []
+    for name in ("copy-0", "answer-0"):
+        x, y, width, height = text.bbox(text.tag_ranges(name)[0])
+        person.point(text.winfo_rootx() + x + width // 2, text.winfo_rooty() + y + height // 2)
+        hands.append(str(text.cget("cursor")))
+    assert hands == ["hand2", "arrow"]
