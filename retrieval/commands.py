@@ -195,17 +195,13 @@ def indexed(args: argparse.Namespace, files: list[Path]) -> tuple[Index, Encoder
         raise UserError(f"{args.index}: a new index needs --model, the towers that make its vectors")
     model = args.model or Index.open(args.index).model
     encoder = open_encoder(model, args.device)
-    from tqdm import tqdm
-
     from retrieval.encoder import model_hash
 
     width = encoder.texts([""]).shape[1]
     found = Index.create(args.index, model, model_hash(model), width)
     missing, problems = found.missing(files), dict[Path, str]()
-    with tqdm(total=len(missing), desc="index", unit="picture", disable=not sys.stderr.isatty()) as bar:
-        for some, vectors in encoder.images(missing, problems):
-            found.add(some, vectors)  # at once: an interrupted index continues here
-            bar.update(len(some))
+    for some, vectors in encoder.images(missing, problems, "index"):
+        found.add(some, vectors)  # at once: an interrupted index continues here
     gone = found.forget_missing(args.folder.resolve())
     new = len(missing) - len(problems)
     print(f"{len(found.rows):,} pictures in {args.index}: {new:,} new or changed, {gone:,} no longer there")

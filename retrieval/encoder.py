@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from common.errors import UserError
 from common.hashing import hash_model
@@ -19,6 +21,7 @@ from model.manifest import MANIFEST, read_manifest
 from visual.two_towers import TOWERS, TwoTowers, load_two_towers, towers_folder
 
 BATCH = 32  # pictures or texts at once
+Item = TypeVar("Item")
 
 
 class Encoder:
@@ -41,11 +44,15 @@ class Encoder:
             return str(error)
 
     @torch.no_grad()
-    def images(self, files: Sequence[Path], problems: dict[Path, str]) -> Iterator[tuple[list[Path], np.ndarray]]:
-        """Batches of files and their vectors [n, D] float32. What cannot be read goes into ``problems``."""
+    def images(
+        self, files: Sequence[Path], problems: dict[Path, str], bar: str | None = None
+    ) -> Iterator[tuple[list[Path], np.ndarray]]:
+        """Batches of files and their vectors [n, D] float32. What cannot be read goes into ``problems``.
+
+        ``bar`` is the name of a progress bar; None: there is none.
+        """
         with ThreadPoolExecutor(4) as pool:  # decoding frees the interpreter
-            for start in range(0, len(files), BATCH):
-                some = files[start : start + BATCH]
+            for some in batches(files, bar):
                 read = dict(zip(some, pool.map(self.pixels, some), strict=True))
                 problems |= {file: why for file, why in read.items() if isinstance(why, str)}
                 pixels = {file: tensor for file, tensor in read.items() if isinstance(tensor, torch.Tensor)}
@@ -71,11 +78,11 @@ class Encoder:
         return unit(self.towers.encode_images(pixels[None].to(self.towers.device)))[0]
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors [n, D] float32 of texts."""
+    def texts(self, texts: Sequence[str], bar: str | None = None) -> np.ndarray:
+        """The vectors [n, D] float32 of texts; ``bar`` as in :meth:`images`."""
         found = []
-        for start in range(0, len(texts), BATCH):
-            tokens = self.towers.tokenize(list(texts[start : start + BATCH]))
+        for some in batches(texts, bar):
+            tokens = self.towers.tokenize(list(some))
             found.append(unit(self.towers.encode_texts({k: v.to(self.towers.device) for k, v in tokens.items()})))
         return np.concatenate(found)
 
@@ -83,6 +90,14 @@ class Encoder:
         """Cosines as the towers were trained to see them: times the learnt scale, plus SigLIP's bias."""
         bias = 0.0 if self.towers.bias is None else float(self.towers.bias.detach())
         return cosines * float(self.towers.log_scale.detach().exp()) + bias
+
+
+def batches(items: Sequence[Item], bar: str | None) -> Iterator[Sequence[Item]]:
+    """BATCH items at a time, with a progress bar of that name on a terminal."""
+    with tqdm(total=len(items), desc=bar, disable=bar is None or not sys.stderr.isatty()) as progress:
+        for start in range(0, len(items), BATCH):
+            yield items[start : start + BATCH]
+            progress.update(len(items[start : start + BATCH]))
 
 
 def unit(vectors: torch.Tensor) -> np.ndarray:

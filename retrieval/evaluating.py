@@ -24,7 +24,7 @@ def result_of_captions(encoder: Encoder, questions: Sequence[Question], config: 
         UserError: none of the pictures can be read.
     """
     problems: dict[Path, str] = {}
-    found = similarities_of(encoder, captioned(questions), problems)
+    found = similarities_of(encoder, captioned(questions), problems, bars=True)
     queries = caption_queries(found, questions, problems)
     blind = found.texts[int((found.captions @ encoder.grey()).argmax())]
     facts = {

@@ -126,7 +126,7 @@ def label_queries(
     queries, said = [], dict[Path, str]()
     for folder in classes:
         files = pictures_under(folder)
-        for some, vectors in encoder.images(files, problems):
+        for some, vectors in encoder.images(files, problems, folder.name):
             said |= {file: labels[best] for file, best in zip(some, (vectors @ wanted.T).argmax(1), strict=True)}
         for file in files:
             own = Question("", "", [folder.name], [file.as_posix()], file.as_posix(), "", language, LABEL)

@@ -51,17 +51,23 @@ def similarities(images: np.ndarray, captions: np.ndarray, pictures: Sequence[Ca
     return Similarities(pictures, texts, captions, images @ captions.T, right)
 
 
-def similarities_of(encoder: Encoder, pictures: Sequence[Captioned], problems: dict[Path, str]) -> Similarities:
+def similarities_of(
+    encoder: Encoder, pictures: Sequence[Captioned], problems: dict[Path, str], bars: bool = False
+) -> Similarities:
     """:func:`similarities` of two towers. Pictures that cannot be read are left out, and go into ``problems``.
+
+    ``bars``: show how far it is.
 
     Raises:
         UserError: none can be read.
     """
-    batches = list(encoder.images([Path(picture.path) for picture in pictures], problems))
+    names = ("pictures", "captions") if bars else (None, None)
+    batches = list(encoder.images([Path(picture.path) for picture in pictures], problems, names[0]))
     if not batches:
         raise UserError(f"none of {len(pictures)} pictures can be read; the first: {next(iter(problems.values()))}")
     usable = [picture for picture in pictures if Path(picture.path) not in problems]
-    return similarities(np.concatenate([vectors for _, vectors in batches]), encoder.texts(distinct(usable)), usable)
+    images = np.concatenate([vectors for _, vectors in batches])  # [n, D]
+    return similarities(images, encoder.texts(distinct(usable), names[1]), usable)
 
 
 def recall(found: Similarities) -> dict[str, dict[str, float]]:
