@@ -279,19 +279,104 @@ class FusedQKV(_Attention):
         if past_key_values is not None or not all(can_join(layer) for layer in layers):
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
         flat = hidden_states.flatten(0, 1).to(layers[0].dtype_for(hidden_states))  # [N, D]
-        frozen, first, second = zip(*(layer.weights(flat.dtype) for layer in layers), strict=True)
         biases = [layer.base_layer.bias for layer in layers]
         bias = None if biases[0] is None else torch.cat(biases).to(flat.dtype)
-        scaled = [b * layer.scaling[ADAPTER] for b, layer in zip(second, layers, strict=True)]
-        adapters = torch.cat(first), torch.block_diag(*scaled)  # [3 r, D], [(H + 2 K) E, 3 r]
-        joined, _, _ = _lora_linear(flat, torch.cat(frozen), bias, *adapters, 1.0, 0.0)  # [N, (H + 2 K) E]
-        parts = joined.view(*hidden_states.shape[:2], -1).split([len(weight) for weight in frozen], -1)
+        weights = [tensor for layer in layers for tensor in layer.weights(flat.dtype)]
+        joined, _ = _lora_qkv(flat, bias, *weights, [layer.scaling[ADAPTER] for layer in layers])
+        widths = [layer.base_layer.out_features for layer in layers]
+        parts = joined.view(*hidden_states.shape[:2], -1).split(widths, -1)
         query, key, value = (
             heads_of(part, self, norm) for part, norm in zip(parts, ("q_norm", "k_norm", ""), strict=True)
         )
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         kwargs["sliding_window"] = self.sliding_window
         return self.o_proj(attended(self, query, key, value, attention_mask, **kwargs)), None
+
+
+# One operator, so that torch.compile does not compile a kernel for each small piece of the joined weights.
+@torch.library.custom_op("vlm::lora_qkv", mutates_args=())
+def _lora_qkv(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    q: torch.Tensor,
+    q_a: torch.Tensor,
+    q_b: torch.Tensor,
+    k: torch.Tensor,
+    k_a: torch.Tensor,
+    k_b: torch.Tensor,
+    v: torch.Tensor,
+    v_a: torch.Tensor,
+    v_b: torch.Tensor,
+    scales: list[float],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x`` [N, D]; weights [F, D], ``a`` [r, D] and ``b`` [F, r] of each; ``bias`` [Fq + Fk + Fv].
+
+    -> outputs [N, Fq + Fk + Fv] and ``A x`` [N, 3 r].
+    """
+    a, b = _joined([q_a, k_a, v_a], [q_b, k_b, v_b], scales)
+    out, low, _ = _lora_linear(x, torch.cat([q, k, v]), bias, a, b, 1.0, 0.0)
+    return out, low
+
+
+def _joined(
+    first: list[torch.Tensor], second: list[torch.Tensor], scales: list[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [3 r, D] of all three layers, and a block-diagonal B [Fq + Fk + Fv, 3 r] with their scales in it."""
+    return torch.cat(first), torch.block_diag(*(b * scale for b, scale in zip(second, scales, strict=True)))
+
+
+@_lora_qkv.register_fake
+def _(x, bias, q, q_a, q_b, k, k_a, k_b, v, v_a, v_b, scales):
+    width, rank = (sum(len(one) for one in three) for three in ((q, k, v), (q_a, k_a, v_a)))
+    return x.new_empty(x.shape[0], width), x.new_empty(x.shape[0], rank)
+
+
+@torch.library.custom_op("vlm::lora_qkv_backward", mutates_args=())
+def _lora_qkv_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    low: torch.Tensor,
+    q: torch.Tensor,
+    q_a: torch.Tensor,
+    q_b: torch.Tensor,
+    k: torch.Tensor,
+    k_a: torch.Tensor,
+    k_b: torch.Tensor,
+    v: torch.Tensor,
+    v_a: torch.Tensor,
+    v_b: torch.Tensor,
+    scales: list[float],
+) -> list[torch.Tensor]:
+    """-> gradients of x [N, D], and of q's, k's and v's a [r, D] and b [F, r]."""
+    a, b = _joined([q_a, k_a, v_a], [q_b, k_b, v_b], scales)
+    no_mask = x.new_empty(0, dtype=torch.bool)
+    d_x, d_a, d_b = _lora_linear_backward(grad, x, torch.cat([q, k, v]), a, b, low, no_mask, 1.0, 0.0, True)
+    found, row, column = [d_x], 0, 0
+    for one, scale in zip((q_b, k_b, v_b), scales, strict=True):
+        width, rank = one.shape
+        found.append(d_a[column : column + rank].clone())
+        found.append(d_b[row : row + width, column : column + rank] * scale)
+        row, column = row + width, column + rank
+    return found
+
+
+@_lora_qkv_backward.register_fake
+def _(grad, x, low, q, q_a, q_b, k, k_a, k_b, v, v_a, v_b, scales):
+    return [torch.empty_like(one) for one in (x, q_a, q_b, k_a, k_b, v_a, v_b)]
+
+
+def _keep_qkv(ctx, inputs, output) -> None:
+    x, _, *weights, ctx.scales = inputs
+    ctx.save_for_backward(x, output[1], *weights)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward_qkv(ctx, grad: torch.Tensor, _):
+    d_x, *rest = _lora_qkv_backward(grad.contiguous(), *ctx.saved_tensors, ctx.scales)
+    return d_x, None, None, *rest[:2], None, *rest[2:4], None, *rest[4:], None
+
+
+_lora_qkv.register_autograd(_backward_qkv, setup_context=_keep_qkv)
 
 
 # ---------------------------------------------------------------------------------------------- where it applies

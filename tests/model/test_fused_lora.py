@@ -145,6 +145,16 @@ def test_a_decoder_layer_gives_what_it_gives_with_pefts_layers(config, left_out)
     assert not isinstance(attention, FusedQKV)
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_operator_of_q_k_and_v_is_what_torch_asks_of_one(biased):
+    torch.manual_seed(0)
+    shapes = [shape for width, rank in ((6, 2), (4, 3), (4, 2)) for shape in ((width, 5), (rank, 5), (width, rank))]
+    x, *weights = (torch.randn(shape) for shape in [(7, 5), *shapes])
+    for tensor in (x, *weights[1::3], *weights[2::3]):
+        tensor.requires_grad_()
+    torch.library.opcheck(torch.ops.vlm.lora_qkv, (x, torch.randn(14) if biased else None, *weights, [2.0, 0.5, 1.0]))
+
+
 def test_only_plain_layers_are_fused():
     assert all(type(two_layers()[1].base_model.model[i]) is FusedLoraLinear for i in (0, 2))
     _, dora = two_layers(use_dora=True)
