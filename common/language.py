@@ -27,6 +27,29 @@ MESSAGES = {
         "这是 PDF，不是图片；请先把页面转成图片，例如 {command}"
     ),
     "HEIC, which is read with pillow-heif; {command}": "HEIC 图片需要 pillow-heif 才能读取；请运行 {command}",
+    # videos (dataset/video.py)
+    "a video, which is read with PyAV; {command}": "读取视频需要 PyAV；请运行 {command}",
+    "no video stream": "没有视频流",
+    "cannot be decoded as a video: {reason}": "无法作为视频解码（{reason}）",
+    "Invalid data found when processing input": "数据无效",
+    "a video without a frame that can be decoded": "这个视频没有能解码的画面",
+    "language.max_length = {length}: no room for a frame of {each} tokens beside {new} of the answer; use a connector "
+    "with fewer tokens (projector.kind: pool or resampler)": (
+        "language.max_length = {length}：回答占去 {new} 个 token 之后放不下一帧（{each} 个 token）；请用 token 更少的"
+        "连接器（projector.kind: pool 或 resampler）"
+    ),
+    # boxes (answering/drawing.py, ask.py)
+    "{box}; the picture has {width} x {height} pixels": "{box}；图片为 {width} × {height} 像素",
+    "an empty box": "空的框",
+    "a box outside its picture": "框在图片之外",
+    "a box that is not four numbers": "框不是四个数",
+    "{option}: expected left,top,right,bottom in pixels, such as {example}": (
+        "{option}：应为以像素表示的 左,上,右,下，例如 {example}"
+    ),
+    "{option}: expected a name that ends in {endings}": "{option}：文件名应以 {endings} 之一结尾",
+    "--box: this checkpoint has no tokens for boxes; train it on a source with boxes": (
+        "--box：这个检查点没有框的词元；请用带框的数据源训练"
+    ),
     # questions and answers
     "the question cannot be asked: {reason}": "这个问题不能提问：{reason}",
     "too long: {tokens} tokens with one turn, language.max_length allows {most}": (
@@ -161,13 +184,19 @@ def in_chinese(message: str) -> str:
 
 
 def _translated(message: str) -> str | None:
+    if known := _from_table(message):
+        return known
+    # "FILE: reason", as for a picture. The file's name and the reason may hold ": " too.
+    for cut in re.finditer(": ", message):
+        if known := _from_table(message[cut.end() :]):
+            return f"{message[: cut.start()]}：{known}"
+    return None
+
+
+def _from_table(message: str) -> str | None:
     for pattern, chinese in _PATTERNS:
         if found := pattern.fullmatch(message):
             return chinese.format(**{name: _translated(part) or part for name, part in found.groupdict().items()})
-    # "FILE: reason", as for a picture. The file's name and the reason may hold ": " too.
-    for cut in (message.rfind(": "), message.find(": ")):
-        if cut >= 0 and (known := _translated(message[cut + 2 :])):
-            return f"{message[:cut]}：{known}"
     return None
 
 

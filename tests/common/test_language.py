@@ -29,6 +29,19 @@ def test_the_language_is_the_locales(monkeypatch, name, language):
             "command line: generate.top_p = 3: expected a number above 0, at most 1",
             "命令行：generate.top_p = 3：应为大于 0 且不超过 1 的数",
         ),
+        (
+            "--box 1,2,1,4: an empty box; the picture has 8 x 6 pixels",
+            "--box 1,2,1,4：空的框；图片为 8 × 6 像素",
+        ),
+        (
+            "--video a.mp4: cannot be decoded as a video: Invalid data found when processing input",
+            "--video a.mp4：无法作为视频解码（数据无效）",
+        ),
+        (
+            "--box 1,2: expected left,top,right,bottom in pixels, such as 120,80,300,260",
+            "--box 1,2：应为以像素表示的 左,上,右,下，例如 120,80,300,260",
+        ),
+        ("--draw a.txt: expected a name that ends in .png, .jpg", "--draw a.txt：文件名应以 .png, .jpg 之一结尾"),
         ("something new", "出错了，原文是：something new"),
     ],
 )
@@ -47,12 +60,16 @@ def _branches(node: ast.expr) -> list[str]:
     return []
 
 
-def test_every_reason_why_a_picture_or_a_generate_key_is_refused_is_in_the_table():
-    tree = ast.parse((REPO / "dataset/image.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("file", "least"), [("dataset/image.py", 8), ("dataset/video.py", 6)])
+def test_every_reason_why_a_picture_or_a_video_is_refused_is_in_the_table(file, least):
+    tree = ast.parse((REPO / file).read_text(encoding="utf-8"))
     raised = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "ImageError"]
     texts = [text for call in raised for text in _branches(call.args[0])]
-    assert len(texts) >= 8
+    assert len(texts) >= least
     for text in texts:
         assert "原文" not in in_chinese(text), text
+
+
+def test_every_reason_why_a_generate_key_is_refused_is_in_the_table():
     for field in Generate.model_fields.values():
         assert field.description in MESSAGES
