@@ -30,6 +30,12 @@ NUMBERS = {
     "MiB": "memory_mib",
     "first token ms": "first_token_ms",
 }
+ANSWERING = {
+    "first token ms": "first, first token ms",
+    "of a follow-up ms": "follow-up, first token ms",
+    "tokens/s": "tokens/s",
+    "memory bandwidth %": "share of the copy's bandwidth",
+}
 COLUMNS = {"questions/s": "questions/s", "real tokens/s": "tokens/s", "peak GiB": "peak GiB", "MFU %": "MFU, 4N alone"}
 
 
@@ -71,13 +77,18 @@ def table(result: dict) -> str:
     for record in result["measurements"]:
         if record["part"] == "training" and record["status"] == "ok" and "questions/s" in record:
             lines.append(f"| {record['name']} | " + " | ".join(figures(record)) + " |")
+    lines += ["", "| answering | " + " | ".join(ANSWERING) + " |", "|---" * (1 + len(ANSWERING)) + "|"]
+    for record in result["measurements"]:
+        if record["part"] == "answering" and record["status"] == "ok" and "tokens/s" in record:
+            name = record["name"].removesuffix(", first question and follow-up")
+            lines.append(f"| {name} | " + " | ".join(figures(record, ANSWERING)) + " |")
     return "\n".join(lines)
 
 
-def figures(record: dict) -> list[str]:
+def figures(record: dict, columns: dict[str, str] = COLUMNS) -> list[str]:
     """The cells of one measurement."""
     cells = []
-    for title, key in COLUMNS.items():
+    for title, key in columns.items():
         value = record.get(key)
         scale = 100 if title.endswith("%") else 1
         cells.append("" if value is None else written(scale * value))
