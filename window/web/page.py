@@ -27,7 +27,8 @@ TAB_KEY = """() => {
     return [key];
 }"""
 KEPT_FILES_S = 1800  # an uploaded file is removed after this time: whoever attached it has sent it by then
-# The pictures' part of the page adds files as the paper clip does, and says which example was chosen.
+# The pictures' part of the page adds files as the paper clip does, and says which example was chosen. gradio drops a
+# file above its own limit without a word, so one that is too large is refused before it is uploaded.
 ON_PICTURES = """
 const files = () => document.querySelector('#box input[type=file]');
 element.addEventListener('click', (event) => {
@@ -39,8 +40,17 @@ element.addEventListener('dragover', (event) => event.preventDefault());
 element.addEventListener('drop', (event) => {
     event.preventDefault();
     files().files = event.dataTransfer.files;
-    files().dispatchEvent(new Event('change'));
+    files().dispatchEvent(new Event('change', {bubbles: true}));
 });
+for (const kind of ['change', 'drop', 'paste']) document.addEventListener(kind, (event) => {
+    const added = event.target.files ?? event.dataTransfer?.files ?? event.clipboardData?.files ?? [];
+    const found = [...added].find((file) => file.size > most);
+    if (!found) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (event.target.files) event.target.value = '';
+    trigger('large', {name: found.name, size: found.size});
+}, true);
 """
 # gradio's own edges of fields, and its hints in them, have less contrast than WCAG AA asks for (3 and 4.5).
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
@@ -48,6 +58,8 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
     input_border_color_dark=zinc.c500,
     checkbox_border_color=zinc.c500,
     checkbox_border_color_dark=zinc.c500,
+    checkbox_border_color_hover=zinc.c500,
+    checkbox_border_color_hover_dark=zinc.c500,
     checkbox_label_border_color=zinc.c500,
     checkbox_label_border_color_dark=zinc.c500,
     input_placeholder_color=zinc.c500,
@@ -67,6 +79,9 @@ CSS = """
 #pictures .examples { display: flex; flex-wrap: wrap; gap: .25rem; margin-left: -4px; }
 #pictures .examples button { padding: 2px; } #pictures .examples img { width: 5rem; height: 5rem; }
 #box { border-color: #71717a !important; } .min_value, .max_value { color: inherit !important; }
+/* Under the mouse, gradio paints the chosen one white on white. */
+label:hover input:checked { background-color: var(--checkbox-background-color-selected) !important; }
+#numbers .form { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); align-items: end; }
 #checkpoint input { padding-right: 1.5rem; text-overflow: ellipsis; }
 #chat .placeholder-content { padding: 1rem; text-align: center; white-space: pre-line; }
 #bottom { align-items: center; } #status { flex: 1; } #status p { margin: 0; overflow-wrap: anywhere; }
@@ -106,7 +121,8 @@ class Page:
             self.language = gr.Radio(choices, show_label=False, container=False, elem_id="language", min_width=0)
         with gr.Row():
             with gr.Column(scale=2, min_width=280, elem_id="left"):
-                self.pictures = gr.HTML(elem_id="pictures", js_on_load=ON_PICTURES)
+                most = f"const most = {limits.MOST_BYTES};"
+                self.pictures = gr.HTML(elem_id="pictures", js_on_load=most + ON_PICTURES)
                 self.look = gr.Checkbox(label=text("en", "look"), container=False, elem_id="look")
                 self._build_settings()
             with gr.Column(scale=3, min_width=320):
@@ -132,7 +148,7 @@ class Page:
         with gr.Accordion(open=False, elem_id="settings") as self.settings:
             self.checkpoint = gr.Dropdown([], elem_id="checkpoint")
             self.decoding = gr.Radio([], elem_id="decoding")
-            with gr.Row():
+            with gr.Row(elem_id="numbers"):
                 self.numbers = {
                     number.key: gr.Number(
                         value=None,
@@ -156,6 +172,7 @@ class Page:
         self.language.input(self.on_language, self.language, [*labels, *shown], **quiet)
         self.checkpoint.input(self.on_checkpoint, self.checkpoint, [*labels, *shown], **quiet)
         self.pictures.example(self.on_example, None, shown, **quiet)
+        self.pictures.large(self.on_large, None, self.status, **quiet)
         self.look.input(self.on_look, self.look, maps, **quiet)
         self.chat.select(self.on_select, None, maps, **quiet)
         # "multiple": a session refuses a second question itself, and says so; gradio would drop it without a word.
@@ -268,6 +285,12 @@ class Page:
         session = self.sessions.of(_tab(request))
         self.sessions.show_example(session, chosen.number)
         return self._shown(session)
+
+    def on_large(self, file: gr.EventData, request: gr.Request) -> Updates:
+        """A file was added that is too large; the browser did not send it."""
+        session = self.sessions.of(_tab(request))
+        session.refuse_file(str(file.name), int(file.size))
+        return self._said(session)
 
     def on_submit(self, sent: Values, request: gr.Request) -> Iterator[Updates]:
         """Pictures, a question, or both were sent."""

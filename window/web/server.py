@@ -48,7 +48,7 @@ def served(page: Page, port: int | None = None, share: bool = False) -> Iterator
             server_name=HOST,
             server_port=port,
             share=share,
-            max_file_size=2 * limits.MOST_BYTES,  # between the two, the page says which file is too large
+            max_file_size=limits.MOST_BYTES,
             app_kwargs={"middleware": [Middleware(_Headers)]},
             theme=THEME,
             css=CSS,

@@ -98,6 +98,10 @@ class Session:
     def refuse(self, key: str, problem: Problem | None = None, **values: object) -> None:
         self.status = Status(key, values, problem, refused=True)
 
+    def refuse_file(self, name: str, size: int) -> None:
+        """A file has more than :data:`limits.MOST_BYTES` bytes."""
+        self.refuse("too_large", name=whole(name)[0], size=-(-size // MB), limit=limits.MOST_BYTES // MB)
+
     def take_back(self) -> str | None:
         """The question that was given back, once; None if there is none."""
         question, self.given_back = self.given_back, ""
@@ -229,7 +233,7 @@ class Sessions:
         for path in files:
             name = whole(Path(path).name)[0]
             if os.path.isfile(path) and (size := os.path.getsize(path)) > limits.MOST_BYTES:
-                session.refuse("too_large", name=name, size=-(-size // MB), limit=limits.MOST_BYTES // MB)
+                session.refuse_file(name, size)
                 return None
             try:
                 images.append(load_image(path, most))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from benchmarks.browser import NAMES, Browser, find_chromium
 from tests.helpers.tiny import never_ends
 from window.web.model import Model
+from window.web.server import prepare_gradio, served
 from window.web.sessions import Sessions
 
 
@@ -46,8 +47,6 @@ def browsers() -> Iterator[list[Browser]]:
 @pytest.fixture
 def uploads(tmp_path, monkeypatch) -> Path:
     """The folder of uploaded files; gradio's settings are undone afterwards."""
-    from window.web.server import prepare_gradio
-
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     prepare_gradio(str(tmp_path / "uploads"))
@@ -55,12 +54,17 @@ def uploads(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def address(browsers, sessions, uploads) -> Iterator[str]:
-    """The page's address while it is served."""
+def serve(browsers, sessions, uploads) -> Callable[..., AbstractContextManager[str]]:
+    """A function that serves the page, and gives its address in a ``with`` statement."""
     from window.web.page import Page
-    from window.web.server import served
 
-    with served(Page(sessions)) as found:
+    return lambda **options: served(Page(sessions, **options))
+
+
+@pytest.fixture
+def address(serve) -> Iterator[str]:
+    """The page's address while it is served."""
+    with serve() as found:
         yield found
 
 

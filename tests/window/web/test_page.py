@@ -11,6 +11,9 @@ import pytest
 
 from dataset.prompt import Request, Turn, question_with_images
 from tests.helpers.tiny import picture
+from tests.window.web.conftest import Person
+from window.web import limits
+from window.web.server import HEADERS
 
 HOSTILE = (
     "a & b < c &amp; &copy <img src=x onerror='window.hacked=1'><script>window.hacked=1</script> "
@@ -144,6 +147,21 @@ def test_a_broken_picture_leaves_the_question_in_the_input(person, tmp_path, red
     assert someone.browser.run("!!document.querySelector('#status .problem')")
 
 
+def test_a_file_that_is_too_large_is_refused_with_a_sentence_before_it_is_sent(
+    browsers, serve, uploads, tmp_path, red, monkeypatch
+):
+    monkeypatch.setattr(limits, "MOST_BYTES", 2_000_000)
+    (tmp_path / "large.png").write_bytes(bytes(2_500_000))
+    with serve() as address:
+        someone = Person(browsers[0], address, "en-US")
+        someone.browser.attach("#box input[type=file]", [tmp_path / "large.png"])
+        someone.until_status("large.png has 3 MB; a file may have 2 MB.")
+        assert someone.browser.run("document.querySelectorAll('#box .thumbnail-item').length") == 0
+        assert not uploads.exists() or [file for file in uploads.rglob("*") if file.is_file()] == []
+        someone.ask("What color?", red)
+        ready(someone)
+
+
 def test_the_page_speaks_the_browsers_language_and_can_be_switched(person, red):
     someone = person(language="zh-CN,zh;q=0.9")
     assert someone.text("#title") == "看图问答"
@@ -269,11 +287,7 @@ def test_on_a_narrow_page_nothing_is_cut_off_and_the_conversation_comes_before_t
     assert someone.browser.run(f"{tops}.every((top, i, all) => i === 0 || top > all[i - 1])")
 
 
-def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, sessions, uploads, red, address):
-    from tests.window.web.conftest import Person
-    from window.web.page import Page
-    from window.web.server import HEADERS, served
-
+def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, serve, uploads, red, address):
     for path in ("web.py", str(Path("/etc/hostname")), f"{uploads}/../red.png", "README.md"):
         try:
             status = urllib.request.urlopen(f"{address}gradio_api/file={path}").status
@@ -282,7 +296,7 @@ def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, ses
         assert status in (403, 404), path
     with urllib.request.urlopen(address) as answer:
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
-    with served(Page(sessions, kept_files_s=1)) as brief:
+    with serve(kept_files_s=1) as brief:
         assert brief.startswith("http://127.0.0.1:")
         someone = Person(browsers[0], brief, "en-US")
         someone.ask("What color?", red)
