@@ -78,10 +78,11 @@ CSS = """
 #pictures .no-picture { width: 100%; border: 2px dashed #71717a; padding: 3rem 1rem; }
 #pictures .examples { display: flex; flex-wrap: wrap; gap: .25rem; margin-left: -4px; }
 #pictures .examples button { padding: 2px; } #pictures .examples img { width: 5rem; height: 5rem; }
-#box { border-color: #71717a !important; } .min_value, .max_value { color: inherit !important; }
+.form:has(> #box), #checkpoint .wrap { border-color: #71717a !important; }
 /* Under the mouse, gradio paints the chosen one white on white. */
 label:hover input:checked { background-color: var(--checkbox-background-color-selected) !important; }
 #numbers .form { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); align-items: end; }
+#numbers .form { background: var(--block-background-fill); }
 #checkpoint input { padding-right: 1.5rem; text-overflow: ellipsis; }
 #chat .placeholder-content { padding: 1rem; text-align: center; white-space: pre-line; }
 #bottom { align-items: center; } #status { flex: 1; } #status p { margin: 0; overflow-wrap: anywhere; }
@@ -90,7 +91,6 @@ label:hover input:checked { background-color: var(--checkbox-background-color-se
 /* On a narrow page the conversation comes after the pictures, and the settings last. */
 @media (max-width: 700px) {
     #left { display: contents; } #look, #settings { order: 1; } #chat { height: 45vh !important; }
-    #box { position: sticky; bottom: .25rem; z-index: 1; }
     #pictures .no-picture { padding: 1rem; } #pictures img { max-height: 28vh; }
     #pictures .pictures { grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
 }

@@ -248,8 +248,8 @@ FAINT = """(() => {
         const words = [...node.childNodes].some((one) => one.nodeType === 3 && one.data.trim());
         if (words) check(node, style.color, node, 4.5);
         if (node.placeholder) check(node, getComputedStyle(node, '::placeholder').color, node, 4.5);
-        const edged = 'input:is([type=checkbox], [type=radio]):not(:checked), input[type=number], #box';
-        if (node.matches(edged)) check(node, style.borderTopColor, node, 3);
+        const edged = 'input:is([type=checkbox], [type=radio]):not(:checked), input[type=number], .form:has(> #box)';
+        if (node.matches(edged)) check(node, style.borderTopColor, node.matches('input') ? node : document.body, 3);
     }
     return found;
 })()"""
