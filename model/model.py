@@ -24,6 +24,7 @@ from dataset.layout import layout_of
 from model.adapters import assert_trainable, base_of, prepare_language, prepare_part
 from model.connectors import Connector, build_connector
 from model.connectors.cross_attention import CrossAttentionConnector, PictureCache, Pictures
+from model.fused_lora import unfuse_lora
 from model.plain_peft import PeftModel
 from qwen.load import load_language
 from qwen.Mqwen import ImageInputMixin
@@ -262,7 +263,9 @@ class MMultiModal(nn.Module):
             if not isinstance(part, PeftModel) or part.peft_config["default"].lora_bias:
                 continue
             if all(p.dtype == torch.float32 for p in part.parameters()):
-                setattr(self, name, part.merge_and_unload())
+                merged = part.merge_and_unload()
+                unfuse_lora(merged)  # the layers' own classes: the kernels of qwen/decoding_step.py refuse others
+                setattr(self, name, merged)
 
     @property
     def _no_split_modules(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from answering import graphs
+from answering import graphs, prefix_cache
 from answering.decoding import cut_at_stop
 from answering.graphs import Graph, Graphs, Recorder
 from answering.prefix_cache import generate_on_rows, prefill, take_row
@@ -42,8 +42,10 @@ def about_two_pictures() -> list[Request]:
     return [Request([Turn(question_with_images(q, 1))], [image]) for q in questions for image in (red, blue)]
 
 
+@pytest.mark.parametrize("together", [True, False])
 @each_way
-def test_batches_with_padding_give_the_answers_of_whole_prompts_alone(recorded, options):
+def test_batches_with_padding_give_the_answers_of_whole_prompts_alone(recorded, options, together, monkeypatch):
+    monkeypatch.setattr(prefix_cache, "MOST_ONE_BY_ONE", 1 if together else 9)
     for asked in (requests(), about_two_pictures(), requests()[:1]):
         wanted = reference_answers(recorded, asked, max_new_tokens=12, **options)
         assert recorded.answer(asked, max_new_tokens=12, **options) == wanted and (
@@ -102,6 +104,32 @@ def test_an_answer_ends_at_a_stop_string_and_a_stream_when_it_is_told_to(recorde
         assert pieces
     ids = recorded._prefixes[-1][1].ids
     assert ids[: len(recorded._prompt(requests()[0]))] == recorded._prompt(requests()[0])
+
+
+def test_nothing_of_an_earlier_answer_is_seen_even_if_it_is_nan(recorded, monkeypatch):
+    asked, follow = about_two_pictures(), Turn("and where?")
+    wanted = reference_answers(recorded, asked, max_new_tokens=12)
+    for most in (9, 1):
+        monkeypatch.setattr(prefix_cache, "MOST_ONE_BY_ONE", most)
+        for some in (asked, asked[:2], asked[:1]):
+            assert recorded.answer(some, max_new_tokens=12) == wanted[: len(some)]
+            poison(recorded.graphs, 0)
+    first = asked[0]
+    assert "".join(recorded.stream(first, max_new_tokens=12)).strip() == wanted[0]
+    poison(recorded.graphs, len(recorded._prefixes[-1][1].ids))
+    again = Request([Turn(first.turns[0].question, wanted[0]), follow], first.images)
+    (wanted_after,) = reference_answers(recorded, [again], max_new_tokens=12)
+    assert "".join(recorded.stream(again, max_new_tokens=12)).strip() == wanted_after
+
+
+def poison(graphs: Graphs, begin: int) -> None:
+    """NaN in all that a call may find in the rooms: slots from ``begin`` on, logits and filled inputs."""
+    for room in graphs.rooms.values():
+        room.storage[..., begin:, :] = torch.nan
+        room.logits.fill_(torch.nan)
+        for key, (_, inputs) in room.graphs.items():
+            if key[0] == "read":
+                inputs[0].fill_(torch.nan)
 
 
 def test_rows_that_were_kept_are_continued(recorded):

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPVisionModel, Qwen2ForCausalLM, SiglipVisionModel
 
 from common.errors import UserError
+from model.fused_lora import FusedGateUp, FusedQKV
 from model.model import build_model
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.models import build_with_batch
@@ -91,6 +92,7 @@ def test_adapters_are_folded_into_fp32_weights_and_logits_stay(make_config, over
         left = [name for name, _ in model.named_parameters() if "lora_" in name]
         plain = build_with_batch(make_config("language.train=frozen"))[0].eval()(**inputs).logits
     assert left == [] and (adapted - plain).abs().max() > 0.01
+    assert not [module for module in model.modules() if isinstance(module, (FusedGateUp, FusedQKV))]
     torch.testing.assert_close(merged, adapted, rtol=0, atol=2e-5)
 
 
