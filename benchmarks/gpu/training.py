@@ -19,8 +19,9 @@ from model.model import MMultiModal
 from model.plain_peft import PeftModel
 
 flash = partial(Setting, "ours", attention="tree_attention", fused=True)
-# First what all are compared with and the settings the project has goals for, then the effect of each switch, then the smaller model. Settings that
-# differ only in the size of the trees share a compiled model, so they are next to each other.
+# First what all are compared with and the settings that the project has goals for, then the effect of each switch, then
+# the smaller model. Settings that differ only in the size of the trees share a compiled model, so they are next to each
+# other.
 SETTINGS = [
     (Setting("llava", 1), 8),
     (flash(5, compiled=True), 30),
