@@ -149,7 +149,8 @@ class Questions:
         else:
             self.partial, self.job = "", None
             self._set_answer(answer)
-            if not answer:
+            talk = window.conversation
+            if not talk.plain(talk.turns[-1])[1].strip():  # or nothing but marks of boxes, which are hidden
                 window.say("note", window.t("nothing"))
         window.show_idle()
         window.maps.show()

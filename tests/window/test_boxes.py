@@ -232,6 +232,17 @@ def test_no_mark_is_seen_while_an_answer_comes_nor_copied_nor_saved(open_window,
     assert "the dog [20, 20, 100, 60] and 狗 [100, 0, 200, 100]." in page
 
 
+@pytest.mark.parametrize(("answer", "is_empty"), [("<ref></ref>", True), ("<box>(1,2),(30,40)</box>", False)])
+def test_an_answer_of_nothing_but_marks_is_called_empty(open_window, wide, answer, is_empty):
+    window, person = open_window(wide)
+    loaded(window, person)
+    window.worker.ask = lambda request, **options: 99
+    person.type("What?")
+    person.press("Return")
+    window.on_event(99, "answer", answer)
+    assert ("The model gave an empty answer." in visible(window)) is is_empty
+
+
 def test_the_word_of_a_heat_map_is_named_without_marks(open_window, wide):
     window, person = open_window(wide, preferences=Preferences(look=True))
     loaded(window, person)
