@@ -31,6 +31,7 @@ from benchmarks.gpu.models import (
     working_dtype,
 )
 from benchmarks.gpu.part import Part
+from model.fused_lora import unfuse_lora
 from model.model import MMultiModal
 
 QUESTION, EVALUATED = 20, 8  # tokens of a follow-up question; tokens answered in an evaluation
@@ -77,6 +78,7 @@ class Answering:
                 model = build_ours(*form).eval().to(self.dtype)
                 if side == "ours":
                     model.language = model.language.merge_and_unload()
+                    unfuse_lora(model.language)  # as MMultiModal.merge_adapters, which takes fp32 only
                 self.models[side] = model.eval()
         return self.models[side]
 
