@@ -27,6 +27,9 @@ MESSAGES = {
         "这是 PDF，不是图片；请先把页面转成图片，例如 {command}"
     ),
     "HEIC, which is read with pillow-heif; {command}": "HEIC 图片需要 pillow-heif 才能读取；请运行 {command}",
+    "{file}: no readable preprocessor_config.json ({reason})": (
+        "{file}：没有可以读取的 preprocessor_config.json（{reason}）"
+    ),
     # videos (dataset/video.py)
     "a video, which is read with PyAV; {command}": "读取视频需要 PyAV；请运行 {command}",
     "no video stream": "没有视频流",
@@ -50,6 +53,11 @@ MESSAGES = {
     "--box: this checkpoint has no tokens for boxes; train it on a source with boxes": (
         "--box：这个检查点没有框的词元；请用带框的数据源训练"
     ),
+    "a box but no picture": "有框但没有图片",
+    "turn with {problem} dropped": "{problem}",
+    "part {number}: a box that cannot be used ({reason})": "第 {number} 部分：框无法使用（{reason}）",
+    "image, text, or a box after an image, not {given}": "image、text，或图片之后的 box，而不是 {given}",
+    "one of {names}, not a {given}": "{names} 之一，而不是 {given}",
     # questions and answers
     "the question cannot be asked: {reason}": "这个问题不能提问：{reason}",
     "too long: {tokens} tokens with one turn, language.max_length allows {most}": (
@@ -120,6 +128,7 @@ MESSAGES = {
     "a whole number from 0 to 2**32 - 1, or null for another answer each time": (
         "0 到 2**32 - 1 的整数；null 表示每次回答都不同"
     ),
+    "at most generate.max_new_tokens ({most})": "不超过 generate.max_new_tokens（{most}）的数",
     "true or false": "true 或 false",
     # checkpoints and base models
     "no checkpoint at {folder}; train one with train.py, or see `make demo`": (
@@ -147,6 +156,71 @@ MESSAGES = {
     "{key} = {path}: neither a folder nor a hub name such as {name}": (
         "{key} = {path}：既不是文件夹，也不是 {name} 这样的 hub 名称"
     ),
+    "{folder}: two towers, which do not write answers; use python -m retrieval with --model {model}": (
+        "{folder}：这是双塔模型，不会写回答；请用 python -m retrieval 和 --model {model}"
+    ),
+    "{folder}: its run trained the Q-Former alone, which cannot answer; name it as train.start_from": (
+        "{folder}：这次训练只训练了 Q-Former，不能回答；请把它写在 train.start_from 里"
+    ),
+    "{file} lacks {count} tensors, {name} first; was another base model used?": (
+        "{file} 缺少 {count} 个张量，第一个是 {name}；是否用了另一个基础模型？"
+    ),
+    "{file} has surplus {count} tensors, {name} first; was another base model used?": (
+        "{file} 多出 {count} 个张量，第一个是 {name}；是否用了另一个基础模型？"
+    ),
+    "{file}: {name} is {shape}, the model has {other}; was another base model used?": (
+        "{file}：{name} 的形状是 {shape}，模型中是 {other}；是否用了另一个基础模型？"
+    ),
+    "{key} = {path}: {lack}, and {why}; run {command} where there is a network, then set {setting}": (
+        "{key} = {path}：{lack}，{why}；请在有网络的地方运行 {command}，然后设置 {setting}"
+    ),
+    "{key} = {path}: {lack}, and {why}; run {command} where there is a network, then put that folder where you start "
+    "this": "{key} = {path}：{lack}，{why}；请在有网络的地方运行 {command}，然后把那个文件夹放到启动程序的位置",
+    "neither a folder nor a hub name such as {name}": "既不是文件夹，也不是 {name} 这样的 hub 名称",
+    "not in the hub's cache": "不在 hub 的缓存里",
+    "not in the hub's cache, and the hub cannot be reached; {advice}": "不在 hub 的缓存里，也连接不到 hub；{advice}",
+    "half a download in the hub's cache: {lack}": "hub 的缓存里只有一半：{lack}",
+    "HF_HUB_OFFLINE is set": "设置了 HF_HUB_OFFLINE",
+    "{address} cannot be reached": "连接不到 {address}",
+    "{folder} holds no config.json; is the download complete?": "{folder} 里没有 config.json；下载是否完整？",
+    "{key}: {file} cannot be read ({reason}); is the download complete?": (
+        "{key}：{file} 无法读取（{reason}）；下载是否完整？"
+    ),
+    "{key}: {file} holds no settings; is the download complete?": "{key}：{file} 里没有设置；下载是否完整？",
+    "{folder} lacks {count} of {all} weight files, {name} first; download the rest": (
+        "{folder} 的 {all} 个权重文件缺少 {count} 个，第一个是 {name}；请下载其余的"
+    ),
+    "{folder} holds no safetensors; is the download complete?": "{folder} 里没有 safetensors；下载是否完整？",
+    "{folder} holds no safetensors, only {name}, and no pickle is read: get a version in safetensors": (
+        "{folder} 里没有 safetensors，只有 {name}，而 pickle 不会被读取；请用 safetensors 版本"
+    ),
+    "{file} cannot be read; download it again": "{file} 无法读取；请重新下载",
+    "{file} is a git-lfs pointer and not the weights; run `git lfs pull` in its folder": (
+        "{file} 是 git-lfs 的指针而不是权重；请在它的文件夹里运行 `git lfs pull`"
+    ),
+    "{file} is not a safetensors file, or only its beginning; download it again": (
+        "{file} 不是 safetensors 文件，或只有开头；请重新下载"
+    ),
+    "{file} has a damaged header, or is only the beginning of a file; download it again": (
+        "{file} 的文件头已损坏，或文件只有开头；请重新下载"
+    ),
+    "{file} is {size} bytes long where its header says {wanted}; download it again": (
+        "{file} 有 {size} 字节，文件头写的是 {wanted}；请重新下载"
+    ),
+    "{file} has SHA-256 {found}... where the hub says {noted}...; download it again": (
+        "{file} 的 SHA-256 是 {found}…，hub 上是 {noted}…；请重新下载"
+    ),
+    "{key}: cannot load {folder} ({reason})": "{key}：无法加载 {folder}（{reason}）",
+    "{key}: {folder} lacks {count} tensors, {name} first; is the download complete, and its config.json the one that "
+    "belongs to it?": "{key}：{folder} 缺少 {count} 个张量，第一个是 {name}；下载是否完整，config.json 是否属于它？",
+    "{key}: {folder} has surplus {count} tensors, {name} first; is the download complete, and its config.json the one "
+    "that belongs to it?": (
+        "{key}：{folder} 多出 {count} 个张量，第一个是 {name}；下载是否完整，config.json 是否属于它？"
+    ),
+    "{key}: {folder} has other shapes for {count} tensors, {name} first; is the download complete, and its config.json "
+    "the one that belongs to it?": (
+        "{key}：{folder} 有 {count} 个张量形状不同，第一个是 {name}；下载是否完整，config.json 是否属于它？"
+    ),
     "{file}: the start of {name} comes out differently here; was another base model used?": (
         "{file}：{name} 的起始值在这里不同；是否用了另一个基础模型？"
     ),
@@ -166,6 +240,7 @@ MESSAGES = {
     "No such file or directory": "没有这个文件或文件夹",
     "Permission denied": "没有权限",
     "Is a directory": "这是文件夹",
+    "wl-paste or xclip is required for ImageGrab.grabclipboard() on Linux": "需要安装 xclip 或 wl-clipboard",
     "No space left on device": "磁盘已满",
 }
 
@@ -179,8 +254,9 @@ def system_language() -> str:
 
 
 def in_chinese(message: str) -> str:
-    """An error message in Chinese. One that is not in the table is introduced in Chinese and quoted as it is."""
-    return _translated(message) or f"出错了，原文是：{message}"
+    """An error message in Chinese. A Chinese sentence stays; other texts that are not in the table are quoted."""
+    is_chinese = re.match("[\u4e00-\u9fff].*[：。]", message)
+    return _translated(message) or (message if is_chinese else f"出错了，原文是：{message}")
 
 
 def _translated(message: str) -> str | None:

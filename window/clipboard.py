@@ -32,10 +32,11 @@ def local_path(name: str) -> str:
     return url2pathname("/" + name.removeprefix("file://").partition("/")[2])  # it begins with a host or nothing
 
 
-def clipboard_picture(t: Callable[..., str], max_pixels: int) -> tuple[str, Image.Image]:
-    """A name for the picture in the system's clipboard, and the picture. ``t`` gives the window's texts.
+def clipboard_picture(t: Callable[..., str], said: Callable[[str], str], max_pixels: int) -> tuple[str, Image.Image]:
+    """A name for the picture in the system's clipboard, and the picture.
 
-    ``max_pixels`` is the largest width times height of a file.
+    ``t`` gives the window's texts, ``said`` an error's message in the window's language; ``max_pixels`` is the largest
+    width times height of a file.
 
     Raises:
         UserError: there is none, or this system does not give access to it.
@@ -44,7 +45,7 @@ def clipboard_picture(t: Callable[..., str], max_pixels: int) -> tuple[str, Imag
     try:
         found = ImageGrab.grabclipboard()
     except (NotImplementedError, OSError, ChildProcessError) as error:  # it needs xclip on X11, wl-paste on Wayland
-        raise UserError(t("cannot_paste", reason=error)) from error
+        raise UserError(t("cannot_paste", reason=said(str(error)))) from error
     if isinstance(found, list) and found:
         return str(Path(found[0]).resolve()), load_image(found[0], max_pixels)
     if not isinstance(found, Image.Image):

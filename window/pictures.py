@@ -187,7 +187,7 @@ class Pictures:
 
         def read() -> Added:
             added = Added()
-            name, image = clipboard_picture(self.window.t, self.max_pixels())
+            name, image = clipboard_picture(self.window.t, self.window.said, self.max_pixels())
             self._take(image, name, added)
             return added
 

@@ -33,17 +33,17 @@ def test_the_clipboard_gives_a_picture_a_file_or_a_reason(tmp_path, monkeypatch)
     picture("red").save(tmp_path / "red.png")
     say = lambda key, **values: TEXTS["en"][key].format(**values)  # noqa: E731
     monkeypatch.setattr(clipboard.ImageGrab, "grabclipboard", lambda: picture("blue").convert("RGBA"))
-    name, image = clipboard_picture(say, 10_000)
+    name, image = clipboard_picture(say, str, 10_000)
     assert (name, image.mode, image.getpixel((0, 0))) == ("clipboard", "RGB", (0, 0, 255))
     monkeypatch.setattr(clipboard.ImageGrab, "grabclipboard", lambda: [str(tmp_path / "red.png")])
-    assert clipboard_picture(say, 10_000)[0] == str(tmp_path / "red.png")
+    assert clipboard_picture(say, str, 10_000)[0] == str(tmp_path / "red.png")
     monkeypatch.setattr(clipboard.ImageGrab, "grabclipboard", lambda: None)
     with pytest.raises(UserError, match="There is no picture in the clipboard"):
-        clipboard_picture(say, 10_000)
+        clipboard_picture(say, str, 10_000)
 
     def nothing_to_ask():
         raise NotImplementedError("wl-paste or xclip is required")
 
     monkeypatch.setattr(clipboard.ImageGrab, "grabclipboard", nothing_to_ask)
     with pytest.raises(UserError, match="cannot be pasted here: wl-paste or xclip is required"):
-        clipboard_picture(say, 10_000)
+        clipboard_picture(say, str, 10_000)

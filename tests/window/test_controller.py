@@ -175,6 +175,31 @@ def test_a_broken_picture_is_a_sentence_and_changes_nothing(open_window, red, tm
     assert window.conversation.paths == [str(red)]
 
 
+def test_in_chinese_what_cannot_be_opened_or_pasted_is_a_chinese_sentence(open_window, red, tmp_path, monkeypatch):
+    window, person = open_window(red, preferences=Preferences(language="zh"))
+    loaded(window, person)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(red.read_bytes()[:40])
+
+    def no_program():
+        raise NotImplementedError("wl-paste or xclip is required for ImageGrab.grabclipboard() on Linux")
+
+    for count, file in enumerate((broken, tmp_path / "gone.png"), 1):
+        window.pictures.open(str(file))
+        person.until(lambda count=count: len(window.notes) == count)
+    window.root.clipboard_clear()
+    for count, grab in enumerate((lambda: None, no_program), 3):
+        monkeypatch.setattr(ImageGrab, "grabclipboard", grab)
+        person.press("Control_L", "Shift_L", "v")
+        person.until(lambda count=count: len(window.notes) == count)
+    assert [note.line for note in window.notes] == [
+        "无法打开 broken.jpg：无法解码：不是已知格式的图片",
+        "无法打开 gone.png：文件不存在",
+        "剪贴板里没有图片。",
+        "这里无法粘贴图片：需要安装 xclip 或 wl-clipboard。请先保存图片，再打开文件。",
+    ]
+
+
 def test_closing_while_it_answers_ends_the_answer(open_window, red):
     window, person = open_window(red)
     loaded(window, person)
