@@ -68,6 +68,11 @@ MESSAGES = {
         "太长：单轮就有 {tokens} 个 token，language.max_length（{length}）减去 max_new_tokens（{new}）"
         "只剩 {most} 个；请缩短回答上限或问题"
     ),
+    "too long: {tokens} tokens with one turn, language.max_length ({length}) less max_new_tokens ({new}) "
+    "allows {most}; ask for a shorter answer or a shorter question, or show fewer pictures": (
+        "太长：单轮就有 {tokens} 个 token，language.max_length（{length}）减去 max_new_tokens（{new}）"
+        "只剩 {most} 个；请缩短回答上限或问题，或减少图片"
+    ),
     'language.system: the chat template of this model has no system message; set it to ""': (
         'language.system：这个模型的对话模板没有系统消息；请设为 ""'
     ),

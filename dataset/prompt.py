@@ -271,11 +271,12 @@ def fit_prompt(
     if not turns:
         raise PromptError("a conversation needs at least one turn")
     tokens = f"too long: {len(input_ids)} tokens with one turn"
+    fewer = ", or show fewer pictures" if sum(turn.question.count(IMAGE_TOKEN) for turn in turns) > 1 else ""
     if not max_new_tokens:
         raise PromptError(f"{tokens}, language.max_length allows {max_length}")
     raise PromptError(
         f"{tokens}, language.max_length ({max_length}) less max_new_tokens ({max_new_tokens}) allows "
-        f"{max_length - max_new_tokens}; ask for a shorter answer or a shorter question"
+        f"{max_length - max_new_tokens}; ask for a shorter answer or a shorter question{fewer}"
     )
 
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from common.language import in_chinese
 from dataset.prompt import (
     IGNORE_INDEX,
     PromptError,
@@ -135,6 +136,10 @@ def test_a_question_that_leaves_no_room_for_the_answer_is_refused_with_all_the_n
         fit_prompt(tokenizer, question, max_length=length + 49, max_new_tokens=50)
     numbers = f"language.max_length ({length + 49}) less max_new_tokens (50) allows {length - 1}; "
     assert str(caught.value).startswith(f"too long: {length} tokens with one turn, {numbers}")
+    assert "fewer pictures" not in str(caught.value)
+    with pytest.raises(PromptError, match="shorter question, or show fewer pictures$") as caught:
+        fit_prompt(tokenizer, [Turn(IMAGE_TOKEN * 2)], max_length=20, max_new_tokens=5, image_context_length=9)
+    assert "原文" not in in_chinese(str(caught.value)) and "减少图片" in in_chinese(str(caught.value))
 
 
 def test_one_turn_too_long_is_refused_and_never_cut(tokenizer):
