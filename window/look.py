@@ -136,6 +136,8 @@ class Menu(tkinter.Menu):
             return
         if accelerator := chosen.get("accelerator"):
             chosen["accelerator"] = f"{accelerator}  "  # space at the right edge
+        if self.space is not None and itemType in ("checkbutton", "radiobutton"):
+            chosen["compound"] = "center"  # the mark has space on its right, and "left" would add to it
         super().add(itemType, **{**self.entry, **chosen})
 
 

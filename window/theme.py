@@ -107,8 +107,9 @@ class Theme:
         style.configure("Banner.TLabel", foreground=c.on_warning, padding=(px(12), px(7)))
         style.configure("Surface.TFrame", background=c.surface)
         style.configure("Small.TLabel", foreground=c.muted, font=look.small)
-        style.configure("Treeview", background=c.surface, fieldbackground=c.surface, foreground=c.text)
-        style.configure("Treeview", bordercolor=c.line, rowheight=px(52), font=look.font)
+        self._layout("Treeview", "Input.field", "Treeview.padding", "Treeview.treearea")
+        style.configure("Treeview", background=c.surface, foreground=c.text, font=look.font)
+        style.configure("Treeview", padding=px(4), rowheight=px(52))
         style.map("Treeview", background=[("selected", c.question)], foreground=[("selected", c.text)])
 
     def _configure_buttons(self) -> None:
