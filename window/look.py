@@ -123,10 +123,9 @@ class Menu(tkinter.Menu):
             options |= {"background": look.colors.edge, "borderwidth": look.px(1)}
         super().__init__(parent, tearoff=False, **options)
         self.entry: dict[str, Any] = {"background": ground}
-        self.space: tkinter.PhotoImage | None = None
-        if look.on_x11:
-            self.space = tkinter.PhotoImage(master=parent, width=look.px(6), height=look.px(28))
-            self.entry |= {"image": str(self.space), "compound": "left"}
+        self.on_x11 = look.on_x11
+        if self.on_x11:
+            self.entry |= {"image": str(look.space), "compound": "left"}
 
     def add(self, itemType: str, cnf: Any = None, **options: Any) -> None:  # noqa: N803, tkinter's name
         """As tkinter's, which all its add_... methods call."""
@@ -136,7 +135,7 @@ class Menu(tkinter.Menu):
             return
         if accelerator := chosen.get("accelerator"):
             chosen["accelerator"] = f"{accelerator}  "  # space at the right edge
-        if self.space is not None and itemType in ("checkbutton", "radiobutton"):
+        if self.on_x11 and itemType in ("checkbutton", "radiobutton"):
             chosen["compound"] = "center"  # the mark has space on its right, and "left" would add to it
         super().add(itemType, **{**self.entry, **chosen})
 
@@ -159,6 +158,8 @@ class Look:
         self.large = font.Font(root, family=family, size=-self.px(18), weight="bold")
         for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont"):  # used by the system's dialogs
             font.nametofont(name, root).configure(family=family, size=-self.px(13))
+        height = self.font.metrics("linespace") + self.px(10)
+        self.space = tkinter.PhotoImage(master=root, width=self.px(6), height=height)  # beside a menu's entries
         Theme(self)
 
     @property

@@ -171,9 +171,11 @@ class Theme:
                 selectbackground=[("readonly", c.surface)],
                 selectforeground=[("readonly", c.text)],
             )
-        root.option_add("*TCombobox*Listbox.background", c.surface)
-        root.option_add("*TCombobox*Listbox.foreground", c.text)
-        root.option_add("*TCombobox*Listbox.font", self.look.font)
+        style.configure("ComboboxPopdownFrame", relief="solid", borderwidth=1, bordercolor=c.edge)
+        colors = {"background": c.surface, "foreground": c.text}
+        colors |= {"selectBackground": c.accent, "selectForeground": c.on_accent}
+        for option, value in {**colors, "font": self.look.font}.items():
+            root.option_add(f"*TCombobox*Listbox.{option}", value)
 
     def _configure_pages(self) -> None:
         """The pages of the settings."""

@@ -37,6 +37,7 @@ def test_every_text_can_be_read_on_its_ground():
         pairs = [(c.text, ground) for ground in (c.ground, c.surface, c.button, c.button_over, c.question, c.marked)]
         pairs += [(c.muted, c.ground), (c.muted, c.surface), (c.on_warning, c.warning), (c.on_warning, c.ground)]
         pairs += [(c.on_accent, c.accent), (c.on_accent, c.accent_over)]
+        pairs += [(c.accent, ground) for ground in (c.ground, c.surface, c.question)]  # actions under an answer, boxes
         assert min(contrast(*pair) for pair in pairs) >= 4.5
 
 

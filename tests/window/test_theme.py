@@ -26,12 +26,14 @@ def test_the_scrollbar_and_the_drop_area_are_seen(open_window, screen, red):
     window.pictures.open(str(red))
     person.until(lambda: window.conversation.images)
     talked(window, person, *["a red circle"] * 30)
-    person.wait(0.1)
     bar = view.transcript.bar
-    first, last = bar.get()
-    y = bar.winfo_rooty() + round((first + last) / 2 * bar.winfo_height())
-    thumb = pixel(screen, bar.winfo_rootx() + bar.winfo_width() // 2, y)
-    assert contrast(thumb, surface) >= 3
+
+    def thumb() -> str:
+        first, last = bar.get()
+        y = bar.winfo_rooty() + round((first + last) / 2 * bar.winfo_height())
+        return pixel(screen, bar.winfo_rootx() + bar.winfo_width() // 2, y)
+
+    person.until(lambda: contrast(thumb(), surface) >= 3, 20)
 
 
 def test_a_menu_has_an_edge_and_space_and_a_menu_button_its_arrow_at_the_edge(open_window, screen):
@@ -39,15 +41,12 @@ def test_a_menu_has_an_edge_and_space_and_a_menu_button_its_arrow_at_the_edge(op
     loaded(window, person)
     menu, colors = window.view.menus.of_entry, window.view.look.colors
     menu.post(200, 300)
-    person.wait(0.1)
+    person.until(menu.winfo_viewable)
     left, top, width = menu.winfo_rootx(), menu.winfo_rooty(), menu.winfo_width()
     middle = top + (menu.yposition(0) + menu.yposition(1)) // 2
-    assert [pixel(screen, x, middle) for x in (left, left + 2, left + width - 1)] == [
-        colors.edge,
-        colors.ground,
-        colors.edge,
-    ]
-    assert pixel(screen, left + width // 2, top) == colors.edge
+    points = [(left, middle), (left + 2, middle), (left + width - 1, middle), (left + width // 2, top)]
+    wanted = [colors.edge, colors.ground, colors.edge, colors.edge]
+    person.until(lambda: [pixel(screen, *point) for point in points] == wanted, 20)
     line = window.view.look.font.metrics("linespace")
     assert all(menu.yposition(index + 1) - menu.yposition(index) >= line + 8 for index in range(3))
     menu.unpost()
@@ -64,13 +63,13 @@ def test_the_progress_bar_and_the_banner_are_drawn_like_the_rest(open_window, sc
     view.show_status("Reading...", answering=False, loading=True)
     view.progress.stop()
     view.show_demo_note(True)
-    person.wait(0.2)
 
     def at(widget, x: int, y: int) -> str:
         return pixel(screen, widget.winfo_rootx() + x, widget.winfo_rooty() + y)
 
     bar, note = view.progress, view.demo_note
-    middle = bar.winfo_height() // 2
-    assert bar.winfo_height() == 4
-    assert [at(bar, x, middle) for x in (20, bar.winfo_width() - 5)] == [colors.accent, colors.line]
-    assert at(note, 0, 0) == colors.ground and at(note, 7, 7) == colors.warning  # its corners are round
+    person.until(lambda: (bar.winfo_height(), note.winfo_ismapped()) == (4, True), 20)
+    wanted = [colors.accent, colors.line]
+    person.until(lambda: [at(bar, x, 2) for x in (20, bar.winfo_width() - 5)] == wanted, 20)
+    wanted = [colors.ground, colors.warning]
+    person.until(lambda: [at(note, x, x) for x in (0, 7)] == wanted, 20)  # its corners are round
