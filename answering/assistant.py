@@ -76,7 +76,7 @@ class Assistant:
         folder, (model, tokenizer, image_processor, config) = load_undamaged(
             checkpoint, dtype, target, verify=verify, overrides=overrides
         )
-        model.merge_adapters()
+        model.merge_adapters(rounded=config.generate.merge_adapters)
         on_stage("device")
         return cls(model.to(target), tokenizer, image_processor, config, folder)
 

@@ -110,7 +110,7 @@ def _lora_linear_backward(
     """-> gradients of x [N, in] ([0] unless ``of_x``), a [r, in] and b [out, r]."""
     width = weight.shape[0]
     # Where the output is no wider than the input, one product gives all of d_x, instead of a second pass over it:
-    # d_x = [grad | d_low] [W ; A]. That is 2.0 instead of 2.3 ms for 1.5B's down projection of 45,760 tokens.
+    # d_x = [grad | d_low] [W ; A].
     joined = of_x and not rate and width <= weight.shape[1]
     wide = grad.new_empty(len(grad), width + len(a)) if joined else None
     d_low = torch.mm(grad, b * scale, out=None if wide is None else wide[:, width:])  # [N, r]
@@ -262,8 +262,8 @@ _lora_gate_up.register_autograd(_backward_gate_up, setup_context=_keep_gate_up)
 class FusedQKV(_Attention):
     """A mixin for an attention: the three projections as one LoRA layer, unless one of them has dropout.
 
-    A = [A_q ; A_k ; A_v] and B is block-diagonal. It saves two passes over x, two over its gradient and the sum of
-    three gradients: 0.6 of 1.8 ms for 45,760 tokens of 1.5B on an H200.
+    A = [A_q ; A_k ; A_v] and B is block-diagonal. Apart, forward and backward pass take 1.8 ms for 45,760 tokens of 1.5B on
+    an H200, with the sum of three gradients; one layer of this width took 1.2 ms (rank 64).
     """
 
     def forward(

@@ -398,6 +398,7 @@ class Generate(Section):
     )
     batch_size: Count = Field(8, description=COUNT)
     cuda_graphs: bool = Field(True, description=FLAG)
+    merge_adapters: bool = Field(False, description=FLAG)
 
 
 class Baselines(Section):

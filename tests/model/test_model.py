@@ -105,6 +105,17 @@ def test_adapters_stay_where_the_weights_cannot_take_them_in(make_config, overri
     assert [name for name, _ in model.named_parameters()] == before
 
 
+def test_bf16_weights_take_adapters_in_if_asked_and_are_rounded_once(make_config):
+    config = make_config()
+    model = build_model(config, load_tokenizer(config.language.path), torch.bfloat16)
+    layer = model.language.base_model.model.model.layers[0].mlp.down_proj
+    layer.lora_B["default"].weight.data.normal_(std=0.2)
+    wanted = (layer.base_layer.weight.float() + layer.get_delta_weight("default")).bfloat16()
+    model.merge_adapters(rounded=True)
+    assert not [name for name, _ in model.named_parameters() if "lora_" in name]
+    assert torch.equal(model.language.model.layers[0].mlp.down_proj.weight, wanted)
+
+
 def test_gradient_checkpointing_changes_no_gradient(built):
     _, model, _, batch = built
     model.train()
