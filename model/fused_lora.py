@@ -262,8 +262,8 @@ _lora_gate_up.register_autograd(_backward_gate_up, setup_context=_keep_gate_up)
 class FusedQKV(_Attention):
     """A mixin for an attention: the three projections as one LoRA layer, unless one of them has dropout.
 
-    A = [A_q ; A_k ; A_v] and B is block-diagonal. Apart, forward and backward pass take 1.8 ms for 45,760 tokens of 1.5B on
-    an H200, with the sum of three gradients; one layer of this width took 1.2 ms (rank 64).
+    A = [A_q ; A_k ; A_v] and B is block-diagonal. Apart, forward and backward pass take 1.8 ms for 45,760 tokens of
+    1.5B on an H200, with the sum of three gradients; one layer of this width took 1.2 ms (rank 64).
     """
 
     def forward(
