@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen2Config, Qwen3Config
 
 from common.optional import is_installed
+from model.plain_peft import LoraConfig, get_peft_model
 from qwen.decoding_step import DecodingStep, is_plain
 from qwen.Mqwen import MQwen2ForCausalLM, MQwen3ForCausalLM
 from qwen.prefix import add_prefix
