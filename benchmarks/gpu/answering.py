@@ -7,6 +7,7 @@ Decoding reads weights, keys and values for every token; their bytes per second 
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -93,9 +94,11 @@ class Answering:
         ask = self.ask_llava if side == "llava" else partial(self.ask_ours, self.graphs(side) if recorded else None)
         seen: dict[str, list[tuple[float, float]]] = {"first": [], "follow-up": []}
         begin = time.monotonic()
+        said: list[list[int]] = []  # of each turn, everything
         for repeat in range(self.repeats + 3):
             first, talk, kept = ask(model, self.prompt, None)
-            again, _, _ = ask(model, talk + self.question, kept)
+            again, talk, _ = ask(model, talk + self.question, kept)
+            said.append(talk[len(self.prompt) :])
             if repeat == 2:  # the second calls record
                 warm = time.monotonic() - begin
             if repeat > 2:
@@ -109,6 +112,8 @@ class Answering:
         }
         found |= {f"{name}, least and most ms": [min(times), max(times)] for name, times in waits.items()}
         found["first over follow-up"] = statistics.median(waits["first"]) / statistics.median(waits["follow-up"])
+        # The first turn is launched, the second records, later ones replay; tokens should be equal, but for rounding.
+        found["tokens of each turn as in the first"] = [len(os.path.commonprefix([said[0], turn])) for turn in said]
         found |= {"tokens/s": rate, "least and most tokens/s": [min(rates), max(rates)], "warm-up s": warm}
         return found | self.roofline(1 / rate)
 
