@@ -6,7 +6,8 @@
     python ask.py --checkpoint checkpoints/run --image photo.jpg --box 120,80,300,260 "What is this?"
     python ask.py --checkpoint checkpoints/run --image photo.jpg --draw out.png "Where is the red bus?"
 
-prints the answer and nothing else on stdout. Without a question it becomes a conversation about the picture.
+prints the answer and nothing else on stdout, its boxes in pixels: the red bus [120, 80, 300, 260]. With --json the
+answer keeps the marks of its boxes. Without a question it becomes a conversation about the picture.
 """
 
 from __future__ import annotations
@@ -68,10 +69,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--box",
         action="append",
         default=[],
-        metavar="LEFT,TOP,RIGHT,BOTTOM",
-        help="ask about a part of the last picture, in its pixels as displayed; may be given several times",
+        metavar="[NUMBER:]LEFT,TOP,RIGHT,BOTTOM",
+        help="ask about a part of a picture, in its pixels as displayed; may be given several times for one picture. "
+        "Of several pictures, it is on the last, or on the first with --box 1:120,80,300,260",
     )
-    parser.add_argument("--draw", type=Path, metavar="FILE", help="write the last picture with the answer's boxes")
+    parser.add_argument(
+        "--draw",
+        type=Path,
+        metavar="FILE",
+        help="write the picture (the last, or that of --box) with the answer's boxes",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_checkpoint_arguments(parser)
@@ -114,7 +121,7 @@ def ask(args: argparse.Namespace) -> int:
     """Check the checkpoint and the pictures, load the model, which takes seconds, and ask it. Returns the status."""
     from answering.conversation import Conversation, read_image
     from answering.devices import check_device
-    from answering.drawing import check_drawing, parse_box
+    from answering.drawing import check_drawing, parse_boxes
     from answering.question_file import read_question_file
 
     check_device(args.device)
@@ -131,8 +138,7 @@ def ask(args: argparse.Namespace) -> int:
         images = [read_image(path, config.data.max_pixels) for path in args.image]
         conversation = Conversation(images, args.image)
         check_drawing(args.draw)
-        for text in args.box:
-            parse_box(text, images[-1].size, None)
+        parse_boxes(args.box, [image.size for image in images], None)
 
     from answering.opening import assistant_of
     from model.model import quiet_libraries
@@ -198,47 +204,49 @@ def answer_one(
 ) -> None:
     """Print the answer to a question and keep it in the conversation.
 
-    ``about``: boxes of the last picture, as they were typed. ``drawing``: the file for it with the answer's boxes.
+    ``about``: boxes of a picture, as they were typed. ``drawing``: the file for it with the answer's boxes.
     """
-    from answering.drawing import box_fields, draw_answer, parse_box
+    from answering.drawing import box_fields, draw_answer, parse_boxes
     from dataset.boxes import asked_about
 
     if about and not assistant.takes_boxes:
         raise UserError("--box: this checkpoint has no tokens for boxes; train it on a source with boxes")
     if about and not assistant.learnt_boxes:
         print("note: this checkpoint was not trained on boxes", file=sys.stderr)
-    boxes = [parse_box(text, conversation.images[-1].size, assistant.crop) for text in about]
-    request = conversation.ask(question, boxes)
+    boxes, picture = parse_boxes(about, [image.size for image in conversation.images], assistant.crop)
+    if picture is not None and picture < len(conversation.images) - 1 and not assistant.config.language.picture_numbers:
+        number = f"it may not know which is picture {picture + 1}"
+        print(f"note: this checkpoint was trained without numbers of pictures: {number}", file=sys.stderr)
+    request = conversation.ask(question, boxes, picture)
+    turn = conversation.turns[-1]
+    turn.checkpoint = str(assistant.checkpoint or "")
+    image = conversation.images[conversation.picture_of(turn)]
     say_replaced(conversation.replaced)
     if as_json:
         conversation.answer("".join(assistant.stream(request)).strip())
         asked, answer = conversation.answered()[-1]
         line = {"question": asked_about(asked)[1], "images": conversation.paths, "answer": answer}
-        print_json({**line, **box_fields(answer, conversation.images, assistant)})
+        print_json({**line, **box_fields(answer, image, assistant)})
     else:
-        conversation.answer(print_answer(assistant, request))
-    if drawing:
-        drawn = draw_answer(
-            conversation.images[-1], boxes, conversation.turns[-1].answer or "", assistant.crop, drawing
-        )
-        if not drawn:
-            print("note: the answer has no box", file=sys.stderr)
+        print_answer(assistant, conversation, request)
+    if drawing and not draw_answer(image, boxes, turn.answer or "", assistant.crop, drawing):
+        print("note: the answer has no box", file=sys.stderr)
 
 
-def print_answer(assistant: Assistant | BaselineAssistant, request: Request) -> str:
-    """Print the answer: piece by piece on a terminal, whole elsewhere. Returns it."""
-    text = ""
-    if sys.stdout.isatty():
-        for piece in assistant.stream(request):
-            piece = piece if text else piece.lstrip()
-            print(piece, end="", flush=True)
-            text += piece
-        print()
-    else:
-        text = "".join(assistant.stream(request))
-        print(text.strip(), flush=True)
-    say_unprintable(text)
-    return text.strip()
+def print_answer(assistant: Assistant | BaselineAssistant, conversation: Conversation, request: Request) -> None:
+    """Keep the answer to the last question, and print it in plain words: piece by piece on a terminal, else whole."""
+    turn, on_terminal = conversation.turns[-1], sys.stdout.isatty()
+    text = shown = ""
+    for piece in assistant.stream(request):
+        text = (text + piece).lstrip()
+        if on_terminal:
+            plain = conversation.plain(turn, text)[1]
+            print(plain[len(shown) :], end="", flush=True)
+            shown = plain
+    conversation.answer(text.strip())
+    plain = conversation.plain(turn)[1]
+    print(plain[len(shown) :], flush=True)
+    say_unprintable(plain)
 
 
 # ---------------------------------------------------------------------------------------------- a file of questions
@@ -251,7 +259,8 @@ def ask_many(assistant: Assistant | BaselineAssistant, config: Config, asked: li
     """
     from tqdm import tqdm
 
-    from answering.drawing import box_fields
+    from answering.drawing import box_fields, in_plain_pixels
+    from dataset.boxes import boxes_in
     from dataset.prompt import Request, Turn, question_with_images
     from evaluation.asking import Pictures, answers_to
 
@@ -268,11 +277,12 @@ def ask_many(assistant: Assistant | BaselineAssistant, config: Config, asked: li
     for one, answer, problem in in_order(asked, progress):
         if as_json:
             error = {"error": problem} if problem else {}
-            shown = [pictures(path) for path in one.images] if answer else []
-            boxes = box_fields(answer or "", shown, assistant)
+            image = pictures(one.images[-1]) if answer and one.images else None
+            boxes = box_fields(answer or "", image, assistant)
             print_json({**one.fields, "images": one.images, "answer": answer, **boxes, **error})
         else:
-            line = " ".join((answer or "").splitlines())
+            size = pictures(one.images[-1]).size if one.images and boxes_in(answer or "") else None
+            line = " ".join(in_plain_pixels(answer or "", size, assistant.crop).splitlines())
             print(line, flush=True)
             printable = printable and can_print(line)
             if problem:

@@ -95,13 +95,18 @@ class Conversation:
         number = picture_asked_about(typed(turn.question))
         return last if number is None else min(max(number - 1, 0), last)
 
-    def plain(self, turn: Exchange) -> tuple[str, str]:
-        """A turn's question and answer in plain words, with their boxes in pixels: ``the bus [120, 80, 300, 260]``."""
+    def plain(self, turn: Exchange, so_far: str | None = None) -> tuple[str, str]:
+        """A turn's question and answer in plain words, with their boxes in pixels: ``the bus [120, 80, 300, 260]``.
+
+        ``so_far``: the answer in progress, in place of the turn's own. What may become a box at its end is left out.
+        """
         picture = self.picture_of(turn)
         size = self.images[picture].size if picture >= 0 else None
         crop = crop_if_known(turn.checkpoint)
-        question, answer = (in_plain_pixels(text, size, crop) for text in (typed(turn.question), turn.answer or ""))
-        return question, answer
+        question = in_plain_pixels(typed(turn.question), size, crop)
+        if so_far is not None:
+            return question, in_plain_pixels(so_far, size, crop, grows=True)
+        return question, in_plain_pixels(turn.answer or "", size, crop)
 
     def pictures_before(self, index: int | None = None) -> int:
         """How many pictures the questions before ``index`` show (None: all questions)."""

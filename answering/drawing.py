@@ -43,18 +43,40 @@ class TakesBoxes(Protocol):
     def crop(self) -> Crop | None: ...
 
 
-def parse_box(text: str, size: tuple[int, int], crop: Crop | None) -> Box:
-    """:func:`asked_box` of ``left,top,right,bottom``.
+def parse_boxes(
+    texts: Sequence[str], sizes: Sequence[tuple[int, int]], crop: Crop | None
+) -> tuple[list[Box], int | None]:
+    """:func:`parse_box` of each text, and the index of the picture that they are on; None without texts.
 
     Raises:
-        UserError: it is not four numbers, empty, or outside what the tower is shown.
+        UserError: one cannot be used, or they are on different pictures.
     """
+    found = [parse_box(text, sizes, crop) for text in texts]
+    pictures = sorted({picture for _, picture in found})
+    if len(pictures) > 1:
+        first, second = (picture + 1 for picture in pictures[:2])
+        raise UserError(f"--box: boxes on pictures {first} and {second}; a question is about boxes of one picture")
+    return [box for box, _ in found], pictures[0] if pictures else None
+
+
+def parse_box(text: str, sizes: Sequence[tuple[int, int]], crop: Crop | None) -> tuple[Box, int]:
+    """:func:`asked_box` of ``left,top,right,bottom``, and the index of its picture.
+
+    ``sizes`` are those of the pictures. ``2:left,top,right,bottom`` is on the second; without a number, on the last.
+
+    Raises:
+        UserError: it is not four numbers, empty, or outside what the tower is shown; or there is no such picture.
+    """
+    number, colon, corners = text.rpartition(":")
     try:
-        left, top, right, bottom = (float(number) for number in text.split(","))
+        picture = int(number) if colon else len(sizes)
+        left, top, right, bottom = (float(side) for side in corners.split(","))
     except ValueError:
         raise UserError(f"--box {text}: expected left,top,right,bottom in pixels, such as 120,80,300,260") from None
+    if not 1 <= picture <= len(sizes):
+        raise UserError(f"--box {text}: no picture {picture}; there are {len(sizes)}, counted from 1")
     try:
-        return asked_box((left, top, right, bottom), size, crop)
+        return asked_box((left, top, right, bottom), sizes[picture - 1], crop), picture - 1
     except UserError as error:
         raise UserError(f"--box {text}: {error}") from None
 
@@ -84,13 +106,13 @@ def boxes_of_answer(answer: str, size: tuple[int, int], crop: Crop | None) -> li
     return [Drawn(label, to_pixels(box, view)) for label, box in labelled_boxes(answer)]
 
 
-def in_plain_pixels(text: str, size: tuple[int, int] | None, crop: Crop | None) -> str:
+def in_plain_pixels(text: str, size: tuple[int, int] | None, crop: Crop | None, grows: bool = False) -> str:
     """A question or an answer in plain words, each box in pixels of the upright picture: [left, top, right, bottom].
 
-    Without the picture's ``size``, the boxes are left out.
+    Without the picture's ``size``, the boxes are left out. ``grows``: see :func:`dataset.boxes.in_plain_words`.
     """
     view = view_of(size, crop) if size else None
-    return in_plain_words(text, lambda box: str(list(to_pixels(box, view))) if view else "")
+    return in_plain_words(text, lambda box: str(list(to_pixels(box, view))) if view else "", grows)
 
 
 def captions(labels: Sequence[str]) -> list[str]:
@@ -104,11 +126,11 @@ def line_width(size: tuple[int, int]) -> int:
     return max(2, round(max(size) / 300))
 
 
-def box_fields(answer: str, images: Sequence[Image.Image], model: TakesBoxes) -> dict[str, Any]:
-    """``boxes`` of an answer for JSON, in pixels of the last picture; {} where the model has no tokens for boxes."""
-    if not (model.takes_boxes and images):
+def box_fields(answer: str, image: Image.Image | None, model: TakesBoxes) -> dict[str, Any]:
+    """``boxes`` of an answer for JSON, in pixels of its picture; {} where the model has no tokens for boxes."""
+    if image is None or not model.takes_boxes:
         return {}
-    found = boxes_of_answer(answer, images[-1].size, model.crop)
+    found = boxes_of_answer(answer, image.size, model.crop)
     return {"boxes": [{"label": label, "box": list(corners)} for label, corners in found]}
 
 

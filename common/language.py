@@ -49,6 +49,12 @@ MESSAGES = {
     "{option}: expected left,top,right,bottom in pixels, such as {example}": (
         "{option}：应为以像素表示的 左,上,右,下，例如 {example}"
     ),
+    "{option}: no picture {number}; there are {count}, counted from 1": (
+        "{option}：没有第 {number} 张图片；共 {count} 张，从 1 数起"
+    ),
+    "--box: boxes on pictures {first} and {second}; a question is about boxes of one picture": (
+        "--box：框在图片 {first} 和图片 {second} 上；一个问题只能问一张图片上的框"
+    ),
     "{option}: expected a name that ends in {endings}": "{option}：文件名应以 {endings} 之一结尾",
     "--box: this checkpoint has no tokens for boxes; train it on a source with boxes": (
         "--box：这个检查点没有框的词元；请用带框的数据源训练"

@@ -42,7 +42,8 @@ _LEADING = re.compile(
     rf"(?:{_NAME.pattern})?(?P<boxes>(?:<box>\(\d{{1,3}},\d{{1,3}}\),\(\d{{1,3}},\d{{1,3}}\)</box>)+) "
 )
 _UNFINISHED = re.compile(r"<box>[^<>]*(?:</[box]*)?$")  # a box at the end of an answer that was stopped
-_BEGUN = re.compile(r"<box>[^<>]*(?:<[/box]*)?$|<(?:/?[refbox]*)?$")  # or of one in progress, whose marks grow too
+# or of one in progress, whose marks grow too
+_BEGUN = re.compile(r"<box>[^<>]*(?:<[/box]*)?$|<(?:/?[refbox]*)?$", re.IGNORECASE)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
 # What texts of published data have: Qwen-VL's marks, Qwen2-VL's tokens, LLaVA's brackets.
 _WRITTEN = re.compile(
@@ -154,10 +155,11 @@ def markup_of(text: str, grows: bool = False) -> list[tuple[int, int]]:
     return sorted(hidden + [mark for mark in marks if not any(start <= mark[0] < end for start, end in hidden)])
 
 
-def in_plain_words(text: str, written: Callable[[Box], str]) -> str:
+def in_plain_words(text: str, written: Callable[[Box], str], grows: bool = False) -> str:
     """A text in the neutral form for people: without marks, each box as ``written`` writes it ("": not at all).
 
-    A box that cannot be drawn keeps its numbers.
+    A box that cannot be drawn keeps its numbers. The end of a text that ``grows`` is left out while it may become a
+    mark or a box, so that each longer text begins as the one before.
     """
     plain, end = "", 0
     for match in _NEUTRAL.finditer(text):
@@ -166,7 +168,8 @@ def in_plain_words(text: str, written: Callable[[Box], str]) -> str:
         box = _box_of(match) if match[1] is None else None
         words = written(box) if box else match[1] or match[0]
         plain += f" {words}" if box and words and plain and not plain[-1].isspace() else words
-    return _MARK.sub("", plain + _UNFINISHED.sub("", text[end:]))
+    unfinished = _BEGUN if grows else _UNFINISHED
+    return _MARK.sub("", plain + unfinished.sub("", text[end:]))
 
 
 def boxes_in(text: str) -> list[Box]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import ask as ask_command
 from answering import assistant as assistant_module
@@ -106,6 +107,11 @@ def test_verify_reads_all_files_again(checkpoint, tmp_path, monkeypatch, capsys)
 # ---------------------------------------------------------------------------------------------- in this process
 
 
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
 class Console:
     """Runs the command in this process, on streams of bytes in an encoding."""
 
@@ -116,11 +122,13 @@ class Console:
         load = lambda *arguments, **options: assistant  # noqa: E731
         monkeypatch.setattr(Assistant, "load", load)
 
-    def run(self, *arguments: str, stdin: bytes = b"", encoding: str = "utf-8") -> SimpleNamespace:
+    def run(
+        self, *arguments: str, stdin: bytes = b"", encoding: str = "utf-8", stream: type = io.TextIOWrapper
+    ) -> SimpleNamespace:
         out, err = io.BytesIO(), io.BytesIO()
         with self.patch.context() as patch:
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding=encoding))
-            patch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+            patch.setattr(sys, "stdout", stream(out, encoding=encoding))
             patch.setattr(sys, "stderr", io.TextIOWrapper(err, encoding=encoding, errors="backslashreplace"))
             status = ask_command.main([*self.command, *arguments])
             sys.stdout.flush()
@@ -196,6 +204,15 @@ def test_a_file_of_questions_gives_one_line_for_each_in_its_order(console, quest
     assert done.err.startswith("line 3: ") and done.err.count("\n") == 2
 
 
+def test_answers_to_a_file_of_questions_are_in_plain_words(console, tmp_path):
+    (tmp_path / "q.txt").write_text("Where?\n", encoding="utf-8")
+    said = "<ref>the dog</ref><box>(100,500),(600,999)</box>"
+    console.patch.setattr(console.assistant, "answer", lambda requests, **settings: [said] * len(requests))
+    asked = ["--questions", str(tmp_path / "q.txt")]
+    assert console.run(*asked).out.decode() == "the dog [3, 30, 18, 60]\n"
+    assert json.loads(console.run(*asked, "--json").out)["answer"] == said
+
+
 def test_ctrl_c_loses_no_answer_that_was_printed(console, tmp_path):
     (tmp_path / "q.txt").write_text("a\nb\nc\nd\n", encoding="utf-8")
     batches = []
@@ -261,9 +278,49 @@ def test_a_box_is_asked_about_and_the_answers_boxes_are_pixels_and_drawn(console
     assert (tmp_path / "out.png").is_file()
 
 
+def test_a_box_names_one_of_several_pictures_and_the_answers_boxes_are_on_it(console, tmp_path):
+    """The pictures have 30 x 60 and 200 x 100 pixels."""
+    picture("blue").resize((200, 100)).save(tmp_path / "blue.png")
+    seen = []
+
+    def stream(request):
+        seen.append(request.turns[-1].question)
+        return iter(["<ref>the dog</ref><box>(100,500),(600,999)</box>"])
+
+    console.patch.setattr(console.assistant, "stream", stream)
+    console.patch.setattr(Assistant, "takes_boxes", True)
+    both = ["--image", str(tmp_path / "blue.png"), "What is this?"]
+    done = console.run("--box", "1:3,30,18,60", "--json", "--draw", str(tmp_path / "out.png"), *both)
+    assert json.loads(done.out)["boxes"] == [{"label": "the dog", "box": [3, 30, 18, 60]}]
+    assert (
+        "note: this checkpoint was trained without numbers of pictures: it may not know which is picture 1" in done.err
+    )
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert drawn.size == (30, 60)
+    done = console.run("--box", "1:3,30,18,60", *both)
+    assert done.out.decode() == "the dog [3, 30, 18, 60]\n"
+    done = console.run("--box", "20,50,120,100", *both)
+    assert done.out.decode() == "the dog [20, 50, 120, 100]\n" and "numbers of pictures" not in done.err
+    box = "<box>(100,500),(600,999)</box> What is this?"
+    pictures = "<|extra_0|>" * 2
+    assert seen == [f"{pictures}\nPicture 1: {box}"] * 2 + [f"{pictures}\n{box}"]
+
+
+@pytest.mark.parametrize("stream", [io.TextIOWrapper, Terminal])
+def test_an_answer_is_printed_in_plain_words_and_kept_exactly(console, stream):
+    """Also on a terminal, where it is printed piece by piece. The next question's prompt has the marks."""
+    said, seen = " It is <ref>the dog</ref><box>(100,500),(600,999)</box>, 1 < 2", []
+    console.patch.setattr(console.assistant, "stream", lambda request: seen.append(request) or iter(said))
+    done = console.run(stdin=b"Where?\nAnd now?\n", stream=stream)
+    assert done.out.decode() == "It is the dog [3, 30, 18, 60], 1 < 2\n" * 2
+    assert seen[1].turns[0].answer == said.strip()
+    assert json.loads(console.run("--json", "Where?").out)["answer"] == said.strip()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--box", "2:1,2,3,4", "x"], "error: --box 2:1,2,3,4: no picture 2; there are 1, counted from 1"),
         (["--box", "1,2", "x"], "error: --box 1,2: expected left,top,right,bottom in pixels"),
         (["--box", "40,1,50,2", "x"], "error: --box 40,1,50,2: a box outside its picture"),
         (["--draw", "a.txt", "x"], "error: --draw a.txt: expected a name that ends in .png"),

@@ -73,6 +73,9 @@ def test_a_question_about_a_part_names_its_picture_unless_it_is_the_last(tmp_pat
         "a dog [20, 20, 100, 60] and (9,9),(3,20)",  # the second cannot be drawn, the third is not complete
     )
     assert talk.plain(talk.turns[1]) == ("[10, 40, 50, 120] And this?", "red")
+    assert (
+        talk.plain(talk.turns[0], "<ref>a dog</ref><box>(100,200),(500,600)</box> <re")[1] == "a dog [20, 20, 100, 60] "
+    )
     talk.save(tmp_path / "talk.json")
     kept = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["turns"]
     assert [turn.get("picture") for turn in kept] == [1, None]

@@ -31,6 +31,14 @@ def test_the_language_is_the_locales(monkeypatch, name, language):
             "命令行：generate.top_p = 3：应为大于 0 且不超过 1 的数",
         ),
         (
+            "--box 3:1,2,3,4: no picture 3; there are 2, counted from 1",
+            "--box 3:1,2,3,4：没有第 3 张图片；共 2 张，从 1 数起",
+        ),
+        (
+            "--box: boxes on pictures 1 and 2; a question is about boxes of one picture",
+            "--box：框在图片 1 和图片 2 上；一个问题只能问一张图片上的框",
+        ),
+        (
             "--box 1,2,1,4: an empty box; the picture has 8 x 6 pixels",
             "--box 1,2,1,4：空的框；图片为 8 × 6 像素",
         ),

@@ -249,6 +249,21 @@ def test_an_answer_in_progress_shows_no_part_of_a_mark():
     assert seen_of(text, grows=False) == "It is a dog and 狗, 1 < 2."
 
 
+MARKS_AND_WORDS = ["<", ">", "/", *boxes.MARKS, "<BOX>", "(1,2),(30,40)", "(9,9),(3,4)", "a bus", " ", "f"]
+
+
+@given(text=st.lists(st.sampled_from([*MARKS_AND_WORDS, write_box((1, 2, 30, 40)), "<ref>a bus</ref>"])).map("".join))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_an_answer_in_progress_in_plain_words_only_grows(text):
+    """Whatever it becomes, what was printed is never taken back."""
+    shown = ""
+    for length in range(len(text) + 1):
+        longer = in_plain_words(text[:length], str, grows=True)
+        assert longer.startswith(shown)
+        shown = longer
+    assert in_plain_words(text, str).startswith(shown)
+
+
 @pytest.mark.parametrize(
     ("stopped", "shown"),
     [

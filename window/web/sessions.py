@@ -328,7 +328,7 @@ class Sessions:
                 job.changed()
                 for piece in assistant.stream(asked.request, job.stopping, **session.settings):
                     said += piece
-                    asked.answer.text = said.strip()
+                    asked.answer.text = asked.conversation.plain(asked.turn, said.strip())[1]
                     job.changed()
         except Exception as error:
             problem = describe_error(error)
@@ -338,7 +338,8 @@ class Sessions:
         """Keep what was said. A question without a word of an answer is withdrawn and given back, unless that is it."""
         kept = bool(said) or not (job.stopped or problem)
         if kept:
-            asked.turn.answer, asked.answer.text = said, said
+            asked.turn.answer = said
+            asked.answer.text = asked.conversation.plain(asked.turn)[1]
             session.answered_by = asked.checkpoint
         else:
             asked.withdraw(session)
@@ -350,7 +351,7 @@ class Sessions:
         elif job.stopped:
             session.status = Status("stopped")
         else:
-            session.status = self.who(session) if said else Status("nothing")
+            session.status = self.who(session) if asked.answer.text.strip() else Status("nothing")
 
     def _loaded(self, job: Job, session: Session, checkpoint: Path) -> Assistant | BaselineAssistant:
         def say(stage: str) -> None:

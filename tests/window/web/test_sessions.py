@@ -64,6 +64,27 @@ def test_answers_are_those_of_the_assistant_and_a_follow_up_sees_the_conversatio
     assert tab.said() == "test / checkpoint-1 on cpu" and tab.job is None
 
 
+def test_an_answer_is_shown_in_plain_words_with_its_boxes_in_pixels_also_while_it_comes(sessions, tab, monkeypatch):
+    """The picture has 30 x 60 pixels. The conversation keeps the exact answer, which the next prompt has."""
+    said, seen = "It is <ref>a dog</ref><box>(100,500),(600,999)</box>.", []
+
+    def stream(*arguments, **settings):
+        for piece in said:
+            seen.append(tab.lines[-1].text)
+            yield piece
+
+    monkeypatch.setattr(sessions.model.assistant, "stream", stream)
+    assert answer(sessions, tab, "Where is <box>?") == "It is a dog [3, 30, 18, 60]."
+    assert tab.conversation.turns[-1].answer == said and tab.lines[-2].text == "Where is <box>?"
+    assert all("It is a dog [3, 30, 18, 60].".startswith(words) for words in seen)
+    assert {"", "It is", "It is a dog", "It is a dog [3, 30, 18, 60]"} <= set(seen)
+
+
+def test_an_answer_of_nothing_but_marks_is_called_empty(sessions, tab, monkeypatch):
+    monkeypatch.setattr(sessions.model.assistant, "stream", lambda *arguments, **settings: iter(["<ref>", "</ref>"]))
+    assert answer(sessions, tab, "What?") == "" and tab.status.key == "nothing"
+
+
 def test_two_tabs_have_their_own_conversations_and_kept_prefixes(sessions, red, blue, assistant):
     tabs = [sessions.of("a"), sessions.of("b")]
     for tab, file in zip(tabs, (red, blue), strict=True):
