@@ -13,7 +13,13 @@ import sys
 import pytest
 import yaml
 
+import ask
+import process_image
+from settings import save_config
+from tests.helpers.clips import write_clip
+from tests.helpers.forked import forks
 from tests.helpers.tiny import REPO, save_qwen, save_siglip
+from tests.helpers.workplace import talk
 
 
 def run(*arguments: str) -> str:
@@ -120,3 +126,33 @@ def test_one_sample_can_be_printed_with_its_728_visual_tokens(pipeline):
     folder, _ = pipeline
     output = run("-m", "dataset.show", "--config", folder / "run.yaml", "--index", "1")
     assert "<|extra_0|> x 728" in output and "728 visual" in output
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [
+        ["projector.kind=pool", "projector.pool=2", "vision.image_context_length=4", "vision.drop_first_token=false"],
+        ["projector.kind=resampler", "projector.queries=4", "vision.image_context_length=4"],
+    ],
+)
+def test_a_video_trains_and_is_asked_about_with_four_tokens_a_frame(make_config, tmp_path, connector, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    talks = [talk(f"<video>\nWhat is {number}?", "It gets brighter.") for number in range(4)]
+    for number in range(4):
+        write_clip(tmp_path / f"{number}.mp4", 20 + number, rate=10)
+    records = [{"video": f"{number}.mp4", "conversations": talks[number]} for number in range(4)]
+    (tmp_path / "none.json").write_text(json.dumps(records), encoding="utf-8")
+    frames = ["data.video_frames=3", "data.video_times=true", f"data.frames={(tmp_path / 'frames').as_posix()}"]
+    splits = ["data.validation=0.0", "data.test=0.0", "data.workers=1"]
+    source = {"name": "clips", "format": "llava", "annotations": str(tmp_path / "none.json"), "images": str(tmp_path)}
+    config = make_config(*connector, *frames, *splits, f"data.sources={json.dumps([source])}")
+    save_config(config, tmp_path / "video.yaml")
+    assert process_image.main(["--config", str(tmp_path / "video.yaml")]) == 0
+    done = forks().run("--config", str(tmp_path / "video.yaml"), log=tmp_path / "log")
+    assert done["codes"] == [0] and "data      4 conversations" in done["output"], done["output"]
+    capsys.readouterr()
+    asked = ["--video", str(tmp_path / "0.mp4"), "--frames", "3", "--times", "--json", "What is 0?", "--device", "cpu"]
+    assert ask.main(["--checkpoint", str(tmp_path / "checkpoints" / "test"), *asked]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [path.partition("#")[2] for path in found["images"]] == ["t=0.300", "t=1.000", "t=1.600"]
+    assert isinstance(found["answer"], str)
