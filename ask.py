@@ -79,7 +79,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="write the picture (the last, or that of --box) with the answer's boxes",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object for each answer, with its marks and its boxes"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_checkpoint_arguments(parser)
     parser.add_argument(

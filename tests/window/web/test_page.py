@@ -305,3 +305,17 @@ def test_uploaded_files_are_removed_and_other_files_are_not_served(browsers, ser
         while [file for file in uploads.rglob("*") if file.is_file()]:
             assert time.monotonic() < end
             time.sleep(0.1)
+
+
+def test_boxes_are_shown_and_copied_in_pixels_without_marks(person, red, sessions, monkeypatch):
+    """The picture has 30 x 60 pixels."""
+    said = "It is <ref>a dog</ref><box>(100,500),(600,999)</box>."
+    monkeypatch.setattr(sessions.model.assistant, "stream", lambda *arguments, **settings: iter(said))
+    someone = person()
+    someone.ask("Where?", red)
+    ready(someone)
+    assert someone.said() == ["It is a dog [3, 30, 18, 60]."]
+    someone.browser.run("navigator.clipboard.writeText = async (words) => { window.copied = words; }")
+    someone.browser.run("[...document.querySelectorAll('#chat button[title=\"Copy message\"]')].at(-1).click()")
+    someone.until("window.copied")
+    assert someone.browser.run("window.copied") == "It is a dog [3, 30, 18, 60]."
