@@ -166,9 +166,10 @@ def saved_bytes(connector: Connector, forward: Callable[[], torch.Tensor]) -> in
     kept: dict[int, torch.Tensor] = {}  # by storage; the tensors are held, so that no two have the same
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        alone = tensor.detach()  # an output that its own operation saves would hold itself, and never be freed
         if (storage := tensor.untyped_storage()._cdata) not in known:
-            kept[storage] = tensor
-        return tensor
+            kept[storage] = alone
+        return alone
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()

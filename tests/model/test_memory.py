@@ -142,9 +142,10 @@ def kept_for_backward(model, dtype) -> int:
 
     def pack(tensor):
         storage = tensor.untyped_storage()
+        alone = tensor.detach()  # an output that its own operation saves would hold itself, and never be freed
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that the address stays its own
-        return tensor
+            kept[storage.data_ptr()] = (storage.nbytes(), alone)  # held, so that the address stays its own
+        return alone
 
     embeds = torch.randn(2, 128, 256).to(dtype).requires_grad_()
     mask = torch.ones(2, 1, 128, 128, dtype=torch.bool).tril()
