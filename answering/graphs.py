@@ -24,8 +24,8 @@ from qwen.decoding_step import DecodingStep
 
 STEP = 256  # a cache holds a multiple of this many tokens, so that a conversation seldom needs a longer one
 BLOCK = 64  # prompts are filled up to a multiple of this many tokens: one graph for each
-MOST_GRAPHS = 8  # of a room
-MOST_ROOMS = 4
+MOST_GRAPHS = 8  # of a batch
+MOST_BATCHES = 4
 # Rows for which the kernels of qwen/decoding_step.py compute a step. They compute row by row: 1, 4 and 8 rows of 1.5B
 # take 1.03, 2.15 and 3.67 ms on an H200, where the recorded forward pass takes 3.98 ms for 1 row and 4.98 for 4.
 MOST_ROWS = 8
@@ -76,13 +76,13 @@ class Graph:
 
 
 class Graphs:
-    """What a model runs while it answers, recorded: the tower for a picture, and a room for each number of rows."""
+    """What a model runs while it answers, recorded: the tower, and a static batch for each number of rows."""
 
     def __init__(self, model: MMultiModal) -> None:
         self.model, self.language = model, base_of(model.language)
         self.recorder = Recorder(model.device)
         self.kernels = DecodingStep.supports(self.language)
-        self.rooms: OrderedDict[int, Room] = OrderedDict()  # by rows, the least recently used first
+        self.batches: OrderedDict[int, StaticBatch] = OrderedDict()  # by rows, the least recently used first
         self.tower: _Tower | None = None
 
     @staticmethod
@@ -96,29 +96,29 @@ class Graphs:
         """Whether a model may read this many: a Qwen-1 computes otherwise from its ``seq_length`` on."""
         return tokens <= getattr(self.language.config, "seq_length", tokens)
 
-    def room(self, rows: int, tokens: int) -> Room:
-        """The room for ``rows`` of at least ``tokens`` tokens. Whatever it holds may be overwritten."""
-        room = self.rooms.pop(rows, None)
-        if room is None or room.length < tokens + BLOCK:  # a filled prompt ends up to BLOCK - 1 tokens after it
-            room = Room(self.language, self.recorder, rows, -(-(tokens + BLOCK) // STEP) * STEP)
-            self._give_kernels(room)
-        self.rooms[rows] = room
-        while len(self.rooms) > MOST_ROOMS:
-            self.rooms.popitem(last=False)
-        return room
+    def batch(self, rows: int, tokens: int) -> StaticBatch:
+        """The static batch for ``rows`` of at least ``tokens`` tokens. The caller may overwrite what it holds."""
+        batch = self.batches.pop(rows, None)
+        if batch is None or batch.length < tokens + BLOCK:  # a filled prompt ends up to BLOCK - 1 tokens after it
+            batch = StaticBatch(self.language, self.recorder, rows, -(-(tokens + BLOCK) // STEP) * STEP)
+            self._give_kernels(batch)
+        self.batches[rows] = batch
+        while len(self.batches) > MOST_BATCHES:
+            self.batches.popitem(last=False)
+        return batch
 
-    def _give_kernels(self, room: Room) -> None:
-        """Let a new room use the kernels of qwen/decoding_step.py, if a first call compiles them."""
-        if not self.kernels or room.rows > MOST_ROWS:
+    def _give_kernels(self, batch: StaticBatch) -> None:
+        """Let a new batch use the kernels of qwen/decoding_step.py, if a first call compiles them."""
+        if not self.kernels or batch.rows > MOST_ROWS:
             return
         try:
-            kernels = DecodingStep(self.language, room.cache)
-            kernels(room.token, room.token, room.starts, room.slot)
+            kernels = DecodingStep(self.language, batch.cache)
+            kernels(batch.token, batch.token, batch.starts, batch.slot)
         except Exception as error:  # such as triton's when there is no C compiler
             self.kernels = False
             logger.warning("answering without own kernels, since they failed: %s", str(error).partition("\n")[0])
         else:
-            room.kernels = kernels
+            batch.kernels = kernels
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int], pixels: torch.Tensor) -> torch.Tensor:
@@ -163,7 +163,7 @@ class _Tower:
         return self.tokens.clone()
 
 
-class Room:
+class StaticBatch:
     """A cache for ``rows`` rows of ``length`` tokens, and everything that reads and writes it.
 
     Row b has its first token in slot ``starts[b]``, and all rows end at the same slot. Tokens of slots after that are
@@ -254,8 +254,8 @@ class Room:
         return torch.where(seen, 0.0, -torch.inf).to(self.storage.dtype)
 
     @torch.no_grad()
-    def copy_row(self, row: int, other: Room, begin: int, tokens: int) -> None:
-        """The first ``tokens`` of the only row of another room into slots from ``begin`` on, and its logits."""
+    def copy_row(self, row: int, other: StaticBatch, begin: int, tokens: int) -> None:
+        """The first ``tokens`` of the only row of another batch into slots from ``begin`` on, and its logits."""
         self.storage[:, :, row, :, begin : begin + tokens] = other.storage[:, :, 0, :, :tokens]
         self.logits[row] = other.logits[0]
 
@@ -324,8 +324,8 @@ class Room:
         streamer: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Ids [B, T + new] on the CPU: transformers' ``_sample``, in which the next step is under way while the host
-        looks at a token. A step may then run for nothing at the end; it chooses no token.
+        """Ids [B, T + new] on the CPU: transformers' ``_sample``, but the next step runs while the host looks at a
+        token. The result of the last step is not used.
 
         Tokens, streamer and stopping criteria are on the CPU; ``logits_processor`` and sampling are on the device.
         """

@@ -17,7 +17,7 @@ import torch
 from transformers import Cache, DynamicCache, StaticCache
 
 from answering.decoding import count_no_padding
-from answering.graphs import Graphs, Room
+from answering.graphs import Graphs, StaticBatch
 from model.connectors.cross_attention import PictureCache, Pictures
 from model.model import MMultiModal
 
@@ -59,7 +59,7 @@ def generate_on_prefixes(
         for prompt, end, owner in zip(prompts, ends, owners, strict=True)
     ]
     if _recorded(graphs, prompts, options):
-        return _fill_room(graphs, prompts, ends, rows, [pixels[owner] for owner in owners], pad_token_id, options)
+        return _fill_batch(graphs, prompts, ends, rows, [pixels[owner] for owner in owners], pad_token_id, options)
     if len(prefix_rows) == len(prompts) and options.get("num_beams", 1) == 1:
         ids, mask = _pad_left(prompts, pad_token_id, model.device)  # [B, T]
         shown = _shown([pixels[owner] for owner in owners])
@@ -87,11 +87,11 @@ def generate_on_rows(
     Each cache has one row, and stays as it is.
     """
     if _recorded(graphs, prompts, options):
-        room = graphs.room(len(prompts), max(map(len, prompts)) + options["max_new_tokens"])
-        room.clear(0)
-        room.take_in(join_rows(caches), end)
-        _read_endings(graphs, room, prompts, [end] * len(prompts))
-        return _answer_in(room, prompts, pad_token_id, options)
+        batch = graphs.batch(len(prompts), max(map(len, prompts)) + options["max_new_tokens"])
+        batch.clear(0)
+        batch.take_in(join_rows(caches), end)
+        _read_endings(graphs, batch, prompts, [end] * len(prompts))
+        return _answer_in(batch, prompts, pad_token_id, options)
     prefixes = torch.tensor([prompt[:end] for prompt in prompts], device=model.device)  # [B, end]
     endings = [prompt[end:] for prompt in prompts]
     cache = join_rows(caches)
@@ -151,7 +151,7 @@ def generate_cached(
     as ``prefix``.
     """
     if _recorded(graphs, [prompt], options):
-        return _generate_in_room(graphs, prompt, end, pixels, prefix, options)
+        return _generate_in_batch(graphs, prompt, end, pixels, prefix, options)
     ids, mask = _pad_left([prompt], 0, model.device)  # [1, T], without padding
     beams, shown = options.get("num_beams", 1), {}
     if beams == 1 and _common(prefix, prompt, end) == 0:
@@ -224,7 +224,7 @@ def _recorded(graphs: Graphs | None, prompts: Sequence[list[int]], options: dict
     return graphs.fit(max(map(len, prompts)) + options["max_new_tokens"])
 
 
-def _generate_in_room(
+def _generate_in_batch(
     graphs: Graphs,
     prompt: list[int],
     end: int,
@@ -233,20 +233,20 @@ def _generate_in_room(
     options: dict[str, Any],
 ) -> tuple[torch.Tensor, PrefixCache]:
     """:func:`generate_cached` with ``graphs``."""
-    room = graphs.room(1, len(prompt) + options["max_new_tokens"])
+    batch = graphs.batch(1, len(prompt) + options["max_new_tokens"])
     if prefix is not None and (common := _common(prefix, prompt, end)):
-        room.take_in(prefix.cache, common)
-        _read_endings(graphs, room, [prompt], [common])
+        batch.take_in(prefix.cache, common)
+        _read_endings(graphs, batch, [prompt], [common])
     else:
-        room.read_first(graphs.embed(prompt, pixels()))
-    new = _answer_in(room, [prompt], 0, options)
+        batch.read_first(graphs.embed(prompt, pixels()))
+    new = _answer_in(batch, [prompt], 0, options)
     said = (prompt + new[0].tolist())[:-1]  # nobody reads the last token: an answer ends with it
-    room.lengths.fill_(len(said))
-    return new, PrefixCache(said, room.cache)
+    batch.lengths.fill_(len(said))
+    return new, PrefixCache(said, batch.cache)
 
 
 @torch.no_grad()
-def _fill_room(
+def _fill_batch(
     graphs: Graphs,
     prompts: Sequence[list[int]],
     ends: Sequence[int],
@@ -262,22 +262,22 @@ def _fill_room(
     alone = len(set(rows)) == len(rows)
     done = list(map(len, prompts)) if alone else list(ends)  # tokens that go through as a prefix
     rest = 0 if alone else max(len(prompt) - end for prompt, end in zip(prompts, ends, strict=True))
-    room = graphs.room(len(prompts), max(done) + rest + options["max_new_tokens"])
+    batch = graphs.batch(len(prompts), max(done) + rest + options["max_new_tokens"])
     prefixes = [prompt[:number] for prompt, number in zip(prompts, done, strict=True)]
     if len(set(rows)) > MOST_ONE_BY_ONE:
-        _read_together(graphs, room, prefixes, rows, pixels, pad_token_id)
+        _read_together(graphs, batch, prefixes, rows, pixels, pad_token_id)
     else:
-        _read_one_by_one(graphs, room, prefixes, rows, pixels)
+        _read_one_by_one(graphs, batch, prefixes, rows, pixels)
     if alone:
-        room.end_at(max(done), done)
+        batch.end_at(max(done), done)
     else:
-        _read_endings(graphs, room, prompts, ends)
-    return _answer_in(room, prompts, pad_token_id, options)
+        _read_endings(graphs, batch, prompts, ends)
+    return _answer_in(batch, prompts, pad_token_id, options)
 
 
 def _read_together(
     graphs: Graphs,
-    room: Room,
+    batch: StaticBatch,
     prefixes: Sequence[list[int]],
     rows: Sequence[int],
     pixels: Sequence[torch.Tensor],
@@ -289,30 +289,34 @@ def _read_together(
     cache, logits = _prefill(graphs.model, ids, mask, [pixels[number] for number in first])
     of_prompts = torch.tensor(rows, device=ids.device)
     cache.batch_select_indices(of_prompts)
-    room.clear(ids.shape[1])
-    room.take_in(cache, ids.shape[1])
-    room.logits.copy_(logits[of_prompts])
+    batch.clear(ids.shape[1])
+    batch.take_in(cache, ids.shape[1])
+    batch.logits.copy_(logits[of_prompts])
 
 
 def _read_one_by_one(
-    graphs: Graphs, room: Room, prefixes: Sequence[list[int]], rows: Sequence[int], pixels: Sequence[torch.Tensor]
+    graphs: Graphs,
+    batch: StaticBatch,
+    prefixes: Sequence[list[int]],
+    rows: Sequence[int],
+    pixels: Sequence[torch.Tensor],
 ) -> None:
     """Read prefixes with one graph, each once; all end at the same slot."""
     longest = max(map(len, prefixes))
-    if room.rows == 1:
-        return room.read_first(graphs.embed(prefixes[0], pixels[0]))
-    single = graphs.room(1, longest)
-    room.clear(0)
+    if batch.rows == 1:
+        return batch.read_first(graphs.embed(prefixes[0], pixels[0]))
+    single = graphs.batch(1, longest)
+    batch.clear(0)
     for row in dict.fromkeys(rows):
         same = [number for number, other in enumerate(rows) if other == row]
         tokens = len(prefixes[same[0]])
         single.read_first(graphs.embed(prefixes[same[0]], pixels[same[0]]))
         for number in same:
-            room.copy_row(number, single, longest - tokens, tokens)
+            batch.copy_row(number, single, longest - tokens, tokens)
 
 
-def _read_endings(graphs: Graphs, room: Room, prompts: Sequence[list[int]], ends: Sequence[int]) -> None:
-    """Read what comes after the first ``ends`` tokens of ``prompts``, which are in the room and end at max(ends).
+def _read_endings(graphs: Graphs, batch: StaticBatch, prompts: Sequence[list[int]], ends: Sequence[int]) -> None:
+    """Read what comes after the first ``ends`` tokens of ``prompts``, which are in the batch and end at max(ends).
 
     The endings are padded on the left. Then a row's first tokens move to where its ending begins.
     """
@@ -320,23 +324,25 @@ def _read_endings(graphs: Graphs, room: Room, prompts: Sequence[list[int]], ends
     endings = [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
     ids, mask = _pad_left(endings, 0, graphs.model.device)  # [B, S]
     width = ids.shape[1]
-    seen = torch.ones(room.rows, room.length, dtype=torch.bool)
+    seen = torch.ones(batch.rows, batch.length, dtype=torch.bool)
     for row, (end, ending) in enumerate(zip(ends, endings, strict=True)):
         seen[row, : at - end] = False
         seen[row, at : at + width - len(ending)] = False
-    room.seen.copy_(seen)
+    batch.seen.copy_(seen)
     after = torch.tensor(ends, device=ids.device)[:, None]  # [B, 1]
-    room.read(graphs.embed_ids(ids), at, after + (mask.cumsum(1) - 1).clamp(min=0))
+    batch.read(graphs.embed_ids(ids), at, after + (mask.cumsum(1) - 1).clamp(min=0))
     for row, (end, ending) in enumerate(zip(ends, endings, strict=True)):
         if gap := width - len(ending):
-            room.move_row(row, at - end, at, gap)
-    room.end_at(at + width, list(map(len, prompts)))
+            batch.move_row(row, at - end, at, gap)
+    batch.end_at(at + width, list(map(len, prompts)))
 
 
-def _answer_in(room: Room, prompts: Sequence[list[int]], pad_token_id: int, options: dict[str, Any]) -> torch.Tensor:
-    """Ids [B, new] of the answers to prompts that a room holds."""
+def _answer_in(
+    batch: StaticBatch, prompts: Sequence[list[int]], pad_token_id: int, options: dict[str, Any]
+) -> torch.Tensor:
+    """Ids [B, new] of the answers to prompts that a batch holds."""
     ids, mask = _pad_left(prompts, pad_token_id, torch.device("cpu"))  # [B, T]
-    return room.answer(ids, mask, **_unpadded(options, mask))
+    return batch.answer(ids, mask, **_unpadded(options, mask))
 
 
 # ---------------------------------------------------------------------------------------------- caches

@@ -421,7 +421,7 @@ def have_adapters(module: nn.Module, *names: str) -> bool:
 
 
 def unfuse_lora(part: nn.Module) -> None:
-    """Undo :func:`fuse_lora`: peft's own layers and the MLPs' own classes again."""
+    """Undo :func:`fuse_lora`: peft's own layers, and the own classes of MLPs and attentions."""
     for module in part.modules():
         if isinstance(module, FusedLoraLinear):
             module.__class__ = lora.Linear

@@ -119,7 +119,7 @@ def activation_bytes(model: MMultiModal, config: Config, batch: Batch, dtype: to
     lora = config.language.train == "lora"
     adapters = {
         "dropout": lora and config.lora.lora_dropout > 0,
-        "fused": not (lora and (config.language.load_in_4bit or config.lora.use_dora)),
+        "fused": not (lora and (config.language.load_in_4bit or config.lora.use_dora or config.lora.lora_bias)),
     }
     block = tokens * block_bytes(language.hidden_size, language.intermediate_size, kv_width, dtype, **adapters)
     kept = kept_bytes(block, tokens * language.hidden_size * dtype.itemsize, language.num_hidden_layers, checkpointing)

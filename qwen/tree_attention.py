@@ -37,8 +37,8 @@ ROUND = 128
 class TreeLayout:
     """Where the segments of a batch lie in its B * T flattened tokens; on the model's device.
 
-    The roots, and the branches without one, are put into a dense batch [A, L], which is longer than most of them in no
-    case but that of rows of different pictures. What fills it up comes last, where no other token sees it.
+    The roots, and the branches without one, form a dense batch [A, L]. Shorter ones are padded on the right, where
+    causal attention does not see the padding.
 
     Attributes:
         ids: [B, T] int64, the segment of each token (:func:`tree_layout`).
@@ -80,7 +80,7 @@ class TreeLayout:
         return states.flatten(0, 1).index_select(0, self.dense).unflatten(0, (-1, self.length))
 
     def from_dense(self, states: torch.Tensor) -> torch.Tensor:
-        """The inverse: [A, L, H, E] -> [B * T, H, E]. What no real token is at is 0, or anything."""
+        """The inverse: [A, L, H, E] -> [B * T, H, E]. Positions of branches and of padding get unspecified values."""
         rows, length = self.ids.shape
         if self.alone is None:
             return F.pad(states, (0, 0, 0, 0, 0, length - self.length)).flatten(0, 1)

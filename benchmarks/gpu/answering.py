@@ -157,20 +157,20 @@ class Answering:
         graphs = Graphs(self.model("ours"))
         graphs.recorder.records &= way == "recorded"
         tokens = len(self.prompt)
-        room = graphs.room(1, tokens + self.new)
+        batch = graphs.batch(1, tokens + self.new)
         embeds = graphs.embed(self.prompt, self.pixels)
         ending = embeds[:, : QUESTION + 4]
         positions = torch.arange(tokens, device=self.device)[None]
-        step = Graph(room.step, graphs.recorder)
+        step = Graph(batch.step, graphs.recorder)
 
         def token() -> None:
-            room.end_at(tokens, [tokens])
+            batch.end_at(tokens, [tokens])
             step()
 
         work: dict[str, Callable[[], object]] = {
             "picture": lambda: graphs.encode(self.pixels),
-            "first question": lambda: room.read(embeds, 0, positions),
-            "follow-up": lambda: room.read(ending, self.end, positions[:, : ending.shape[1]] + self.end),
+            "first question": lambda: batch.read(embeds, 0, positions),
+            "follow-up": lambda: batch.read(ending, self.end, positions[:, : ending.shape[1]] + self.end),
             "token": token,
         }
         seconds = {what: timed(call, self.device, seconds=0.4)[0] for what, call in work.items()}

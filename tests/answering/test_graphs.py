@@ -123,11 +123,11 @@ def test_nothing_of_an_earlier_answer_is_seen_even_if_it_is_nan(recorded, monkey
 
 
 def poison(graphs: Graphs, begin: int) -> None:
-    """NaN in all that a call may find in the rooms: slots from ``begin`` on, logits and filled inputs."""
-    for room in graphs.rooms.values():
-        room.storage[..., begin:, :] = torch.nan
-        room.logits.fill_(torch.nan)
-        for key, (_, inputs) in room.graphs.items():
+    """NaN in all that a call may find in the batches: slots from ``begin`` on, logits and filled inputs."""
+    for batch in graphs.batches.values():
+        batch.storage[..., begin:, :] = torch.nan
+        batch.logits.fill_(torch.nan)
+        for key, (_, inputs) in batch.graphs.items():
             if key[0] == "read":
                 inputs[0].fill_(torch.nan)
 
@@ -153,13 +153,13 @@ def test_what_graphs_compute_otherwise_is_left_to_transformers(assistant):
     assert Graphs(assistant.model).fit(64) and not Graphs(assistant.model).fit(65)
 
 
-def test_rooms_and_graphs_are_few(recorded, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_ROOMS", 2)
+def test_batches_and_graphs_are_few(recorded, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_BATCHES", 2)
     monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
     for rows in (1, 2, 3):
         recorded.answer(about_two_pictures()[:rows], max_new_tokens=2)
-    assert sorted(recorded.graphs.rooms) == [1, 3]
-    assert all(len(room.graphs) <= 2 for room in recorded.graphs.rooms.values())
+    assert sorted(recorded.graphs.batches) == [1, 3]
+    assert all(len(batch.graphs) <= 2 for batch in recorded.graphs.batches.values())
 
 
 class FakeRecorder(Recorder):
@@ -200,7 +200,7 @@ def test_a_failed_recording_is_one_warning_and_answers_go_on(recorded, monkeypat
 
 
 class OwnStep:
-    """In place of the kernels, which need CUDA: transformers' forward on the room's static cache."""
+    """In place of the kernels, which need CUDA: transformers' forward on the batch's static cache."""
 
     def __init__(self, language, cache) -> None:
         self.language, self.cache = language, cache
@@ -219,7 +219,7 @@ def test_kernels_get_the_tokens_positions_and_slots_of_a_step(recorded, monkeypa
     wanted = reference_answers(recorded, requests(), max_new_tokens=12)
     assert recorded.answer(requests(), max_new_tokens=12) == wanted
     assert ["".join(recorded.stream(request, max_new_tokens=12)).strip() for request in requests()] == wanted
-    assert {rows: room.kernels is not None for rows, room in recorded.graphs.rooms.items()} == {1: True, 4: True}
+    assert {rows: batch.kernels is not None for rows, batch in recorded.graphs.batches.items()} == {1: True, 4: True}
 
 
 def test_kernels_that_fail_are_one_warning_and_answers_go_on(recorded, monkeypatch, caplog):

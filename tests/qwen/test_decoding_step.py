@@ -69,6 +69,9 @@ def test_a_model_that_computes_otherwise_is_not_plain():
     assert not is_plain(model_of(rope_parameters=scaled))
     assert not is_plain(model_of(hidden_act="gelu"))
     assert not is_plain(model_of("qwen3", attention_bias=True))  # a bias after the attention
+    grouped = model_of()
+    grouped.model.layers[0].self_attn.num_key_value_groups = 17  # a kernel's program has 16
+    assert not is_plain(grouped)
 
 
 def test_changed_modules_are_not_plain():
