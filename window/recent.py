@@ -27,12 +27,12 @@ class Recent:
             self.reading = window.worker.read(lambda: window.keeping.history.recent_pictures(MOST))
 
     def on_focus(self, event: tkinter.Event) -> None:
-        """The window has the focus again: files may have gone meanwhile, and another window may have kept pictures."""
+        """The window has the focus again: files may have been deleted, and another window may have added pictures."""
         if event.widget is self.window.root:
             self.read()
 
     def on_event(self, kind: str, value: Any) -> None:
-        """What was found. A history that cannot be read is no reason to trouble the person here."""
+        """What was found. A history that cannot be read is not reported here: nobody asked for it."""
         self.reading = None
         if kind == "read" and value != self.pictures:
             self.pictures = value
