@@ -48,7 +48,10 @@ def pictures_folder() -> Path:
 
 
 def dress_file_dialogs(root: tkinter.Tk, look: Look, language: str) -> None:
-    """Give Tk's own dialogs the window's colours and language, and hide dot files. Systems with their own dialogs do not need this."""
+    """Give Tk's own dialogs the window's colours and language, and hide dot files.
+
+    Windows and macOS have dialogs of their own.
+    """
     if not look.on_x11:
         return
     tk = root.tk
