@@ -1,4 +1,4 @@
-"""How the backbones are optimised: Muon for matrices, AdamW for the rest, one cosine schedule."""
+"""How the backbones are optimised: Muon for matrices, AdamW for the rest, and two schedules."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def optimizer(
     model: nn.Module, steps: int, muon: float = 0.01
 ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
     """Muon for the matrices of the layers, AdamW for the rest; one cosine schedule for both."""
-    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
-    names = {id(p) for p in inside}
-    rest = [p for p in model.parameters() if id(p) not in names]
+    inside, rest = split(model)
     optimizers: list[torch.optim.Optimizer] = [
         Muon(inside, lr=muon),
         torch.optim.AdamW(rest, lr=1.5e-3, weight_decay=0.0, betas=(0.9, 0.98)),
@@ -64,8 +62,19 @@ def optimizer(
     return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, cosine(steps, 50)) for o in optimizers]
 
 
+def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices of the layers, and all other parameters."""
+    inside = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n}
+    return list(inside.values()), [p for n, p in model.named_parameters() if n not in inside]
+
+
 def cosine(steps: int, warm_up: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def flat_then_falling(steps: int, warm_up: int) -> Callable[[int], float]:
+    """After the warm-up, 1 for the first half of the steps; then it falls to 0 in a straight line."""
+    return lambda step: min(1.0, (step + 1) / warm_up) * min(1.0, 2 * (1 - step / steps))
 
 
 def step(

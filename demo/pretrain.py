@@ -2,6 +2,7 @@
 
     python -m demo.pretrain tokenizer
     python -m demo.pretrain vision      # the demo's pictures with captions
+    python -m demo.pretrain wide        # random shapes and styles; trains the vision tower further
     python -m demo.pretrain language    # text alone: captions, then questions about them
 
 writes ``demo/backbones/siglip`` and ``demo/backbones/qwen`` in the formats of the real models. No scene of fold 0 (the
@@ -18,12 +19,14 @@ import torch
 from demo.language import train_language
 from demo.tokenizer import train_tokenizer
 from demo.vision import train_vision
+from demo.wide_vision import train_wide
 
 
 def main() -> None:
     stages: dict[str, tuple[Callable[[int], None], int]] = {
         "tokenizer": (lambda steps: train_tokenizer(), 0),
         "vision": (train_vision, 1500),
+        "wide": (train_wide, 2600),
         "language": (train_language, 4500),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

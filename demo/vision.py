@@ -128,15 +128,24 @@ def _vision_losses(
 ) -> tuple[torch.Tensor, ...]:
     """The losses of captions and of patches' words, and the shares of captions and of patches that are right.
 
-    The captions' loss is the cross entropy of the next token. The words' is SigLIP's sigmoid loss, summed over words
-    and averaged over patches on objects, plus the same over all other patches.
+    The captions' loss is the cross entropy of the next token.
     """
     hidden, said = model(pixel_values, input_ids[:, :-1])  # [B, T-1, D], [B, 63, 17]
     logits = hidden @ model.tokens.weight.T  # [B, T-1, V]
     targets = labels[:, 1:]
     right = (logits.argmax(-1) == targets) | (targets == IGNORE_INDEX)
+    caption = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss, named = words_loss(said, words)
+    return caption, loss, right.all(1).float().mean(), named
+
+
+def words_loss(said: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of logits and words [B, 63, 17], and the share of the patches on objects with all four words right.
+
+    The loss is SigLIP's sigmoid loss, summed over words and averaged over patches on objects, plus the same over all
+    other patches.
+    """
     each = F.binary_cross_entropy_with_logits(said, words, reduction="none").sum(-1)  # [B, 63]
     on = words.any(-1)  # [B, 63]
     named = ((said > 0) == (words > 0)).all(-1)[on]
-    caption = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return caption, each[on].mean() + each[~on].mean(), right.all(1).float().mean(), named.float().mean()
+    return each[on].mean() + each[~on].mean(), named.float().mean()

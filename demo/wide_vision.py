@@ -1,0 +1,260 @@
+"""The demo's vision tower, trained further on pictures of random shapes, so that it sees more than the demo shows."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import SiglipVisionModel
+
+from dataset.prompt import IGNORE_INDEX
+from demo import BACKBONES, optimizing, scenes, wide_pictures
+from demo.vision import MOST_SEEN, WORDS, words_loss, words_of_patches
+from demo.wide_pictures import FILLS, Pictures
+
+# Drawn once, in 3 minutes of one core, and kept as uint8: 59,000 pictures of 40 KB are 2.3 GB.
+PAIRED_DRAWN, NAMED_DRAWN, DEMO_DRAWN = 35_000, 21_000, 3_000
+HELD_OUT = 256  # pictures of each sort, for the printed shares
+SHAPES = 240  # in the fixed list; the tower names them
+PAIRED, NAMED, DEMO = 36, 28, 12  # pictures in a step
+# Patches that are encoded of each drawn picture: those on objects and some others. All 64 come only at the end, with
+# half of the pictures, so that the tower learns last what it is used on.
+KEPT, ALL_FROM = 28, 0.85
+TEMPERATURE = 0.15  # of the pairs
+WEIGHTS = {"fill": 0.5, "numbers": 3.0, "silhouette": 5.0, "window": 5.0, "pair": 0.5}  # of losses; 1 for the others
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Describer(nn.Module):
+    """A SigLIP vision tower with linear heads for its training, by which each patch on an object describes the object.
+
+    Without ``window``, the mask of the 3 x 3 patches around a patch, the silhouettes stayed at the mean of all in 150
+    steps, and three runs that named 28 shapes stayed at chance.
+    """
+
+    def __init__(self, tower: SiglipVisionModel, shapes: int) -> None:
+        super().__init__()
+        self.tower = tower
+        sizes = {
+            "on": 1,  # whether the patch is on an object
+            "fill": len(FILLS),
+            "numbers": 9,
+            "silhouette": wide_pictures.CELLS**2,
+            "window": 144,  # 3 x 3 patches of 4 x 4 cells
+            "name": shapes,
+            "pooled_fill": len(FILLS),  # from the mean of an object's patches
+            "pair": 64,  # a vector of this mean
+            "words": len(WORDS),  # for the demo's pictures
+        }
+        self.heads = nn.ModuleDict({name: nn.Linear(tower.config.hidden_size, size) for name, size in sizes.items()})
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, 3, 112, 112] uint8 -> embeddings of the patches [B, 64, D]. The processor's scale: -1 to 1."""
+        return self.tower.embeddings(pixels / 127.5 - 1)
+
+    def encode(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings of any K patches [B, K, D] -> hidden states [B, K, D]. Positions are in the embeddings."""
+        return self.tower.post_layernorm(self.tower.encoder(inputs_embeds=embeddings).last_hidden_state)
+
+
+# ---------------------------------------------------------------------------------------------- targets
+
+
+def patches_on_objects(cover: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """From the share of patches that objects cover [B, 2, 64]: largest share, its object, whether it is enough.
+
+    Each is [B, 64]. Enough is 12 %, or 90 % of the object's best patch if that is less. It is never enough for patch
+    0: the main model drops it, so nothing may be stored there.
+    """
+    share, owner = cover.max(1)
+    least = (0.9 * cover.amax(2)).clamp(max=0.12)  # [B, 2]
+    on = share > least.gather(1, owner)
+    on[:, 0] = False
+    return share, owner, on
+
+
+def patches_kept(share: torch.Tensor, count: int) -> torch.Tensor:
+    """[B, count] int64: patches that an object covers by more than 2 %, and random others; or some, if too many."""
+    return ((share > 0.02) + torch.rand_like(share)).topk(count, dim=1).indices
+
+
+def windows(mask: torch.Tensor) -> torch.Tensor:
+    """[B, 32, 32] -> [B, 64, 144], the mask of the 3 x 3 patches around each patch."""
+    return F.unfold(mask[:, None], kernel_size=12, stride=4, padding=4).mT
+
+
+def numbers(pictures: Pictures) -> torch.Tensor:
+    """[B, 2, 9], an object's box, its colour, and the colour's hue as a point on a circle of the chroma's radius."""
+    red, green, blue = pictures.colors.unbind(-1)
+    chroma = pictures.colors.amax(-1) - pictures.colors.amin(-1)  # 0 to 2
+    hue = torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
+    circle = 0.75 * chroma[..., None] * torch.stack([hue.cos(), hue.sin()], -1)
+    return torch.cat([pictures.boxes, pictures.colors, circle], -1)
+
+
+# ---------------------------------------------------------------------------------------------- losses
+
+
+def describing_losses(
+    model: Describer, encode: Encode, pictures: Pictures, paired: int, kept: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses of all heads but ``words``, and shares that are right.
+
+    The first ``paired`` pictures show the same first shape two by two. Of each picture ``kept`` patches are encoded.
+    """
+    share, owner, on = patches_on_objects(pictures.cover.flatten(2) / 255)
+    patches = patches_kept(share, kept)  # [B, K]
+    owner, on = owner.gather(1, patches), on.gather(1, patches)
+    embeddings = model.embed(pictures.pixels)
+    hidden = encode(embeddings.gather(1, patches[..., None].expand(-1, -1, embeddings.shape[-1])))  # [B, K, D]
+    row, column = on.nonzero(as_tuple=True)  # the N patches on objects
+    seen, thing = hidden[row, column], owner[row, column]  # [N, D], [N]
+    fill, name = pictures.fills[row, thing], pictures.names[row, thing]  # [N]
+    outline = pictures.silhouettes.flatten(2)[row, thing] / 255  # [N, 100]
+    around = windows(pictures.mask / 255)[row, patches[row, column]]  # [N, 144]
+    said = {head: model.heads[head](seen) for head in ("fill", "numbers", "silhouette", "window", "name")}
+    losses = {
+        "on": F.binary_cross_entropy_with_logits(model.heads["on"](hidden)[..., 0], on.float()),
+        "fill": F.cross_entropy(said["fill"], fill),
+        "numbers": F.smooth_l1_loss(said["numbers"], numbers(pictures)[row, thing], beta=0.3),
+        "silhouette": F.binary_cross_entropy_with_logits(said["silhouette"], outline),
+        "window": F.binary_cross_entropy_with_logits(said["window"], around),
+        "name": F.cross_entropy(said["name"], name, ignore_index=IGNORE_INDEX),
+    }
+    named = name != IGNORE_INDEX
+    shares = {
+        "silhouette": ((said["silhouette"] > 0) == (outline > 0.5)).float().mean(),
+        "name": (said["name"].argmax(-1) == name)[named].float().mean(),
+    }
+    pooled_losses, pooled_shares = _pooled_losses(model, hidden, on & (owner == 0), pictures.fills[:, 0], paired)
+    return losses | pooled_losses, shares | pooled_shares
+
+
+def _pooled_losses(
+    model: Describer, hidden: torch.Tensor, first: torch.Tensor, fill: torch.Tensor, paired: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses and shares of the mean over a first object's patches: its fill, and which picture has the same shape.
+
+    ``hidden`` [B, K, D], ``first`` [B, K] bool, ``fill`` [B]. For the pairs it is InfoNCE: among the other pictures,
+    the one with the same shape has to have the most similar vector.
+    """
+    found = first.any(1)  # [B]; an object can lie on patch 0 alone
+    mean = (hidden * first[..., None]).sum(1) / first.sum(1, keepdim=True).clamp(min=1)  # [B, D]
+    said = model.heads["pooled_fill"](mean[found])
+    vectors = F.normalize(model.heads["pair"](mean[:paired]), dim=-1)
+    similar = vectors @ vectors.T / TEMPERATURE  # [P, P]
+    similar = similar.masked_fill(torch.eye(paired, dtype=torch.bool), -1e4)
+    other = torch.arange(paired) ^ 1
+    both = found[:paired] & found[other]
+    losses = {
+        "pooled_fill": F.cross_entropy(said, fill[found]),
+        "pair": F.cross_entropy(similar[both], other[both]),
+    }
+    shares = {
+        "pooled_fill": (said.argmax(-1) == fill[found]).float().mean(),
+        "pair": (similar.argmax(-1) == other)[both].float().mean(),
+    }
+    return losses, shares
+
+
+def naming_loss(
+    model: Describer, encode: Encode, pixels: torch.Tensor, words: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of the words of the demo's pictures, and the share right, as in train_vision: it must not forget them.
+
+    ``pixels`` [B, 3, 112, 112] uint8, ``words`` [B, 63, 17].
+    """
+    return words_loss(model.heads["words"](encode(model.embed(pixels))[:, 1:]), words)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def draw_demo(count: int, rng: random.Random, folds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The demo's pictures: pixels [count, 3, 112, 112] uint8, words of their patches [count, 63, 17]."""
+    drawn = [scenes.draw_scene(rng, MOST_SEEN, folds) for _ in range(count)]
+    pixels = np.stack([np.asarray(scenes.render(scene, rng)) for scene in drawn])  # [count, 112, 112, 3]
+    words = torch.stack([words_of_patches(scene)[1:] for scene in drawn])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), words
+
+
+def wide_batch(paired: Pictures, named: Pictures, rng: random.Random, pairs: int, others: int) -> Pictures:
+    """``pairs`` pairs, then ``others`` of the fixed shapes, in other colours than they were drawn in.
+
+    The pairs are also mirrored. All of a batch alike, as the two of a pair have to keep one shape.
+    """
+    first = 2 * torch.tensor(rng.sample(range(len(paired) // 2), pairs))
+    chosen = paired[torch.stack([first, first + 1], 1).flatten()]
+    for axis in range(3):
+        if rng.random() < 0.5:
+            chosen = wide_pictures.mirrored(chosen, axis)
+    parts = [chosen, named[torch.tensor(rng.sample(range(len(named)), others))]]
+    parts = [wide_pictures.recolored(part, rng.sample(range(3), 3), rng.random() < 0.3) for part in parts]
+    return Pictures(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def wide_optimizer(
+    model: Describer, steps: int
+) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+    """Muon for the matrices of the tower's layers, AdamW for the rest; one schedule for both.
+
+    The rate is flat for half of the steps and then falls: it is while it falls that names and pairs are learnt (of the
+    names, 20 % were right after 1,350 of 2,600 steps, and 44 % at the end).
+    """
+    inside, rest = optimizing.split(model.tower)
+    groups = [{"params": rest, "lr": 1e-3}, {"params": list(model.heads.parameters()), "lr": 3e-3}]
+    optimizers: list[torch.optim.Optimizer] = [
+        optimizing.Muon(inside, lr=0.02),
+        torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+    schedule = optimizing.flat_then_falling(steps, 50)
+    return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
+
+
+def train_wide(steps: int) -> None:
+    """Train the tower in demo/backbones/siglip further, and write it back.
+
+    Each step has pairs of random shapes, shapes of the fixed list, and pictures of the demo.
+    """
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    model = Describer(SiglipVisionModel.from_pretrained(BACKBONES / "siglip").train(), SHAPES)
+    print(f"wide: {model.tower.num_parameters():,} parameters, {steps} steps")
+    shapes = [wide_pictures.draw_shape(rng) for _ in range(SHAPES)]
+    paired = wide_pictures.draw_pairs(PAIRED_DRAWN + HELD_OUT, rng)
+    named = wide_pictures.draw_named(NAMED_DRAWN + HELD_OUT, shapes, rng)
+    held_out = wide_batch(paired[-HELD_OUT:], named[-HELD_OUT:], rng, HELD_OUT // 2, HELD_OUT)
+    paired, named = paired[:-HELD_OUT], named[:-HELD_OUT]
+    pixels, words = draw_demo(DEMO_DRAWN, rng, range(2, scenes.FOLDS))
+    held_demo = draw_demo(HELD_OUT, random.Random(1), (scenes.VALIDATION_FOLD,))
+    encode = torch.compile(model.encode, dynamic=False)
+    optimizers, schedules = wide_optimizer(model, steps)
+    start = time.time()
+    for step in range(1, steps + 1):
+        last = step > ALL_FROM * steps
+        pairs, others = (PAIRED // 4, NAMED // 2) if last else (PAIRED // 2, NAMED)
+        batch = wide_batch(paired, named, rng, pairs, others)
+        losses, _ = describing_losses(model, encode, batch, 2 * pairs, 64 if last else KEPT)
+        chosen = torch.tensor(rng.sample(range(len(pixels)), DEMO))
+        losses["words"], _ = naming_loss(model, encode, pixels[chosen], words[chosen])
+        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        optimizing.step(total, model, optimizers, schedules)
+        if step % 50 == 0:
+            print(f"{step:6d}  losses {_listed(losses)}  {time.time() - start:6.0f} s", flush=True)
+        if step % 500 == 0 or step == steps:
+            with torch.no_grad():
+                _, shares = describing_losses(model, model.encode, held_out, HELD_OUT, 64)
+                _, shares["words"] = naming_loss(model, model.encode, *held_demo)
+            print(f"{step:6d}  right on held-out pictures: {_listed(shares)}", flush=True)
+            model.tower.save_pretrained(BACKBONES / "siglip")
+
+
+def _listed(values: Mapping[str, torch.Tensor]) -> str:
+    return "  ".join(f"{name} {value.item():.3f}" for name, value in values.items())
