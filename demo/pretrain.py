@@ -6,7 +6,8 @@
     python -m demo.pretrain language    # text alone: captions, then questions about them
 
 writes ``demo/backbones/siglip`` and ``demo/backbones/qwen`` in the formats of the real models. No scene of fold 0 (the
-demo's test pictures) is drawn here. The accuracies that are printed during training are on fold 1.
+demo's test pictures) is drawn here. The accuracies that are printed during training are on fold 1; those of random
+shapes, on pictures that are not trained on.
 """
 
 from __future__ import annotations
