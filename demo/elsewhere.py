@@ -341,8 +341,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("world", choices=WORLDS)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write, e.g. data/signs")
+    parser.add_argument("--train", type=int, default=2400, metavar="N", help="training pictures (default: 2400)")
     args = parser.parse_args()
-    write_world(args.world, args.output)
+    write_world(args.world, args.output, args.train)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from demo import wide_vision
 from demo.wide_pictures import blank, draw_named, draw_pairs, draw_shape
 from demo.wide_vision import (
     Describer,
+    LoudLinear,
     describing_losses,
     draw_demo,
     naming_loss,
@@ -91,13 +92,24 @@ def test_every_loss_falls(drawn):
     seen = []
     for _ in range(30):
         torch.manual_seed(1)  # the same patches in each step
-        losses, _ = describing_losses(model, model.encode, batch, 12, 28)
-        losses["words"], _ = naming_loss(model, model.encode, pixels, words)
+        losses, _ = describing_losses(model, batch, 12, 28)
+        losses["words"], _ = naming_loss(model, pixels, words)
         wide_vision.optimizing.step(torch.stack([*losses.values()]).sum(), model, optimizers, schedules)
         seen.append({name: loss.item() for name, loss in losses.items()})
     assert len(seen[0]) == 9
     for name in seen[0]:
         assert seen[-1][name] < seen[0][name], name
+
+
+def test_a_loud_head_gives_its_rows_their_lengths_and_leaves_the_others():
+    head = LoudLinear(4, [0.0, 2.0])
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[3.0, 0, 0, 0], [0, 5.0, 0, 0]]))
+        head.bias.zero_()
+    assert head(torch.ones(1, 4)).tolist() == [[3.0, 2.0]]
+    head(torch.ones(1, 4)).sum().backward()
+    assert head.weight.grad[0].tolist() == [1.0] * 4
+    assert abs(head.weight.grad[1, 1]) < 1e-6  # its length cannot change what the head says
 
 
 def test_a_pair_is_found_among_the_others_by_its_vector():
@@ -117,7 +129,6 @@ def test_a_pair_is_found_among_the_others_by_its_vector():
 def test_the_tower_is_trained_further_and_written_back(tmp_path, monkeypatch, capsys):
     tiny_tower().save_pretrained(tmp_path / "siglip")
     monkeypatch.setattr(wide_vision, "BACKBONES", tmp_path)
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     small = {"PAIRED_DRAWN": 20, "NAMED_DRAWN": 20, "DEMO_DRAWN": 6, "HELD_OUT": 8, "SHAPES": 4}
     for name, value in (small | {"PAIRED": 8, "NAMED": 6, "DEMO": 4}).items():
         monkeypatch.setattr(wide_vision, name, value)
