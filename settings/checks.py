@@ -250,6 +250,8 @@ def _check_projector(config: Config) -> None:
         raise Invalid("projector.hidden_size", problem, hidden_size)
     if projector.path is not None:
         _check_pretrained_projector(config)
+    if projector.align_steps:
+        _check_alignment(config)
     if projector.kind == "cross_attention":
         _check_cross_attention(config)
     if queries is not None and queries != config.vision.image_context_length:
@@ -270,6 +272,20 @@ def _check_pretrained_projector(config: Config) -> None:
     if config.train.start_from is not None:
         problem = "expected null with train.start_from, whose projector the run begins with"
         raise Invalid("projector.path", problem, projector.path)
+
+
+def _check_alignment(config: Config) -> None:
+    """Only a fresh projector whose tokens are among the words is aligned with them."""
+    projector, train = config.projector, config.train
+    reasons = {
+        "model, which brings a trained projector": config.model is not None,
+        "train.start_from, which brings a trained projector": train.start_from is not None,
+        "train.losses of a Q-Former alone, which loads no language model": train.qformer_alone,
+        "projector.kind = cross_attention, whose tokens are not among the words": projector.kind == "cross_attention",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise Invalid("projector.align_steps", f"expected 0 with {reason}", projector.align_steps)
 
 
 def _check_cross_attention(config: Config) -> None:

@@ -198,6 +198,7 @@ class Projector(Section):
     path: Text | None = Field(None, description="a folder or a hub name of a BLIP-2, or null")
     learning_rate: Rate | None = Field(None, description=RATE_OR_NULL)
     standardize: bool = Field(True, description=FLAG)
+    align_steps: NotNegative = Field(0, description="a whole number of steps, 0 or more")
 
     @property
     def sizes(self) -> dict[str, Any]:

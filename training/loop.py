@@ -30,6 +30,7 @@ from model.pretrained_qformer import fill_qformer
 from model.start_from import Start
 from settings import Config
 from training import fsdp
+from training.align import align
 from training.feed import Batch, Feed, image_count, label_count
 from training.full_memory import full_memory, out_of_memory
 from training.log import RunLog
@@ -160,7 +161,8 @@ class Loop:
         self.throughput.reset()
 
     def begin_weights(self) -> None:
-        """What a new run's weights need before the first step: a trained Q-Former's, or the statistics of features."""
+        """What a new run's projector needs before the first step: a Q-Former's weights, the statistics of features, and
+        steps of its own."""
         if self.config.projector.path is not None:
             lines = fill_qformer(cast(QFormerConnector, self.model.projector), self.config.projector.path)
             if self.accelerator.is_main_process:
@@ -169,6 +171,8 @@ class Loop:
         keeps = self.start is not None and self.start.config.projector.kind == self.config.projector.kind
         if self.config.projector.standardize and not keeps:
             standardize(self)
+        if self.config.projector.align_steps:
+            align(self)
 
     def load_weights(self, checkpoint: Path) -> None:
         load_weights(self.model, self.config, checkpoint)

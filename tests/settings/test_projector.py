@@ -63,6 +63,15 @@ def test_the_config_counts_the_tokens_that_the_connector_gives(kind, grid):
             "projector.hidden_size = 100: expected a multiple of",
         ),
         (["projector.queries=8"], "projector.queries = 8: expected null with projector.kind = mlp: it is a size of re"),
+        (
+            ["projector.align_steps=5", "train.start_from=checkpoints/other"],
+            "projector.align_steps = 5: expected 0 with train.start_from, which brings a trained projector",
+        ),
+        (
+            ["projector.align_steps=5", "projector.kind=cross_attention", "vision.image_context_length=1"],
+            "projector.align_steps = 5: expected 0 with projector.kind = cross_attention, whose tokens are not among",
+        ),
+        (["projector.align_steps=-1"], "projector.align_steps = -1: expected a whole number of steps, 0 or more"),
         (["projector.kind=pool", "projector.pool=0"], "projector.pool = 0: expected a whole number of patches"),
     ],
 )

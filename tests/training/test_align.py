@@ -1,0 +1,120 @@
+"""The projector's own steps: what is compared with what, and that tokens come to name the answers."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.prompt import encode_text
+from training import align as module
+from training.align import Alignment, Asked, asked_pictures, features_of
+from training.setup import build_loop
+
+RED = Asked(0, [("What color?", "red"), ("Welche Farbe?", "rot")])
+BLUE = Asked(1, [("What color?", "blue")])
+DOG = Asked(2, [("What animal?", "dog")])
+
+
+@pytest.fixture
+def loop(make_config, monkeypatch):
+    """A run of 6 pictures before its first step, with 40 steps for the projector alone."""
+    monkeypatch.setattr(module, "BATCH", 12)
+    config = make_config("projector.align_steps=40", "train.max_steps=1")
+    return build_loop(config, Path(config.train.output) / "a")
+
+
+def test_a_picture_is_compared_with_the_answers_to_its_own_questions(loop):
+    alignment = Alignment(loop.model, loop.tokenizer, [RED, BLUE, DOG])
+    numbers, has, could = alignment.candidates([RED, BLUE, DOG])
+    assert [alignment.answers[number] for number in numbers] == ["blue", "dog", "red", "rot"]
+    assert has.tolist() == [[False, False, True, True], [True, False, False, False], [False, True, False, False]]
+    assert could.tolist() == [[True, False, True, True], [True, False, True, False], [False, True, False, False]]
+
+
+def test_an_answer_is_the_mean_of_its_tokens_less_that_of_all(loop):
+    alignment = Alignment(loop.model, loop.tokenizer, [RED])
+    table = loop.model.language.get_input_embeddings().weight.detach()
+    wanted = table[torch.tensor(encode_text(loop.tokenizer, "red"))].mean(0) - table.mean(0)
+    torch.testing.assert_close(alignment.words[alignment.number["red"]], wanted / wanted.norm())
+
+
+def test_the_token_that_is_most_like_an_answer_decides(loop):
+    alignment = Alignment(loop.model, loop.tokenizer, [RED, BLUE])
+    red, blue = (alignment.words[alignment.number[answer]] for answer in ("red", "blue"))
+    tokens = torch.stack([3 * red, -red, -blue])[None]  # [1, 3, D]
+    said = alignment.compare(tokens, [alignment.number["red"], alignment.number["blue"]])[0]
+    cosines = [1.0, -1.0, -float(red @ blue)]
+    assert said[0].item() == pytest.approx(math.log(sum(math.exp(10 * c) for c in cosines) / 3), abs=1e-4)
+    assert said[0] > said[1]
+
+
+def test_a_question_that_occurs_once_is_compared_within_its_language(make_config):
+    def talk(question: str, answer: str, language: str) -> dict:
+        turns = [{"q": f"<|extra_0|>\n{question}", "a": [answer]}]
+        return {"source": "test", "language": language, "split": "train", "turns": turns}
+
+    talks = {
+        "0": [talk("What is this?", "a dog", "en")],
+        "1": [talk("What is this?", "a cat", "en"), talk("Tell me a story.", "Once", "en")],
+        "2": [talk("Who is here?", "nobody", "en"), talk("谁？", "没有人", "zh")],
+    }
+    config = make_config("train.eval_strategy=no", conversations=talks)
+    loop = build_loop(config, Path(config.train.output) / "a")
+    asked = asked_pictures(loop.feed.known, random.Random(0))
+    names = {answer: name for one in asked for name, answer in one.turns}
+    assert names["a dog"] == names["a cat"] != names["Once"]
+    assert names["Once"] == names["nobody"] == "en" and names["没有人"] == "zh"
+
+
+def test_the_projector_learns_to_name_the_answers_and_nothing_else_changes(loop):
+    asked = asked_pictures(loop.feed.known, random.Random(0))
+    features = features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))
+    alignment = Alignment(loop.model, loop.tokenizer, asked)
+    with torch.no_grad():
+        before, _ = alignment.loss(loop.model.projector(features), asked)
+    language = {name: value.clone() for name, value in loop.model.language.state_dict().items()}
+    share = alignment.train(features, 40, seed=0)
+    with torch.no_grad():
+        after, right = alignment.loss(loop.model.projector(features), asked)
+        lengths = loop.model.projector(features).norm(dim=-1) / alignment.word_length
+    assert after < 0.5 * before and right > 0.8 and share > 0.8
+    assert lengths.mean().item() == pytest.approx(2, abs=0.5)
+    assert all(torch.equal(value, language[name]) for name, value in loop.model.language.state_dict().items())
+    assert all(parameter.grad is None for parameter in loop.model.projector.parameters())
+
+
+def test_a_run_begins_with_it_and_a_repeated_run_begins_alike(make_config, monkeypatch, capsys):
+    monkeypatch.setattr(module, "BATCH", 12)
+    config = make_config("projector.align_steps=5")
+    states = []
+    for name in ("a", "b"):
+        loop = build_loop(config, Path(config.train.output) / name)
+        loop.prepare()
+        states.append(loop.model.projector.state_dict())
+    assert "5 steps of the projector alone on 5 pictures" in capsys.readouterr().out
+    fresh = build_loop(make_config(), Path(config.train.output) / "c").model.projector.state_dict()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name])
+        assert not torch.equal(value, fresh[name])
+
+
+def test_features_are_kept_up_to_a_limit(loop, monkeypatch):
+    asked = asked_pictures(loop.feed.known, random.Random(0))
+    monkeypatch.setattr(module, "CHUNK", 2)
+    one = features_of(loop.model, loop.feed.known, asked[:1], torch.device("cpu"))
+    monkeypatch.setattr(module, "FEATURE_BYTES", 3 * one.nbytes)
+    assert len(features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))) == 4
+
+
+def test_without_pictures_the_projector_keeps_its_start(make_config):
+    talk = {"source": "test", "language": "en", "split": "train", "turns": [{"q": "Is 2 even?", "a": ["yes"]}]}
+    options = ("train.eval_strategy=no", "projector.align_steps=5")
+    config = make_config(*options, pictures=0, conversations={"text": [talk] * 4})
+    loop = build_loop(config, Path(config.train.output) / "a")
+    before = {name: value.clone() for name, value in loop.model.projector.state_dict().items()}
+    loop.prepare()
+    assert all(torch.equal(value, before[name]) for name, value in loop.model.projector.state_dict().items())
