@@ -1,9 +1,11 @@
 """Two drawn worlds that test whether the demo's backbones travel. No pretraining has their words, shapes or styles.
 
-    python -m demo.elsewhere signs --output data/signs        # or: kitchen
+    python -m demo.elsewhere signs --output data/signs        # or: kitchen; --train 9600 for four times as many pictures
     python process_image.py --config data/signs/config.yaml
     python train.py --config data/signs/config.yaml           # language.train=full for the comparison
     python evaluate.py --checkpoint checkpoints/signs --output signs.json
+
+demo/backbones/README.md has what they gave.
 
 Each picture shows one object. Questions ask for its name, colour, pattern and position, or name two of these and want
 yes or no. Combinations of the four are split as scenes are in demo/scenes.py: those of the test are in no training
