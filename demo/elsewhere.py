@@ -1,6 +1,6 @@
 """Two drawn worlds that test whether the demo's backbones travel. No pretraining has their words, shapes or styles.
 
-    python -m demo.elsewhere signs --output data/signs        # or: kitchen; --train 9600 for four times as many pictures
+    python -m demo.elsewhere signs --output data/signs        # or: kitchen; --train 9600 for more pictures
     python process_image.py --config data/signs/config.yaml
     python train.py --config data/signs/config.yaml           # language.train=full for the comparison
     python evaluate.py --checkpoint checkpoints/signs --output signs.json

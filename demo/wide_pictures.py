@@ -61,7 +61,7 @@ class Pictures:
         return Pictures(*(values[index] for values in vars(self).values()))
 
     def put(self, number: int, picture: Pictures) -> None:
-        """Write a single picture into the place ``number`` of many."""
+        """Make a single picture number ``number`` of these."""
         for name, values in vars(picture).items():
             getattr(self, name)[number] = values
 
@@ -147,7 +147,7 @@ def _part(rng: random.Random) -> Array:
 
 
 def _built(rng: random.Random) -> Shape:
-    """Two to four overlapping parts, as large as fits. In six of ten, parts stand in the middle or on both sides."""
+    """Two to four overlapping parts, as large as fits. In six of ten, parts are in the middle or on both sides."""
     mirrored = rng.random() < 0.6
     parts: Shape = []
     for number in range(rng.randint(2, 4)):
