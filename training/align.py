@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     """A sample with one picture, and what is asked about it."""
 
     sample: int  # its index in the dataset
+    image: str  # its picture's id
     turns: list[tuple[str, str]]  # a question and its answer; questions of one name have answers that can be compared
 
 
@@ -55,8 +56,8 @@ def align(loop: Loop) -> None:
     if loop.accelerator.is_main_process:
         asked = asked_pictures(loop.feed.known, random.Random(config.data.seed))
         if asked:
-            features = features_of(model, loop.feed.known, asked, device)  # [P, N, Dv]
-            alignment = Alignment(model, loop.tokenizer, asked[: len(features)])
+            features, asked = features_of(model, loop.feed.known, asked, device)  # [P, N, Dv]
+            alignment = Alignment(model, loop.tokenizer, asked)
             right = alignment.train(features, config.projector.align_steps, config.data.seed)
             of = f"{config.projector.align_steps} steps of the projector alone on {len(features):,} pictures"
             print(f"align     {of}: {right:.1%} right about their answers", flush=True)
@@ -77,7 +78,7 @@ def asked_pictures(dataset: ImageCaptionDataset, rng: random.Random) -> list[Ask
         if all(len(conversation["images"]) == 1 for conversation in about):
             turns = [(turn, conversation["language"]) for conversation in about for turn in conversation["turns"]]
             named = [(turn["q"] if times[turn["q"]] > 1 else language, turn["a"][0]) for turn, language in turns]
-            asked.append(Asked(sample, named))
+            asked.append(Asked(sample, about[0]["images"][0], named))
     rng.shuffle(asked)
     return asked
 
@@ -85,17 +86,26 @@ def asked_pictures(dataset: ImageCaptionDataset, rng: random.Random) -> list[Ask
 @torch.no_grad()
 def features_of(
     model: MMultiModal, dataset: ImageCaptionDataset, asked: Sequence[Asked], device: torch.device
-) -> torch.Tensor:
-    """Features [P, N, Dv] of the first pictures of ``asked``, as many as FEATURE_BYTES hold, on the CPU."""
+) -> tuple[torch.Tensor, list[Asked]]:
+    """Features [P, N, Dv] on the CPU of the first pictures, as many as FEATURE_BYTES hold, and which of ``asked``.
+
+    Where the dataset gives another sample, because a picture is damaged, that one is left out.
+    """
     model.vision.to(device)
     chunks: list[torch.Tensor] = []
+    kept: list[Asked] = []
     for begin in tqdm(range(0, len(asked), CHUNK), desc="encoding pictures", leave=False, disable=None):
-        pictures = [dataset[one.sample]["pixel_values"][0] for one in asked[begin : begin + CHUNK]]
-        stacked = torch.stack(pictures).to(device)  # [16, 3, H, W], or cached features [16, N, Dv]
+        found = [(one, dataset[one.sample]) for one in asked[begin : begin + CHUNK]]
+        found = [(one, sample) for one, sample in found if set(sample["images"]) == {one.image}]
+        if not found:
+            continue
+        kept += [one for one, _ in found]
+        # [16, 3, H, W], or cached features [16, N, Dv]
+        stacked = torch.stack([sample["pixel_values"][0] for _, sample in found]).to(device)
         chunks.append(model.kept(model.vision(stacked) if stacked.ndim == 4 else stacked).cpu())
         if sum(chunk.nbytes for chunk in chunks) >= FEATURE_BYTES:
             break
-    return torch.cat(chunks)
+    return torch.cat(chunks), kept
 
 
 class Alignment:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dataset.prompt import encode_text
+from tests.helpers.runs import runs_of
 from training import align as module
 from training.align import Alignment, Asked, asked_pictures, features_of
 from training.setup import build_loop
 
-RED = Asked(0, [("What color?", "red"), ("Welche Farbe?", "rot")])
-BLUE = Asked(1, [("What color?", "blue")])
-DOG = Asked(2, [("What animal?", "dog")])
+RED = Asked(0, "a", [("What color?", "red"), ("Welche Farbe?", "rot")])
+BLUE = Asked(1, "b", [("What color?", "blue")])
+DOG = Asked(2, "c", [("What animal?", "dog")])
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_a_question_that_occurs_once_is_compared_within_its_language(make_config
 
 def test_the_projector_learns_to_name_the_answers_and_nothing_else_changes(loop):
     asked = asked_pictures(loop.feed.known, random.Random(0))
-    features = features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))
+    features, asked = features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))
     alignment = Alignment(loop.model, loop.tokenizer, asked)
     with torch.no_grad():
         before, _ = alignment.loss(loop.model.projector(features), asked)
@@ -105,9 +108,17 @@ def test_a_run_begins_with_it_and_a_repeated_run_begins_alike(make_config, monke
 def test_features_are_kept_up_to_a_limit(loop, monkeypatch):
     asked = asked_pictures(loop.feed.known, random.Random(0))
     monkeypatch.setattr(module, "CHUNK", 2)
-    one = features_of(loop.model, loop.feed.known, asked[:1], torch.device("cpu"))
+    one, _ = features_of(loop.model, loop.feed.known, asked[:1], torch.device("cpu"))
     monkeypatch.setattr(module, "FEATURE_BYTES", 3 * one.nbytes)
-    assert len(features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))) == 4
+    features, kept = features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))
+    assert len(features) == 4 and kept == asked[:4]
+
+
+def test_a_damaged_picture_is_left_out(loop):
+    asked = asked_pictures(loop.feed.known, random.Random(0))
+    Path(loop.feed.known.paths[asked[1].image]).write_bytes(b"no picture")
+    features, kept = features_of(loop.model, loop.feed.known, asked, torch.device("cpu"))
+    assert kept == [asked[0], *asked[2:]] and len(features) == len(kept)
 
 
 def test_without_pictures_the_projector_keeps_its_start(make_config):
@@ -118,3 +129,17 @@ def test_without_pictures_the_projector_keeps_its_start(make_config):
     before = {name: value.clone() for name, value in loop.model.projector.state_dict().items()}
     loop.prepare()
     assert all(torch.equal(value, before[name]) for name, value in loop.model.projector.state_dict().items())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
+def test_two_processes_begin_with_the_projector_of_one(make_config, tmp_path):
+    options = ["projector.align_steps=3", "projector.learning_rate=1e-12", "train.max_steps=1", "train.save_steps=1"]
+    start = runs_of(make_config, tmp_path, options)
+    one, alone = start("one")
+    two, shared = start("two")
+    for result, codes in ((one(), [0]), (two(ranks=2), [0, 0])):
+        assert result["codes"] == codes, result["output"]
+        assert result["output"].count("steps of the projector alone") == 1
+    first, second = (load_file(folder / "checkpoint-1" / "projector.safetensors") for folder in (alone, shared))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-7)
