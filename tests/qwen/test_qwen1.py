@@ -136,7 +136,7 @@ def test_trained_in_qwen1s_format_and_in_qwen2s_the_demos_models_are_the_same_to
     loaded, losses, answers = {}, {}, {}
     for name, folder in formats.items():
         paths = [f"vision.path={BACKBONES / 'siglip'}", f"language.path={folder}", "vision.image_context_length=63"]
-        config = make_config(*paths, f"train.run={name}", "train.max_steps=12")
+        config = make_config(*paths, f"train.run={name}", "train.max_steps=12", "train.learning_rate=2e-3")
         loop = build_loop(config, config.train.output / name)
         loaded[name] = {key: tensor.clone() for key, tensor in loop.model.state_dict().items()}
         loop.train()
