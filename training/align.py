@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BATCH = 96  # pictures in a step
 CHUNK = 16  # pictures that the tower encodes together
 FEATURE_BYTES = 2**31  # of features in memory: 1,200 pictures of so400m at 384, 66,000 of the demo's
+# After 300 steps on the signs of demo/elsewhere.py, the tokens name the color of all test pictures. In trials with a
+# learnt scale of the logits it was 99.5 %; 97.7 with a rate of 3e-3; 97.4 with a sharpness of 4.5 and 99.6 with 16.
 RATE = 1e-2  # at the start, falling to 0
 SHARPNESS = 10.0  # by which cosines are multiplied before the log-sum-exp over a picture's tokens
 BIAS = -2.0  # of an answer's logit at the start; learnt

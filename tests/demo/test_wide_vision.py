@@ -116,7 +116,7 @@ def test_a_pair_is_found_among_the_others_by_its_vector():
     model = Describer(tiny_tower(), 4)
     vectors = torch.eye(32)[:4].repeat_interleave(2, 0)[:, None].repeat(1, 5, 1)  # [8, 5, 32]
     first = torch.ones(8, 5, dtype=torch.bool)
-    vectors[:, 4], first[:, 4] = 100 * torch.eye(32)[8:16], False  # a patch beside the object counts for nothing
+    vectors[:, 4], first[:, 4] = 100 * torch.eye(32)[8:16], False  # a patch off the object is ignored
     losses, shares = wide_vision._pooled_losses(model, vectors, first, torch.zeros(8, dtype=torch.long), 8)
     assert shares["pair"] == 1
     first[0] = False  # no patch of this picture was kept, so neither of the pair is asked
