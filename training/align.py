@@ -51,14 +51,14 @@ class Asked(NamedTuple):
 def align(loop: Loop) -> None:
     """``projector.align_steps`` steps on training pictures, in the first process; the others get its projector.
 
-    Without any training picture the projector keeps its start.
+    Without any training picture that can be read, the projector keeps its start.
     """
     config, model, device = loop.config, loop.model, loop.accelerator.device
     model.projector.to(device)
     if loop.accelerator.is_main_process:
         asked = asked_pictures(loop.feed.known, random.Random(config.data.seed))
+        features, asked = features_of(model, loop.feed.known, asked, device)  # [P, N, Dv]
         if asked:
-            features, asked = features_of(model, loop.feed.known, asked, device)  # [P, N, Dv]
             alignment = Alignment(model, loop.tokenizer, asked)
             right = alignment.train(features, config.projector.align_steps, config.data.seed)
             of = f"{config.projector.align_steps} steps of the projector alone on {len(features):,} pictures"
@@ -107,7 +107,7 @@ def features_of(
         chunks.append(model.kept(model.vision(stacked) if stacked.ndim == 4 else stacked).cpu())
         if sum(chunk.nbytes for chunk in chunks) >= FEATURE_BYTES:
             break
-    return torch.cat(chunks), kept
+    return torch.cat(chunks) if chunks else torch.empty(0), kept
 
 
 class Alignment:

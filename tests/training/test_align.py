@@ -121,11 +121,16 @@ def test_a_damaged_picture_is_left_out(loop):
     assert kept == [asked[0], *asked[2:]] and len(features) == len(kept)
 
 
-def test_without_pictures_the_projector_keeps_its_start(make_config):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_pictures_the_projector_keeps_its_start(make_config, damaged):
     talk = {"source": "test", "language": "en", "split": "train", "turns": [{"q": "Is 2 even?", "a": ["yes"]}]}
     options = ("train.eval_strategy=no", "projector.align_steps=5")
-    config = make_config(*options, pictures=0, conversations={"text": [talk] * 4})
+    shown = {**talk, "turns": [{"q": "<|extra_0|>\nWhat is this?", "a": ["a dog"]}]}
+    talks = {"text": [talk] * 4, **({"0": [shown]} if damaged else {})}
+    config = make_config(*options, pictures=int(damaged), conversations=talks)
     loop = build_loop(config, Path(config.train.output) / "a")
+    for path in loop.feed.known.paths.values():
+        Path(path).write_bytes(b"no picture")
     before = {name: value.clone() for name, value in loop.model.projector.state_dict().items()}
     loop.prepare()
     assert all(torch.equal(value, before[name]) for name, value in loop.model.projector.state_dict().items())
