@@ -3,8 +3,7 @@
     python -m demo.pretrain tokenizer
     python -m demo.pretrain vision      # the demo's pictures with captions
     python -m demo.pretrain wide        # random shapes and styles; trains the vision tower further
-    python -m demo.pretrain language    # text alone: captions, then questions about them
-    python -m demo.pretrain spelling    # no training: tokens that were never written get embeddings that differ
+    python -m demo.pretrain language    # text alone: made-up words, then captions, and questions about them
 
 writes ``demo/backbones/siglip`` and ``demo/backbones/qwen`` in the formats of the real models. No scene of fold 0 (the
 demo's test pictures) is drawn here. The accuracies that are printed during training are on fold 1; those of random
@@ -19,7 +18,6 @@ from collections.abc import Callable
 import torch
 
 from demo.language import train_language
-from demo.spelling import separate_rows
 from demo.tokenizer import train_tokenizer
 from demo.vision import train_vision
 from demo.wide_vision import train_wide
@@ -30,8 +28,7 @@ def main() -> None:
         "tokenizer": (lambda steps: train_tokenizer(), 0),
         "vision": (train_vision, 1500),
         "wide": (train_wide, 2600),
-        "language": (train_language, 4500),
-        "spelling": (lambda steps: separate_rows(), 0),
+        "language": (train_language, 5600),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=stages)

@@ -15,7 +15,7 @@ def tie_languages(table: torch.Tensor, tokenizer: Tokenizer) -> None:
     Both languages then use the same circuits, and one direction says which language to answer in. Starting from
     unrelated vectors, in a model that knew English, Chinese was at 78 % after 1,500 steps, and English fell.
     """
-    chinese = 0.5 * table.std() * torch.randn(table.shape[1])
+    chinese = 0.5 * table.std() * torch.randn(table.shape[1], device=table.device)
     for words in (scenes.SHAPES, scenes.COLORS, scenes.PLACES, {"large": "大的", "small": "小的"}, scenes.SIZES):
         for english, other in words.items():
             (new,) = tokenizer.encode(other)

@@ -110,6 +110,15 @@ def features_of(
     return torch.cat(chunks) if chunks else torch.empty(0), kept
 
 
+def answer_tokens(tokenizer: Tokenizer, answer: str) -> list[int]:
+    """Token ids of an answer alone and, if it may follow a space, within a sentence.
+
+    " arrow" in a question has other tokens than the answer "arrow", and the picture should resemble both.
+    """
+    spaced = encode_text(tokenizer, " " + answer) if answer[:1].isascii() else ()
+    return [*encode_text(tokenizer, answer), *spaced]
+
+
 class Alignment:
     """Trains a model's projector until its tokens for the pictures of ``asked`` name their answers."""
 
@@ -118,10 +127,11 @@ class Alignment:
         self.answers = sorted({answer for one in asked for _, answer in one.turns})
         self.number = {answer: number for number, answer in enumerate(self.answers)}
         table = base_of(model.language).get_input_embeddings().weight.detach()  # [V, D]
-        ids = [torch.tensor(encode_text(tokenizer, answer), device=table.device) for answer in self.answers]
+        ids = [torch.tensor(answer_tokens(tokenizer, answer), device=table.device) for answer in self.answers]
         means = torch.stack([table[one].float().mean(0) for one in ids])  # [A, D]
         device = next(self.projector.parameters()).device
-        self.words = F.normalize(means - table.mean(0, dtype=torch.float32), dim=-1).to(device)  # [A, D]
+        # From the mean of the answers, not of the table: the words of a language model can be far from that.
+        self.words = F.normalize(means - means.mean(0), dim=-1).to(device)  # [A, D]
         self.word_length = table.norm(dim=1, dtype=torch.float32).median().item()
         self.bias = nn.Parameter(torch.full((len(self.answers),), BIAS, device=device))  # [A]
 

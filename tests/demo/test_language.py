@@ -1,4 +1,4 @@
-"""Trees of captions and questions: what the language model reads, and what it never reads."""
+"""The language model's pretraining: what it predicts and what counts as right."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import random
 
 import pytest
 import torch
+from transformers import Qwen2ForCausalLM
 
-from dataset.prompt import IGNORE_INDEX
-from demo import language, scenes
+from demo import language, lessons
+from demo.made_up import Level
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import TOKENIZER
 
@@ -18,44 +19,57 @@ def tokenizer():
     return load_tokenizer(str(TOKENIZER))
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_a_reading_tree_is_a_caption_and_questions_that_do_not_see_each_other(tokenizer, chat):
-    tree = language.reading_tree(tokenizer, random.Random(3), ("en",), chat, questions=5, folds=(4,))
-    segments = tree["segments"]
-    assert set(segments) == {0, 1, 2, 3, 4, 5} and segments == sorted(segments)
-    root = [token for token, segment in zip(tree["input_ids"], segments, strict=True) if segment == 0]
-    text = tokenizer.decode(root)
-    scene = next(s for s in drawn(3) if scenes.caption(s, "en") in text or scenes.caption(s, "en", 1) in text)
-    assert scenes.fold_of(scene) == 4 and ("<|im_start|>" in text) == chat
-    assert all(label == IGNORE_INDEX for label, segment in zip(tree["labels"], segments, strict=True) if segment == 0)
-    for number in range(1, 6):
-        learnt = [label for label, s in zip(tree["labels"], segments, strict=True) if s == number and label >= 0]
-        assert learnt[-1] == tokenizer.eos_token_id and len(learnt) >= 2
+def batch_of(*kinds: str):
+    tokenizer = load_tokenizer(str(TOKENIZER))
+    level = Level(pictures=True, fewest=1, long=1.0)
+    drawn = [
+        lessons.made_up_lesson(tokenizer, random.Random(n), level, kind, False, 3) for n, kind in enumerate(kinds)
+    ]
+    return lessons.batch_of(drawn, tokenizer)
 
 
-def drawn(seed: int):
-    """The scenes that the first draws of a generator of this seed may give."""
-    rng = random.Random(seed)
-    yield scenes.draw_scene(rng, folds=(4,), fewest=1 if rng.random() < 0.15 else 2)
-
-
-def test_scenes_of_the_test_and_validation_folds_are_never_read(tokenizer, monkeypatch):
-    seen = set()
-    draw = scenes.draw_scene
-
-    def watched(*arguments, **options):
-        scene = draw(*arguments, **options)
-        seen.add(scenes.fold_of(scene))
-        return scene
-
-    monkeypatch.setattr(scenes, "draw_scene", watched)
-    rng = random.Random(0)
-    for _ in range(200):
-        language.reading_tree(tokenizer, rng, ("en", "zh"), True, 1, range(2, scenes.FOLDS))
-    assert seen == set(range(2, 10))
+def test_the_logits_of_an_answer_follow_the_model_and_the_imitated_picture(tokenizer):
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(language.language_config(tokenizer))
+    batch = batch_of("text", "picture")
+    with torch.no_grad():
+        torch.manual_seed(1)
+        logits = language.answer_logits(model, model.model, batch)
+        torch.manual_seed(1)
+        again = language.answer_logits(model, model.model, batch)
+        torch.manual_seed(2)
+        other = language.answer_logits(model, model.model, batch)
+        text_alone = language.answer_logits(model, model.model, batch_of("text"))
+    assert logits.shape == (len(batch.targets), 768)
+    torch.testing.assert_close(logits, again)
+    count = len(text_alone)
+    torch.testing.assert_close(logits[:count], text_alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits[:count], other[:count], atol=1e-5, rtol=1e-4)
+    assert (logits[count:] - other[count:]).abs().max() > 1e-4  # the picture's noise is another
 
 
 def test_an_answer_is_right_only_if_all_its_tokens_are():
-    end, targets = 9, torch.tensor([1, 2, 9, 3, 9, 4, 9])
-    said = torch.tensor([1, 2, 9, 5, 9, 4, 0])
-    assert language.answers_right(torch.nn.functional.one_hot(said, 10), targets, end).tolist() == [True, False, False]
+    batch = batch_of("text")._replace(
+        targets=torch.tensor([1, 2, 9, 3, 9, 4, 9]),
+        answers=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
+        kinds=torch.tensor([3, 4, 4]),
+    )
+    logits = torch.nn.functional.one_hot(torch.tensor([1, 2, 9, 5, 9, 4, 0]), 10)
+    right = language.answers_right(logits, batch)
+    assert right.tolist() == [True, False, False]
+    shares = language.Shares(torch.device("cpu"))
+    for _ in range(40):
+        shares.add(right, batch.kinds)
+    assert shares.read() == {"text word": pytest.approx(1), "text yes/no": 0.0}
+
+
+def test_two_steps_train_and_are_saved(tokenizer, tmp_path, monkeypatch):
+    tokenizer.save_pretrained(tmp_path / "qwen")
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    small = tuple(phase._replace(lessons=dict.fromkeys(phase.lessons, 1)) for phase in lessons.PHASES)
+    monkeypatch.setattr(lessons, "PHASES", small)
+    monkeypatch.setattr(lessons, "FIRST_LESSONS", {"text": 2})
+    monkeypatch.setattr(language, "reading_accuracy", lambda *_: 0.0)
+    language.train_language(4, tmp_path, torch.device("cpu"))
+    trained = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen")
+    assert trained.config.vocab_size == 768 and torch.isfinite(trained.model.embed_tokens.weight).all()
