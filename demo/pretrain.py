@@ -2,7 +2,7 @@
 
     python -m demo.pretrain tokenizer
     python -m demo.pretrain vision      # the demo's pictures with captions
-    python -m demo.pretrain wide        # random shapes and styles; trains the vision tower further
+    python -m demo.pretrain wide        # random shapes and styles; trains the vision tower further, on a GPU
     python -m demo.pretrain language    # text alone: captions, then questions about them
     python -m demo.pretrain spelling    # no training: tokens that were never written get embeddings that differ
 
@@ -15,34 +15,42 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from demo import BACKBONES
 from demo.language import train_language
 from demo.spelling import separate_rows
 from demo.tokenizer import train_tokenizer
 from demo.vision import train_vision
 from demo.wide_vision import train_wide
 
+STEPS = {"tokenizer": 0, "vision": 1500, "wide": 12_000, "language": 4500, "spelling": 0}
+
 
 def main() -> None:
-    stages: dict[str, tuple[Callable[[int], None], int]] = {
-        "tokenizer": (lambda steps: train_tokenizer(), 0),
-        "vision": (train_vision, 1500),
-        "wide": (train_wide, 2600),
-        "language": (train_language, 4500),
-        "spelling": (lambda steps: separate_rows(), 0),
-    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=stages)
-    defaults = ", ".join(f"{name} {steps}" for name, (_, steps) in stages.items() if steps)
+    parser.add_argument("stage", choices=STEPS)
+    defaults = ", ".join(f"{name} {steps}" for name, steps in STEPS.items() if steps)
     parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {defaults})")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, help="CPU threads, and processes that draw for wide (default: all)")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=found, help="of the stage wide (default: cuda if there is one, else cpu)")
+    parser.add_argument(
+        "--output", type=Path, default=BACKBONES, metavar="DIR", help="of the stage wide (default: demo/backbones)"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train, steps = stages[args.stage]
-    train(args.steps or steps)
+    stages: dict[str, Callable[[int], None]] = {
+        "tokenizer": lambda steps: train_tokenizer(),
+        "vision": train_vision,
+        "wide": lambda steps: train_wide(steps, args.device, args.output, torch.get_num_threads()),
+        "language": train_language,
+        "spelling": lambda steps: separate_rows(),
+    }
+    stages[args.stage](args.steps or STEPS[args.stage])
 
 
 if __name__ == "__main__":
