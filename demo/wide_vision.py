@@ -22,20 +22,20 @@ from demo.parallel import draw_in_chunks
 from demo.vision import MOST_SEEN, WORDS, mean_where, words_loss, words_of_patches
 from demo.wide_pictures import FILLS, Pictures
 
-# Drawn once and kept as uint8 where the tower is trained: 231,000 pictures of 40 KB are 9 GB. The demo's were 3,000; in
-# 12,000 steps of 80 the tower would see each of so few 320 times.
+# Drawn once, at 2 ms a picture and core, and kept as uint8 on the device: 231,000 pictures of 40 KB are 9 GB. The
+# demo's were 3,000; in 12,000 steps the tower would see each of so few 640 times.
 PAIRED_DRAWN, NAMED_DRAWN, DEMO_DRAWN = 120_000, 80_000, 30_000
 HELD_OUT = 256  # pictures of each sort, for the printed shares
 SHAPES = 240  # in the fixed list; the tower names them
-# Pictures in a step, four times what a core had. On a GPU a step's time is that of starting some 1,500 kernels, which
-# hardly grows with the pictures.
-PAIRED, NAMED, DEMO = 96, 80, 80
+# Pictures in a step, eight times what a core had. On a GPU a step starts some 1,400 kernels, however many pictures it
+# has, and that takes longer than computing 64 pictures.
+PAIRED, NAMED, DEMO = 192, 160, 160
 # Patches that are encoded of each drawn picture: those on objects and some others. All 64 come only at the end, with
 # half of the pictures, so that the tower learns last what it is used on.
 KEPT, ALL_FROM = 28, 0.85
 TEMPERATURE = 0.15  # of the pairs
-# 1 for others. Fills had 0.5 and 1, and a probe of the features found 0.90 of the patterns of demo/elsewhere.py, where
-# it found 0.98 or more of everything else.
+# 1 for others. While the fills had 0.5 and 1, a probe of the features found 0.90 of the kitchen's patterns in
+# demo/elsewhere.py, and 0.99 or more of its other words.
 WEIGHTS = {
     "fill": 2.0,
     "pooled_fill": 3.0,
@@ -169,11 +169,10 @@ def describing_losses(
     outline = pictures.silhouettes.flatten(2)[row, owner] / 255  # [B, K, 100]
     around = windows(pictures.mask / 255)[row, patches]  # [B, K, 144]
     said = {head: model.heads[head](hidden) for head in ("fill", "numbers", "silhouette", "window", "name")}
+    measures = numbers(pictures)[row, owner]  # [B, K, 9]
     each = {  # [B, K]; read where a patch is on an object
         "fill": _cross_entropies(said["fill"], fill),
-        "numbers": F.smooth_l1_loss(said["numbers"], numbers(pictures)[row, owner], beta=0.3, reduction="none").mean(
-            -1
-        ),
+        "numbers": F.smooth_l1_loss(said["numbers"], measures, beta=0.3, reduction="none").mean(-1),
         "silhouette": F.binary_cross_entropy_with_logits(said["silhouette"], outline, reduction="none").mean(-1),
         "window": F.binary_cross_entropy_with_logits(said["window"], around, reduction="none").mean(-1),
     }
@@ -195,9 +194,8 @@ def describing_losses(
 
 def _cross_entropies(said: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """[B, K, C] logits, [B, K] int64 -> [B, K], 0 where nothing is right."""
-    return F.cross_entropy(said.flatten(0, 1), right.flatten(), ignore_index=IGNORE_INDEX, reduction="none").view_as(
-        right
-    )
+    each = F.cross_entropy(said.flatten(0, 1), right.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return each.view_as(right)
 
 
 def _pooled_losses(
@@ -297,10 +295,10 @@ def wide_optimizer(
 
 
 def train_wide(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
-    """Train the tower in demo/backbones/siglip further on a device, and write it into the folder ``siglip`` of output.
+    """Train the tower in demo/backbones/siglip further, and write it to ``output``/siglip.
 
-    Each step has pairs of random shapes, shapes of the fixed list, and pictures of the demo. So many worker processes
-    draw them, before anything is put on the device.
+    Each step has pairs of random shapes, shapes of the fixed list, and pictures of the demo. ``workers`` processes draw
+    these before anything is on the device: a process that has started CUDA should not be forked.
     """
     torch.manual_seed(0)
     rng = random.Random(0)
