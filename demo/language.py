@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from demo import optimizing, scenes
+from demo import BACKBONES, optimizing, scenes
 from demo.imitation import imitate
 from demo.lessons import KINDS, PHASES, Batch, Lessons, Progress, batch_of, caption_lesson
 from demo.made_up import Level
@@ -78,33 +77,33 @@ class Shares:
         return {kind: share for kind, share, all in zip(KINDS, shares, self.all.tolist(), strict=True) if all > 1}
 
 
-def train_language(steps: int, output: Path, device: torch.device) -> None:
-    """Teach a Qwen2 of 1.1 M parameters to answer questions, in two languages, from text alone.
+def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
+    """Teach a Qwen2 of 1.1 M parameters to answer questions, in two languages, and write it to ``output``/qwen.
 
-    First come made-up words, which teach it to find, compare and copy; then also captions in plain English lines, in
+    It sees text alone, drawn by ``workers`` processes, and imitated pictures. First come made-up words, which teach it to find, compare and copy; then also captions in plain English lines, in
     which the word asked about is next to the answer; then Chinese; then ChatML.
     """
-    tokenizer = load_tokenizer(str(output / "qwen"))
+    tokenizer = load_tokenizer(str(BACKBONES / "qwen"))
+    tokenizer.save_pretrained(output / "qwen")
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(language_config(tokenizer))
     start_as_recall(model)
     model.to(device)
-    print(f"language: {model.num_parameters():,} parameters, {steps} steps on {device.type}")
-    on_cpu = device.type == "cpu"
-    trunk = torch.compile(model.model, dynamic=True) if on_cpu else model.model  # 1.8 times as fast on one CPU core
+    print(f"language: {model.num_parameters():,} parameters, {steps} steps on {device}")
+    trunk = torch.compile(model.model, dynamic=True) if device == "cpu" else model.model  # 1.8 times as fast on a core
     optimizers, schedules = optimizing.optimizer(model, steps)
     progress, level, phase = Progress(), Level(), 0
-    workers = 0 if on_cpu else max(1, (os.cpu_count() or 1) - 1)  # a core draws 10 batches a second, a GPU takes 80
-    batches = iter(DataLoader(Lessons(tokenizer, progress), batch_size=None, num_workers=workers))
-    start, shares = time.time(), Shares(device)
+    # A core draws some 10 batches a second. One worker is this process.
+    batches = iter(DataLoader(Lessons(tokenizer, progress), batch_size=None, num_workers=workers if workers > 1 else 0))
+    start, shares = time.time(), Shares(model.device)
     for step in range(1, steps + 1):
         if step > PHASES[phase].end * steps:
             phase += 1
             if phase == 2:  # Chinese is new
                 tie_languages(model.get_input_embeddings().weight.data, tokenizer)
             progress.set(phase, level)
-        batch = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        batch = next(batches).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16):
             logits = answer_logits(model, trunk, batch)
         optimizing.step(F.cross_entropy(logits.float(), batch.targets), model, optimizers, schedules)
         shares.add(answers_right(logits, batch), batch.kinds)

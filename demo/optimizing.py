@@ -34,7 +34,10 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
         gradient = parameter.grad
         assert gradient is not None  # every matrix of the model takes part in every step
-        buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer = state["momentum"]
         buffer.lerp_(gradient, 1 - momentum)
         return gradient.lerp(buffer, momentum)  # Nesterov
 

@@ -147,5 +147,13 @@ def words_loss(said: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, t
     """
     each = F.binary_cross_entropy_with_logits(said, words, reduction="none").sum(-1)  # [B, 63]
     on = words.any(-1)  # [B, 63]
-    named = ((said > 0) == (words > 0)).all(-1)[on]
-    return each[on].mean() + each[~on].mean(), named.float().mean()
+    named = ((said > 0) == (words > 0)).all(-1)
+    return mean_where(each, on) + mean_where(each, ~on), mean_where(named, on)
+
+
+def mean_where(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The mean of the values where a mask of their shape is true; 0 if it is nowhere.
+
+    ``values[where].mean()`` would wait for a GPU at each call, as the size depends on the mask.
+    """
+    return (values * where).sum() / where.sum().clamp(min=1)

@@ -1,7 +1,8 @@
 """Pictures of random shapes in random styles, on which the vision tower is trained after the demo's own.
 
 The tower saw four shapes and six colours on light paper. Here are polygons, stars, curves, blocks, arcs of rings and
-unions of parts, in any colour and six fills, on plain and patterned backgrounds, with noise, JPEG and low resolution.
+unions of parts, in any colour and six fills, on plain and patterned backgrounds, with noise and JPEG, saved with 32 to
+256 pixels in a row.
 No generator aims at a shape of demo/elsewhere.py, whose worlds test how far the tower's sight reaches.
 """
 
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
 
 from dataset.prompt import IGNORE_INDEX
 from demo.scenes import PICTURE_SIZE as SIZE
 from demo.vision import PATCH
 
 FILLS = ("solid", "outline", "stripes", "dots", "checks", "gradient")
+PLAIN = ("solid", "outline", "gradient")  # those without a period
+# Stripes and dots twice: fills were the attribute that a probe read worst, and these two look most alike.
+USUAL = (*FILLS, "solid", "stripes", "dots")
 SIDE = SIZE // PATCH  # 8 patches
 CELLS = 10  # in a row of a silhouette
 MASK = 4 * SIDE  # cells in a row of the mask: 4 in a row of a patch
@@ -59,6 +62,9 @@ class Pictures:
 
     def __getitem__(self, index: int | slice | torch.Tensor) -> Pictures:
         return Pictures(*(values[index] for values in vars(self).values()))
+
+    def to(self, device: str) -> Pictures:
+        return Pictures(*(values.to(device) for values in vars(self).values()))
 
     def put(self, number: int, picture: Pictures) -> None:
         """Make a single picture number ``number`` of these."""
@@ -246,24 +252,51 @@ def _lines(rng: random.Random) -> Array:
     return pattern
 
 
-def paint(fill: str, color: Array, rng: random.Random) -> Array:
-    """[3] or [112, 112, 3], what an object is filled with: its colour, and with a pattern also a second colour."""
+def paint(fill: str, color: Array, period: float, rng: random.Random) -> Array:
+    """[3] or [112, 112, 3], what an object is filled with: its colour, and with a pattern also a second colour.
+
+    ``period`` is in pixels. Between the two colours is a ramp of about a pixel. With hard edges, fine stripes at an
+    angle had stairs, which a photograph has not.
+    """
     if fill in ("solid", "outline"):
         return color
-    second = _color(rng)
-    if rng.random() < 0.6:  # the same colour, lighter or darker
-        second = color + (1 if color.sum() < 384 else -1) * rng.uniform(80, 180)
-    period, phase = rng.uniform(6, 16), rng.uniform(0, 2 * math.pi)
-    angle = rng.choice((0, math.pi / 2, rng.uniform(0, math.pi)))
-    along = _along(angle)
+    angle, phase = rng.choice((0, math.pi / 2, rng.uniform(0, math.pi))), rng.uniform(0, 2 * math.pi)
     wave, across = (np.sin(2 * math.pi / period * _along(a) + phase) for a in (angle, angle + math.pi / 2))
-    share = {
-        "stripes": wave > 0.2,
-        "dots": wave + across > 0.8,
-        "checks": wave * across > 0,
-        "gradient": (along - along.min()) / (along.max() - along.min()),
-    }[fill]
-    return color + share.astype(np.float32)[..., None] * (second - color)
+    above = {
+        "stripes": wave - rng.uniform(-0.3, 0.6),
+        "dots": wave + across - rng.uniform(0.4, 1.2),
+        "checks": wave * across,
+    }
+    share = (1 + wave) / 2 if fill == "gradient" else np.clip(0.5 + period / (2 * math.pi) * above[fill], 0, 1)
+    return color + share.astype(np.float32)[..., None] * (_second_color(color, rng) - color)
+
+
+def _second_color(color: Array, rng: random.Random) -> Array:
+    """Half are the same colour, lighter or darker; one in five is nearly white or black; others are any colour.
+
+    It differs from the first by 110 levels or more, in red, green and blue together.
+    """
+    while True:
+        kind = rng.random()
+        if kind < 0.5:
+            second = (color + rng.choice((-1, 1)) * rng.uniform(40, 180)).clip(0, 255)
+        elif kind < 0.7:
+            second = np.full(3, rng.choice((rng.uniform(0, 25), rng.uniform(230, 255))), np.float32)
+        else:
+            second = _color(rng)
+        if np.abs(second - color).sum() >= 110:
+            return second
+
+
+def _fill_and_period(radius: float, finest: float, rng: random.Random) -> tuple[str, float]:
+    """A fill, and a period of which two fit into the object's square. If not even ``finest`` fits, a plain fill.
+
+    A gradient has half of a period in the square. When it went once over the whole picture, an object of radius 9 had a
+    sixth of it, often less than 10 levels, and could not be told from a solid one.
+    """
+    coarsest = 0.9 * radius
+    fill = rng.choice(USUAL if coarsest > finest else PLAIN)
+    return fill, 4 * radius if fill in PLAIN else finest * (coarsest / finest) ** rng.random()
 
 
 def _rim(own: Array, width: float) -> Array:
@@ -272,25 +305,30 @@ def _rim(own: Array, width: float) -> Array:
     return own * np.clip((0.97 - np.asarray(blurred, np.float32) / 255) * 6, 0, 1)
 
 
-def _paint_object(image: Array, own: Array, fill: str, color: Array, rng: random.Random) -> None:
+def _paint_object(image: Array, own: Array, fill: str, painted: Array, thinnest: float, rng: random.Random) -> None:
     """Paint an object into ``image`` [112, 112, 3], where its mask ``own`` is; one filled in four gets a rim."""
-    drawn = _rim(own, rng.uniform(1.5, 3.5)) if fill == "outline" else own
-    image += drawn[..., None] * (paint(fill, color, rng) - image)
+    drawn = _rim(own, max(thinnest, rng.uniform(1.5, 3.5))) if fill == "outline" else own
+    image += drawn[..., None] * (painted - image)
     if fill != "outline" and rng.random() < 0.25:
         edge = _color(rng) if rng.random() < 0.4 else np.float32(rng.choice((20, 50, 240)))
         image += _rim(own, rng.uniform(1, 2.6))[..., None] * (edge - image)
 
 
-def _degraded(image: Array, rng: random.Random) -> Array:
-    """Four of ten lose resolution, half of these also by JPEG; three of ten get noise."""
-    if rng.random() < 0.4:
-        side = rng.randint(44, 100)
-        small = Image.fromarray(image.clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BOX)
-        if rng.random() < 0.5:
+def _resolution(rng: random.Random) -> int:
+    """The side in pixels that a picture was saved with: 112 in one of four, else 32 to 256, each octave as often."""
+    return SIZE if rng.random() < 0.25 else round(32 * 8 ** rng.random())
+
+
+def _degraded(image: Array, side: int, rng: random.Random) -> Array:
+    """[112, 112, 3], as if it had been ``side`` pixels wide: half of the pictures by JPEG; three of ten get noise."""
+    if side != SIZE or rng.random() < 0.5:
+        saved = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+        saved = saved.resize((side, side), Image.Resampling.BOX if side < SIZE else Image.Resampling.BICUBIC)
+        if side == SIZE or rng.random() < 0.5:
             encoded = io.BytesIO()
-            small.save(encoded, "JPEG", quality=rng.randint(50, 95))
-            small = Image.open(encoded).convert("RGB")
-        image = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
+            saved.save(encoded, "JPEG", quality=rng.randint(50, 95))
+            saved = Image.open(encoded).convert("RGB")
+        image = np.asarray(saved.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
     if rng.random() < 0.3:
         grain = np.random.default_rng(rng.getrandbits(32)).standard_normal(image.shape, np.float32)
         image = image + rng.uniform(1, 10) * grain
@@ -307,7 +345,9 @@ def draw_picture(
 
     An easy picture has a plain background, larger shapes that are solid, and full quality.
     """
-    ground = _color(rng)
+    ground, side = _color(rng), SIZE if easy else _resolution(rng)
+    # 3.5 pixels of the saved picture are a period, and a quarter of that an outline, that can be seen after JPEG.
+    finest = max(4.0, 3.5 * SIZE / side)
     image = np.tile(ground, (SIZE, SIZE, 1)) if easy else _background(ground, rng)
     picture = blank(())
     everything = np.zeros((SIZE, SIZE), np.float32)
@@ -318,17 +358,17 @@ def draw_picture(
             break
         squares.append(square)
         shape, color = _tilted(shape, rng), _color_unlike(ground, rng)
-        fill = "solid" if easy else rng.choice(("solid", "solid", *FILLS))
+        fill, period = ("solid", finest) if easy else _fill_and_period(square[2], finest, rng)
         own = filled(shape, square, SIZE, 2)
         everything = np.maximum(everything, own)
-        _paint_object(image, own, fill, color, rng)
+        _paint_object(image, own, fill, paint(fill, color, period, rng), finest / 4, rng)
         picture.cover[number] = _shares(own.reshape(SIDE, PATCH, SIDE, PATCH).mean((1, 3)))
         picture.silhouettes[number] = _shares(silhouette(shape))
         picture.fills[number] = FILLS.index(fill)
         picture.boxes[number] = _box(shape, square)
         picture.colors[number] = torch.from_numpy(color) / 127.5 - 1
         picture.names[number] = name
-    levels = (image if easy else _degraded(image, rng)).clip(0, 255).astype(np.uint8)
+    levels = (image if easy else _degraded(image, side, rng)).clip(0, 255).astype(np.uint8)
     picture.pixels[:] = torch.from_numpy(levels).permute(2, 0, 1)
     reduced = Image.fromarray(everything).resize((MASK, MASK), Image.Resampling.BOX)
     picture.mask[:] = _shares(np.asarray(reduced))
@@ -387,7 +427,7 @@ def _color_unlike(ground: Array, rng: random.Random) -> Array:
 def draw_pairs(count: int, rng: random.Random) -> Pictures:
     """Pictures of which every two in a row have the same first shape, in styles of their own."""
     pictures = blank((count,))
-    for number in tqdm(range(count), desc="drawing pairs", unit="picture"):
+    for number in range(count):
         if number % 2 == 0:
             first = draw_shape(rng)
         easy = rng.random() < EASY
@@ -396,10 +436,10 @@ def draw_pairs(count: int, rng: random.Random) -> Pictures:
     return pictures
 
 
-def draw_named(count: int, shapes: Sequence[Shape], rng: random.Random) -> Pictures:
+def draw_named(count: int, rng: random.Random, shapes: Sequence[Shape]) -> Pictures:
     """Pictures of one or two shapes of a list, with their numbers in it as ``names``."""
     pictures = blank((count,))
-    for number in tqdm(range(count), desc="drawing named shapes", unit="picture"):
+    for number in range(count):
         names = [rng.randrange(len(shapes)) for _ in range(rng.choice((1, 1, 2)))]
         pictures.put(number, draw_picture([shapes[name] for name in names], rng, names=names))
     return pictures
@@ -420,7 +460,9 @@ def mirrored(pictures: Pictures, axis: int) -> Pictures:
 
 def recolored(pictures: Pictures, channels: Sequence[int], negative: bool) -> Pictures:
     """Pictures with their three channels in another order, and as negatives if that is asked for."""
-    pixels, colors = pictures.pixels[..., channels, :, :], pictures.colors[..., channels]
+    # Stacked, as an index of a list would be sent to a GPU and wait for it.
+    pixels = torch.stack([pictures.pixels[..., channel, :, :] for channel in channels], -3)  # [*, 3, 112, 112]
+    colors = torch.stack([pictures.colors[..., channel] for channel in channels], -1)  # [*, 2, 3]
     if negative:
         pixels, colors = 255 - pixels, -colors
     return replace(pictures, pixels=pixels, colors=colors)

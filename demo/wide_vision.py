@@ -6,28 +6,56 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import SiglipVisionModel
+from transformers import SiglipImageProcessorPil, SiglipVisionModel
 
 from dataset.prompt import IGNORE_INDEX
 from demo import BACKBONES, optimizing, scenes, wide_pictures
-from demo.vision import MOST_SEEN, WORDS, words_loss, words_of_patches
+from demo.parallel import draw_in_chunks
+from demo.vision import MOST_SEEN, WORDS, mean_where, words_loss, words_of_patches
 from demo.wide_pictures import FILLS, Pictures
 
-# Drawn once, in 3 minutes of one core, and kept as uint8: 59,000 pictures of 40 KB are 2.3 GB.
-PAIRED_DRAWN, NAMED_DRAWN, DEMO_DRAWN = 35_000, 21_000, 3_000
+# Drawn once, at 2 ms a picture and core, and kept as uint8 on the device: 231,000 pictures of 40 KB are 9 GB. The
+# demo's were 3,000; in 12,000 steps the tower would see each of so few 640 times.
+PAIRED_DRAWN, NAMED_DRAWN, DEMO_DRAWN = 120_000, 80_000, 30_000
 HELD_OUT = 256  # pictures of each sort, for the printed shares
 SHAPES = 240  # in the fixed list; the tower names them
-PAIRED, NAMED, DEMO = 24, 20, 20  # pictures in a step
+# Pictures in a step, eight times what a core had. On a GPU a step starts some 1,400 kernels, however many pictures it
+# has, and that takes longer than computing 64 pictures.
+PAIRED, NAMED, DEMO = 192, 160, 160
 # Patches that are encoded of each drawn picture: those on objects and some others. All 64 come only at the end, with
 # half of the pictures, so that the tower learns last what it is used on.
 KEPT, ALL_FROM = 28, 0.85
 TEMPERATURE = 0.15  # of the pairs
-WEIGHTS = {"fill": 0.5, "numbers": 3.0, "silhouette": 5.0, "window": 5.0, "pair": 0.5, "words": 2.0}  # 1 for others
+# 1 for others. While the fills had 0.5 and 1, a probe of the features found 0.90 of the kitchen's patterns in
+# demo/elsewhere.py, and 0.99 or more of its other words.
+WEIGHTS = {
+    "fill": 2.0,
+    "pooled_fill": 3.0,
+    "numbers": 3.0,
+    "silhouette": 5.0,
+    "window": 5.0,
+    "pair": 0.5,
+    "words": 2.0,
+}
+
+
+@dataclass(frozen=True)
+class DemoPictures:
+    """Pictures of the demo: pixels [N, 3, 112, 112] uint8, words of their patches [N, 63, 17] float."""
+
+    pixels: torch.Tensor
+    words: torch.Tensor
+
+    def to(self, device: str) -> DemoPictures:
+        return DemoPictures(self.pixels.to(device), self.words.to(device))
 
 
 class LoudLinear(nn.Linear):
@@ -133,30 +161,41 @@ def describing_losses(
     """
     share, owner, on = patches_on_objects(pictures.cover.flatten(2) / 255)
     patches = patches_kept(share, kept)  # [B, K]
-    owner, on = owner.gather(1, patches), on.gather(1, patches)
+    owner, on = owner.gather(1, patches), on.gather(1, patches)  # [B, K]
     embeddings = model.embed(pictures.pixels)
     hidden = model.encode(embeddings.gather(1, patches[..., None].expand(-1, -1, embeddings.shape[-1])))  # [B, K, D]
-    row, column = on.nonzero(as_tuple=True)  # the N patches on objects
-    seen, thing = hidden[row, column], owner[row, column]  # [N, D], [N]
-    fill, name = pictures.fills[row, thing], pictures.names[row, thing]  # [N]
-    outline = pictures.silhouettes.flatten(2)[row, thing] / 255  # [N, 100]
-    around = windows(pictures.mask / 255)[row, patches[row, column]]  # [N, 144]
-    said = {head: model.heads[head](seen) for head in ("fill", "numbers", "silhouette", "window", "name")}
+    row = torch.arange(len(pictures), device=hidden.device)[:, None]  # [B, 1]
+    fill, name = pictures.fills[row, owner], pictures.names[row, owner]  # [B, K]
+    outline = pictures.silhouettes.flatten(2)[row, owner] / 255  # [B, K, 100]
+    around = windows(pictures.mask / 255)[row, patches]  # [B, K, 144]
+    said = {head: model.heads[head](hidden) for head in ("fill", "numbers", "silhouette", "window", "name")}
+    measures = numbers(pictures)[row, owner]  # [B, K, 9]
+    each = {  # [B, K]; read where a patch is on an object
+        "fill": _cross_entropies(said["fill"], fill),
+        "numbers": F.smooth_l1_loss(said["numbers"], measures, beta=0.3, reduction="none").mean(-1),
+        "silhouette": F.binary_cross_entropy_with_logits(said["silhouette"], outline, reduction="none").mean(-1),
+        "window": F.binary_cross_entropy_with_logits(said["window"], around, reduction="none").mean(-1),
+    }
+    named = on & (name != IGNORE_INDEX)
     losses = {
         "on": F.binary_cross_entropy_with_logits(model.heads["on"](hidden)[..., 0], on.float()),
-        "fill": F.cross_entropy(said["fill"], fill),
-        "numbers": F.smooth_l1_loss(said["numbers"], numbers(pictures)[row, thing], beta=0.3),
-        "silhouette": F.binary_cross_entropy_with_logits(said["silhouette"], outline),
-        "window": F.binary_cross_entropy_with_logits(said["window"], around),
-        "name": F.cross_entropy(said["name"], name, ignore_index=IGNORE_INDEX),
+        **{head: mean_where(values, on) for head, values in each.items()},
+        "name": mean_where(_cross_entropies(said["name"], name), named),
     }
-    named = name != IGNORE_INDEX
+    cells = ((said["silhouette"] > 0) == (outline > 0.5)).float().mean(-1)
     shares = {
-        "silhouette": ((said["silhouette"] > 0) == (outline > 0.5)).float().mean(),
-        "name": (said["name"].argmax(-1) == name)[named].float().mean(),
+        "fill": mean_where(said["fill"].argmax(-1) == fill, on),
+        "silhouette": mean_where(cells, on),
+        "name": mean_where(said["name"].argmax(-1) == name, named),
     }
     pooled_losses, pooled_shares = _pooled_losses(model, hidden, on & (owner == 0), pictures.fills[:, 0], paired)
     return losses | pooled_losses, shares | pooled_shares
+
+
+def _cross_entropies(said: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """[B, K, C] logits, [B, K] int64 -> [B, K], 0 where nothing is right."""
+    each = F.cross_entropy(said.flatten(0, 1), right.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return each.view_as(right)
 
 
 def _pooled_losses(
@@ -169,19 +208,19 @@ def _pooled_losses(
     """
     found = first.any(1)  # [B]; an object can lie on patch 0 alone
     mean = (hidden * first[..., None]).sum(1) / first.sum(1, keepdim=True).clamp(min=1)  # [B, D]
-    said = model.heads["pooled_fill"](mean[found])
+    said = model.heads["pooled_fill"](mean)  # [B, 6]
     vectors = F.normalize(model.heads["pair"](mean[:paired]), dim=-1)
     similar = vectors @ vectors.T / TEMPERATURE  # [P, P]
-    similar = similar.masked_fill(torch.eye(paired, dtype=torch.bool), -1e4)
-    other = torch.arange(paired) ^ 1
+    similar = similar.masked_fill(torch.eye(paired, dtype=torch.bool, device=hidden.device), -1e4)
+    other = torch.arange(paired, device=hidden.device) ^ 1
     both = found[:paired] & found[other]
     losses = {
-        "pooled_fill": F.cross_entropy(said, fill[found]),
-        "pair": F.cross_entropy(similar[both], other[both]),
+        "pooled_fill": mean_where(F.cross_entropy(said, fill, reduction="none"), found),
+        "pair": mean_where(F.cross_entropy(similar, other, reduction="none"), both),
     }
     shares = {
-        "pooled_fill": (said.argmax(-1) == fill[found]).float().mean(),
-        "pair": (similar.argmax(-1) == other)[both].float().mean(),
+        "pooled_fill": mean_where(said.argmax(-1) == fill, found),
+        "pair": mean_where(similar.argmax(-1) == other, both),
     }
     return losses, shares
 
@@ -197,12 +236,24 @@ def naming_loss(model: Describer, pixels: torch.Tensor, words: torch.Tensor) -> 
 # ---------------------------------------------------------------------------------------------- training
 
 
-def draw_demo(count: int, rng: random.Random, folds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The demo's pictures: pixels [count, 3, 112, 112] uint8, words of their patches [count, 63, 17]."""
+def draw_demo(count: int, rng: random.Random, folds: Sequence[int]) -> DemoPictures:
+    """Pictures of the demo whose scenes are in ``folds``."""
     drawn = [scenes.draw_scene(rng, MOST_SEEN, folds) for _ in range(count)]
     pixels = np.stack([np.asarray(scenes.render(scene, rng)) for scene in drawn])  # [count, 112, 112, 3]
     words = torch.stack([words_of_patches(scene)[1:] for scene in drawn])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), words
+    return DemoPictures(torch.from_numpy(pixels).permute(0, 3, 1, 2), words)
+
+
+def draw_all(rng: random.Random, workers: int) -> tuple[Pictures, Pictures, DemoPictures]:
+    """Pairs, named shapes, and the demo's pictures. The last HELD_OUT of the first two are not to be trained on."""
+    shapes = [wide_pictures.draw_shape(rng) for _ in range(SHAPES)]
+    draw_named = partial(wide_pictures.draw_named, shapes=shapes)
+    draw_demos = partial(draw_demo, folds=range(2, scenes.FOLDS))
+    return (
+        draw_in_chunks(Pictures, wide_pictures.draw_pairs, PAIRED_DRAWN + HELD_OUT, "pairs", workers),
+        draw_in_chunks(Pictures, draw_named, NAMED_DRAWN + HELD_OUT, "named shapes", workers),
+        draw_in_chunks(DemoPictures, draw_demos, DEMO_DRAWN, "the demo's", workers),
+    )
 
 
 def wide_batch(paired: Pictures, named: Pictures, rng: random.Random, pairs: int, others: int) -> Pictures:
@@ -210,14 +261,19 @@ def wide_batch(paired: Pictures, named: Pictures, rng: random.Random, pairs: int
 
     The pairs are also mirrored. All of a batch alike, as the two of a pair have to keep one shape.
     """
-    first = 2 * torch.tensor(rng.sample(range(len(paired) // 2), pairs))
+    first = 2 * _some(len(paired) // 2, pairs, rng, paired.pixels.device)
     chosen = paired[torch.stack([first, first + 1], 1).flatten()]
     for axis in range(3):
         if rng.random() < 0.5:
             chosen = wide_pictures.mirrored(chosen, axis)
-    parts = [chosen, named[torch.tensor(rng.sample(range(len(named)), others))]]
+    parts = [chosen, named[_some(len(named), others, rng, named.pixels.device)]]
     parts = [wide_pictures.recolored(part, rng.sample(range(3), 3), rng.random() < 0.3) for part in parts]
     return Pictures(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def _some(count: int, size: int, rng: random.Random, device: torch.device) -> torch.Tensor:
+    """[size] int64 on the device, different numbers below ``count``. Sending them does not wait for the step before."""
+    return torch.tensor(rng.sample(range(count), size)).to(device, non_blocking=True)
 
 
 def wide_optimizer(
@@ -238,22 +294,23 @@ def wide_optimizer(
     return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
 
 
-def train_wide(steps: int) -> None:
-    """Train the tower in demo/backbones/siglip further, and write it back.
+def train_wide(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
+    """Train the tower in demo/backbones/siglip further, and write it to ``output``/siglip.
 
-    Each step has pairs of random shapes, shapes of the fixed list, and pictures of the demo.
+    Each step has pairs of random shapes, shapes of the fixed list, and pictures of the demo. ``workers`` processes draw
+    these before anything is on the device: a process that has started CUDA should not be forked.
     """
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; the weights in the repository were made so
     rng = random.Random(0)
     model = Describer(SiglipVisionModel.from_pretrained(BACKBONES / "siglip").train(), SHAPES)
-    print(f"wide: {model.tower.num_parameters():,} parameters, {steps} steps")
-    shapes = [wide_pictures.draw_shape(rng) for _ in range(SHAPES)]
-    paired = wide_pictures.draw_pairs(PAIRED_DRAWN + HELD_OUT, rng)
-    named = wide_pictures.draw_named(NAMED_DRAWN + HELD_OUT, shapes, rng)
+    SiglipImageProcessorPil.from_pretrained(BACKBONES / "siglip").save_pretrained(output / "siglip")
+    print(f"wide: {model.tower.num_parameters():,} parameters, {steps} steps on {device}")
+    paired, named, demo = draw_all(rng, workers)
+    model, paired, named, demo = model.to(device), paired.to(device), named.to(device), demo.to(device)
     held_out = wide_batch(paired[-HELD_OUT:], named[-HELD_OUT:], rng, HELD_OUT // 2, HELD_OUT)
     paired, named = paired[:-HELD_OUT], named[:-HELD_OUT]
-    pixels, words = draw_demo(DEMO_DRAWN, rng, range(2, scenes.FOLDS))
-    held_demo = draw_demo(HELD_OUT, random.Random(1), (scenes.VALIDATION_FOLD,))
+    held_demo = draw_demo(HELD_OUT, random.Random(1), (scenes.VALIDATION_FOLD,)).to(device)
     optimizers, schedules = wide_optimizer(model, steps)
     start = time.time()
     for step in range(1, steps + 1):
@@ -261,8 +318,8 @@ def train_wide(steps: int) -> None:
         pairs, others = (PAIRED // 4, NAMED // 2) if last else (PAIRED // 2, NAMED)
         batch = wide_batch(paired, named, rng, pairs, others)
         losses, _ = describing_losses(model, batch, 2 * pairs, 64 if last else KEPT)
-        chosen = torch.tensor(rng.sample(range(len(pixels)), DEMO))
-        losses["words"], _ = naming_loss(model, pixels[chosen], words[chosen])
+        chosen = _some(DEMO_DRAWN, DEMO, rng, demo.pixels.device)
+        losses["words"], _ = naming_loss(model, demo.pixels[chosen], demo.words[chosen])
         total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         optimizing.step(total, model, optimizers, schedules)
         if step % 50 == 0:
@@ -270,9 +327,9 @@ def train_wide(steps: int) -> None:
         if step % 500 == 0 or step == steps:
             with torch.no_grad():
                 _, shares = describing_losses(model, held_out, HELD_OUT, 64)
-                _, shares["words"] = naming_loss(model, *held_demo)
+                _, shares["words"] = naming_loss(model, held_demo.pixels, held_demo.words)
             print(f"{step:6d}  right on held-out pictures: {_listed(shares)}", flush=True)
-            model.tower.save_pretrained(BACKBONES / "siglip")
+            model.tower.save_pretrained(output / "siglip")
 
 
 def _listed(values: Mapping[str, torch.Tensor]) -> str:

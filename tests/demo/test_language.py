@@ -63,13 +63,12 @@ def test_an_answer_is_right_only_if_all_its_tokens_are():
     assert shares.read() == {"text word": pytest.approx(1), "text yes/no": 0.0}
 
 
-def test_two_steps_train_and_are_saved(tokenizer, tmp_path, monkeypatch):
-    tokenizer.save_pretrained(tmp_path / "qwen")
+def test_four_steps_of_all_phases_train_and_are_saved(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     small = tuple(phase._replace(lessons=dict.fromkeys(phase.lessons, 1)) for phase in lessons.PHASES)
     monkeypatch.setattr(lessons, "PHASES", small)
     monkeypatch.setattr(lessons, "FIRST_LESSONS", {"text": 2})
     monkeypatch.setattr(language, "reading_accuracy", lambda *_: 0.0)
-    language.train_language(4, tmp_path, torch.device("cpu"))
+    language.train_language(4, output=tmp_path)
     trained = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen")
     assert trained.config.vocab_size == 768 and torch.isfinite(trained.model.embed_tokens.weight).all()

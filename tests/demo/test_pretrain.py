@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from demo import pretrain
+from demo import BACKBONES, pretrain
 
 
 def test_a_stage_runs_with_its_steps(monkeypatch):
     seen = []
     for name in ("train_vision", "train_wide", "train_language"):
-        monkeypatch.setattr(pretrain, name, lambda steps, name=name: seen.append((name, steps)))
-    for arguments in (["vision"], ["wide"], ["language", "--steps", "7"]):
+        monkeypatch.setattr(pretrain, name, lambda *given, name=name: seen.append((name, *given)))
+    monkeypatch.setattr(pretrain.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pretrain.torch, "get_num_threads", lambda: 3)
+    wide = ["wide", "--device", "cuda:1", "--output", "elsewhere"]
+    for arguments in (["vision"], ["wide"], wide, ["language", "--steps", "7"]):
         monkeypatch.setattr(sys, "argv", ["pretrain", *arguments])
         pretrain.main()
-    assert seen == [("train_vision", 1500), ("train_wide", 2600), ("train_language", 7)]
+    assert seen == [
+        ("train_vision", 1500),
+        ("train_wide", 5000, "cpu", BACKBONES, 3),
+        ("train_wide", 5000, "cuda:1", Path("elsewhere"), 3),
+        ("train_language", 7, "cpu", BACKBONES, 3),
+    ]
 
 
 def test_an_unknown_stage_is_refused(monkeypatch, capsys):

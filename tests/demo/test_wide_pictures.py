@@ -14,7 +14,11 @@ from dataset.prompt import IGNORE_INDEX
 from demo.wide_pictures import (
     FILLS,
     GENERATORS,
+    PLAIN,
     Pictures,
+    _degraded,
+    _fill_and_period,
+    _resolution,
     draw_named,
     draw_pairs,
     draw_picture,
@@ -104,13 +108,46 @@ def test_a_silhouette_is_as_large_as_fits():
 def test_a_fill_has_its_number_of_colors(fill):
     color = np.array([200, 30, 90], np.float32)
     for seed in range(5):
-        painted = np.broadcast_to(paint(fill, color, random.Random(seed)), (112, 112, 3))
-        colors = np.unique(painted.reshape(-1, 3).round(3), axis=0)
-        if fill == "gradient":
-            assert len(colors) > 50
+        painted = np.broadcast_to(paint(fill, color, 12.0, random.Random(seed)), (112, 112, 3)).reshape(-1, 3)
+        distance = np.abs(painted - color).sum(1)
+        if fill in ("solid", "outline"):
+            assert distance.max() == 0
         else:
-            assert len(colors) == (1 if fill in ("solid", "outline") else 2)
-            assert np.abs(colors - color).max(1).min() < 0.01  # its own is one of them
+            assert distance.max() >= 109  # the second colour
+            at_ends = (distance < 0.01).mean(), (distance > distance.max() - 0.01).mean()
+            if fill == "gradient":
+                assert max(at_ends) < 0.1
+            else:
+                assert min(at_ends) > 0.04 and sum(at_ends) > 0.4  # between them are edges only
+
+
+@pytest.mark.parametrize("period", (4.0, 25.0))
+def test_stripes_and_dots_have_their_period(period):
+    for fill in ("stripes", "dots", "checks"):
+        for seed in range(5):
+            levels = paint(fill, np.zeros(3, np.float32), period, random.Random(seed)).sum(-1)  # [112, 112]
+            waves = np.abs(np.fft.fft2(levels - levels.mean()))
+            row, column = (np.fft.fftfreq(112)[i] for i in np.unravel_index(waves.argmax(), waves.shape))
+            waves_in_a_pixel = math.hypot(row, column) / (math.sqrt(2) if fill == "checks" else 1)
+            assert waves_in_a_pixel == pytest.approx(1 / period, abs=0.01)
+
+
+def test_a_small_object_at_low_resolution_has_a_plain_fill():
+    rng = random.Random(0)
+    assert {_fill_and_period(9, 12, rng)[0] for _ in range(100)} == set(PLAIN)
+    drawn = [_fill_and_period(20, 4, rng) for _ in range(200)]
+    assert {fill for fill, _ in drawn} == set(FILLS)
+    assert all(4 <= period <= 18 for fill, period in drawn if fill not in PLAIN)
+
+
+def test_pictures_are_saved_with_32_to_256_pixels():
+    rng = random.Random(0)
+    sides = [_resolution(rng) for _ in range(400)]
+    assert min(sides) < 36 and max(sides) > 230 and 0.2 < sides.count(112) / 400 < 0.3
+    image = np.random.default_rng(0).uniform(0, 255, (112, 112, 3)).astype(np.float32)
+    fine, coarse = (_degraded(image, side, random.Random(4)) for side in (200, 40))
+    assert fine.shape == coarse.shape == (112, 112, 3)
+    assert np.abs(fine - image).mean() < np.abs(coarse - image).mean()
 
 
 def test_one_seed_draws_the_same_pictures_and_another_seed_others():
@@ -131,7 +168,7 @@ def test_both_pictures_of_a_pair_show_the_same_shape():
 def test_named_pictures_have_the_numbers_of_their_shapes():
     rng = random.Random(0)
     shapes = [draw_shape(rng) for _ in range(5)]
-    pictures = draw_named(40, shapes, rng)
+    pictures = draw_named(40, rng, shapes)
     known = torch.stack([torch.from_numpy(silhouette(shape)) for shape in shapes])  # [5, 10, 10]
     shown = pictures.cover.flatten(2).sum(-1) > 0  # [40, 2]
     assert torch.equal(shown, pictures.names != IGNORE_INDEX)

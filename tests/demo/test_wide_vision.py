@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
 from demo import wide_vision
 from demo.wide_pictures import blank, draw_named, draw_pairs, draw_shape
@@ -36,7 +36,7 @@ def tiny_tower() -> SiglipVisionModel:
 def drawn():
     """12 pictures in pairs, and 12 of four shapes."""
     rng = random.Random(0)
-    return draw_pairs(12, rng), draw_named(12, [draw_shape(rng) for _ in range(4)], rng)
+    return draw_pairs(12, rng), draw_named(12, rng, [draw_shape(rng) for _ in range(4)])
 
 
 def test_a_patch_is_on_the_object_that_covers_most_of_it():
@@ -86,14 +86,14 @@ def test_a_batch_keeps_pairs_together_and_names_at_the_end(drawn):
 
 def test_every_loss_falls(drawn):
     model = Describer(tiny_tower(), 4)
-    pixels, words = draw_demo(6, random.Random(0), range(2, 10))
+    demo = draw_demo(6, random.Random(0), range(2, 10))
     batch = wide_batch(*drawn, random.Random(1), pairs=6, others=12)
     optimizers, schedules = wide_vision.wide_optimizer(model, 1000)
     seen = []
     for _ in range(30):
         torch.manual_seed(1)  # the same patches in each step
         losses, _ = describing_losses(model, batch, 12, 28)
-        losses["words"], _ = naming_loss(model, pixels, words)
+        losses["words"], _ = naming_loss(model, demo.pixels, demo.words)
         wide_vision.optimizing.step(torch.stack([*losses.values()]).sum(), model, optimizers, schedules)
         seen.append({name: loss.item() for name, loss in losses.items()})
     assert len(seen[0]) == 9
@@ -112,6 +112,24 @@ def test_a_loud_head_gives_its_rows_their_lengths_and_leaves_the_others():
     assert abs(head.weight.grad[1, 1]) < 1e-6  # its length cannot change what the head says
 
 
+def test_a_step_reads_nothing_back_from_its_device(drawn):
+    """On the device ``meta`` there are no values, so reading one is an error, as is a tensor left on the CPU."""
+    model, demo = Describer(tiny_tower(), 4).to("meta"), draw_demo(2, random.Random(0), range(2, 10)).to("meta")
+    optimizers, schedules = wide_vision.wide_optimizer(model, 10)
+    batch = wide_batch(*(pictures.to("meta") for pictures in drawn), random.Random(1), pairs=4, others=5)
+    losses, _ = describing_losses(model, batch, 8, 28)
+    losses["words"], _ = naming_loss(model, demo.pixels, demo.words)
+    wide_vision.optimizing.step(torch.stack([*losses.values()]).sum(), model, optimizers, schedules)
+    assert all(parameter.grad.is_meta for parameter in model.tower.parameters())
+
+
+def test_without_an_object_the_losses_are_zero_and_not_nan():
+    torch.manual_seed(0)
+    losses, _ = describing_losses(Describer(tiny_tower(), 4), blank((4,)), 4, 28)
+    assert losses.pop("on") > 0
+    assert all(loss == 0 for loss in losses.values())
+
+
 def test_a_pair_is_found_among_the_others_by_its_vector():
     model = Describer(tiny_tower(), 4)
     vectors = torch.eye(32)[:4].repeat_interleave(2, 0)[:, None].repeat(1, 5, 1)  # [8, 5, 32]
@@ -126,8 +144,9 @@ def test_a_pair_is_found_among_the_others_by_its_vector():
     assert shares["pair"] == 0
 
 
-def test_the_tower_is_trained_further_and_written_back(tmp_path, monkeypatch, capsys):
+def test_the_tower_is_trained_further_and_written(tmp_path, monkeypatch, capsys):
     tiny_tower().save_pretrained(tmp_path / "siglip")
+    SiglipImageProcessorPil(size={"height": 112, "width": 112}).save_pretrained(tmp_path / "siglip")
     monkeypatch.setattr(wide_vision, "BACKBONES", tmp_path)
     small = {"PAIRED_DRAWN": 20, "NAMED_DRAWN": 20, "DEMO_DRAWN": 6, "HELD_OUT": 8, "SHAPES": 4}
     for name, value in (small | {"PAIRED": 8, "NAMED": 6, "DEMO": 4}).items():
@@ -135,9 +154,11 @@ def test_the_tower_is_trained_further_and_written_back(tmp_path, monkeypatch, ca
     encoded = []
     encode = Describer.encode
     monkeypatch.setattr(Describer, "encode", lambda self, x: encoded.append(tuple(x.shape[:2])) or encode(self, x))
-    wide_vision.train_wide(4)
+    output = tmp_path / "elsewhere"
+    wide_vision.train_wide(4, "cpu", output)
     assert encoded == [*[(14, 28), (4, 64)] * 3, (7, 64), (4, 64), (16, 64), (8, 64)]  # all 64 patches at the end
-    before, after = tiny_tower().state_dict(), SiglipVisionModel.from_pretrained(tmp_path / "siglip").state_dict()
+    before, after = tiny_tower().state_dict(), SiglipVisionModel.from_pretrained(output / "siglip").state_dict()
     assert set(before) == set(after)
+    assert SiglipImageProcessorPil.from_pretrained(output / "siglip").size == {"height": 112, "width": 112}
     assert not torch.equal(before["encoder.layers.0.mlp.fc1.weight"], after["encoder.layers.0.mlp.fc1.weight"])
     assert re.search(r"4  right on held-out pictures: .*pair \d\.\d+  words \d\.\d+", capsys.readouterr().out)
