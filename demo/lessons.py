@@ -166,8 +166,9 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        pictures = self.pictures and Picture(*(part.to(device, non_blocking=True) for part in self.pictures))
-        return Batch(*(part.to(device, non_blocking=True) for part in self[:-1]), pictures)
+        moved = {name: part.to(device) for name, part in self._asdict().items() if isinstance(part, torch.Tensor)}
+        pictures = self.pictures and Picture(*(part.to(device) for part in self.pictures))
+        return self._replace(**moved, pictures=pictures)
 
 
 def batch_of(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Batch:

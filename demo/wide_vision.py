@@ -301,7 +301,7 @@ def train_wide(steps: int, device: str = "cpu", output: Path = BACKBONES, worker
     these before anything is on the device: a process that has started CUDA should not be forked.
     """
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; the weights in the repository were made so
+    torch.backends.cuda.matmul.allow_tf32 = device != "cpu"  # the weights in the repository were made so
     rng = random.Random(0)
     model = Describer(SiglipVisionModel.from_pretrained(BACKBONES / "siglip").train(), SHAPES)
     SiglipImageProcessorPil.from_pretrained(BACKBONES / "siglip").save_pretrained(output / "siglip")

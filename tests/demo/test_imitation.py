@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from dataset.prompt import encode_text
 from demo import imitation
-from demo.texts import VISUAL_TOKENS
+from demo.imitation import encode_alone_and_spaced
+from demo.texts import FIRST, VISUAL_TOKENS
 from qwen.tokenizer import load_tokenizer
 from tests.helpers.tiny import TOKENIZER
 
@@ -29,16 +30,28 @@ def table():
     return torch.randn(768, 128, generator=torch.Generator().manual_seed(0))
 
 
+def directions(words, tokenizer, table):
+    """[n, D], of length 1: the mean of each word's embeddings, less the mean of all."""
+    means = torch.stack([table[encode_alone_and_spaced(tokenizer, word)].mean(0) for word in words])
+    return F.normalize(means - means.mean(0), dim=-1)
+
+
+def test_a_word_is_taken_alone_and_after_a_space(tokenizer):
+    alone, spaced = (list(encode_text(tokenizer, text)) for text in ("zorp", " zorp"))
+    assert encode_alone_and_spaced(tokenizer, "zorp") == alone + spaced and alone != spaced
+    assert encode_alone_and_spaced(tokenizer, "石") == list(encode_text(tokenizer, "石"))
+    assert set(encode_alone_and_spaced(tokenizer, chr(FIRST + 77))) == {77}
+
+
 def test_a_patch_of_an_object_resembles_its_words_most_and_the_background_none(tokenizer, table):
     torch.manual_seed(0)
     true, untrue = ["zorp", "蓬伞", "brem", "石"], ["quil", "水山"]
     drawn = [imitation.draw_picture([(PATCHES, true)], untrue, tokenizer, random.Random(n)) for n in range(40)]
     found = imitation.imitate(imitation.stack(drawn), table)
     assert found.shape == (40, VISUAL_TOKENS, 128)
-    means = torch.stack([table[list(encode_text(tokenizer, word))].mean(0) for word in (*true, *untrue)])
-    cosines = F.normalize(found, dim=-1) @ F.normalize(means - table.mean(0), dim=-1).T  # [40, 63, 6]
+    cosines = F.normalize(found, dim=-1) @ directions([*true, *untrue], tokenizer, table).T  # [40, 63, 6]
     best = cosines[:, ON].amax(1).mean(0)  # [6]
-    assert best[:4].min() > 0.45 and best[4:].max() < 0.3
+    assert best[:4].min() > 0.4 and best[4:].max() < 0
     assert cosines[:, OFF].mean().abs() < 0.02
     lengths = found.norm(dim=-1) / table.norm(dim=1).median()
     assert 1.55 < lengths.min() and lengths.max() < 2.45
@@ -60,8 +73,7 @@ def test_words_are_seen_from_the_mean_of_all_words_of_the_batch(tokenizer, table
         for own in (words[:1], words[1:])
     )
     found = imitation.imitate(imitation.stack([one, two]), table)
-    means = torch.stack([table[list(encode_text(tokenizer, word))].mean(0) for word in words])
-    expected = F.normalize(means - means.mean(0), dim=-1)[0]
+    expected = directions(words, tokenizer, table)[0]
     torch.testing.assert_close(F.normalize(found[0, ON], dim=-1), expected.expand(4, -1))
 
 

@@ -22,9 +22,7 @@ def tokenizer():
 def batch_of(*kinds: str):
     tokenizer = load_tokenizer(str(TOKENIZER))
     level = Level(pictures=True, fewest=1, long=1.0)
-    drawn = [
-        lessons.made_up_lesson(tokenizer, random.Random(n), level, kind, False, 3) for n, kind in enumerate(kinds)
-    ]
+    drawn = [lessons.made_up_lesson(tokenizer, random.Random(n), level, kind, False, 3) for n, kind in enumerate(kinds)]
     return lessons.batch_of(drawn, tokenizer)
 
 
