@@ -80,9 +80,9 @@ class Shares:
 def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
     """Teach a Qwen2 of 1.1 M parameters to answer questions, in two languages, and write it to ``output``/qwen.
 
-    It has texts and imitated pictures, drawn by ``workers`` processes. First come made-up words, which teach it to find,
-    compare and copy; then also captions in plain English lines, in which the word asked about is next to the answer;
-    then Chinese; then ChatML.
+    It has texts and imitated pictures, which ``workers`` processes draw. First come made-up words, which teach it to
+    find, compare and copy; then also captions in plain English lines, in which the word asked about is next to the
+    answer; then Chinese; then ChatML.
     """
     tokenizer = load_tokenizer(str(BACKBONES / "qwen"))
     tokenizer.save_pretrained(output / "qwen")
