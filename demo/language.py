@@ -78,7 +78,7 @@ class Shares:
 
 
 def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
-    """Teach a Qwen2 of 1.1 M parameters to answer questions, in two languages, and write it to ``output``/qwen.
+    """Teach a Qwen2 of 1.7 M parameters to answer questions, in two languages, and write it to ``output``/qwen.
 
     It has texts and imitated pictures, which ``workers`` processes draw. First come made-up words, which teach it to
     find, compare and copy; then also captions in plain English lines, in which the word asked about is next to the
@@ -124,7 +124,7 @@ def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, wo
 def language_config(tokenizer: Tokenizer) -> Qwen2Config:
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return Qwen2Config(
-        vocab_size=768,  # more rows than tokens, as in Qwen2.5: <|extra_0|> takes a spare one
+        vocab_size=-(-len(tokenizer) // 256) * 256,  # more rows than tokens, as in Qwen2.5
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=4,

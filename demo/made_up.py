@@ -16,7 +16,7 @@ from demo.elsewhere import WORLDS
 from demo.texts import FIRST
 
 LANGUAGES = ("en", "zh")
-TOKENS = 549  # of the demo's tokenizer, less the control tokens
+TOKENS = 4800  # of the demo's tokenizer, less the control tokens
 MOST = 4  # attributes of what is shown
 VALUES = 4  # of an attribute: the one that is shown, and others
 NEVER = {word for world in WORLDS.values() for table in world.words.values() for pair in table.items() for word in pair}

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from dataset.prompt import encode_text
-from demo import imitation
+from demo import BACKBONES, imitation
 from demo.imitation import encode_alone_and_spaced
 from demo.texts import FIRST, VISUAL_TOKENS
 from qwen.tokenizer import load_tokenizer
-from tests.helpers.tiny import TOKENIZER
 
 PATCHES = [10, 11, 18, 19]
 ON = [patch - 1 for patch in PATCHES]  # the first patch is dropped
@@ -22,12 +21,12 @@ OFF = [patch for patch in range(VISUAL_TOKENS) if patch not in ON]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(str(TOKENIZER))
+    return load_tokenizer(str(BACKBONES / "qwen"))
 
 
 @pytest.fixture(scope="module")
 def table():
-    return torch.randn(768, 128, generator=torch.Generator().manual_seed(0))
+    return torch.randn(4864, 128, generator=torch.Generator().manual_seed(0))
 
 
 def directions(words, tokenizer, table):
@@ -51,7 +50,7 @@ def test_a_patch_of_an_object_resembles_its_words_most_and_the_background_none(t
     assert found.shape == (40, VISUAL_TOKENS, 128)
     cosines = F.normalize(found, dim=-1) @ directions([*true, *untrue], tokenizer, table).T  # [40, 63, 6]
     best = cosines[:, ON].amax(1).mean(0)  # [6]
-    assert best[:4].min() > 0.4 and best[4:].max() < 0
+    assert best[:4].min() > 0.3 and best[4:].max() < 0
     assert cosines[:, OFF].mean().abs() < 0.02
     lengths = found.norm(dim=-1) / table.norm(dim=1).median()
     assert 1.55 < lengths.min() and lengths.max() < 2.45

@@ -8,19 +8,18 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from demo import language, lessons
+from demo import BACKBONES, language, lessons
 from demo.made_up import Level
 from qwen.tokenizer import load_tokenizer
-from tests.helpers.tiny import TOKENIZER
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(str(TOKENIZER))
+    return load_tokenizer(str(BACKBONES / "qwen"))
 
 
 def batch_of(*kinds: str):
-    tokenizer = load_tokenizer(str(TOKENIZER))
+    tokenizer = load_tokenizer(str(BACKBONES / "qwen"))
     level = Level(pictures=True, fewest=1, long=1.0)
     drawn = [lessons.made_up_lesson(tokenizer, random.Random(n), level, kind, False, 3) for n, kind in enumerate(kinds)]
     return lessons.batch_of(drawn, tokenizer)
@@ -38,7 +37,7 @@ def test_the_logits_of_an_answer_follow_the_model_and_the_imitated_picture(token
         torch.manual_seed(2)
         other = language.answer_logits(model, model.model, batch)
         text_alone = language.answer_logits(model, model.model, batch_of("text"))
-    assert logits.shape == (len(batch.targets), 768)
+    assert logits.shape == (len(batch.targets), 4864)
     torch.testing.assert_close(logits, again)
     count = len(text_alone)
     torch.testing.assert_close(logits[:count], text_alone, atol=1e-5, rtol=1e-4)
@@ -69,4 +68,4 @@ def test_four_steps_of_all_phases_train_and_are_saved(tokenizer, tmp_path, monke
     monkeypatch.setattr(language, "reading_accuracy", lambda *_: 0.0)
     language.train_language(4, output=tmp_path)
     trained = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen")
-    assert trained.config.vocab_size == 768 and torch.isfinite(trained.model.embed_tokens.weight).all()
+    assert trained.config.vocab_size == 4864 and torch.isfinite(trained.model.embed_tokens.weight).all()

@@ -8,19 +8,18 @@ import pytest
 import torch
 
 from dataset.prompt import IGNORE_INDEX
-from demo import lessons, scenes
+from demo import BACKBONES, lessons, scenes
 from demo.lessons import KINDS, PHASES, Lessons, Progress
 from demo.made_up import Level
 from demo.texts import VISUAL_TOKENS
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
-from tests.helpers.tiny import TOKENIZER
 
 HARD = Level(pictures=True, fewest=1, long=1.0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(str(TOKENIZER))
+    return load_tokenizer(str(BACKBONES / "qwen"))
 
 
 @pytest.mark.parametrize("chat", [False, True])

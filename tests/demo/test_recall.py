@@ -6,15 +6,14 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from demo import recall
+from demo import BACKBONES, recall
 from demo.language import language_config
 from qwen.tokenizer import load_tokenizer
-from tests.helpers.tiny import TOKENIZER
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(str(TOKENIZER))
+    return load_tokenizer(str(BACKBONES / "qwen"))
 
 
 def test_heads_of_the_first_layer_start_by_looking_a_few_tokens_back(tokenizer):
@@ -34,7 +33,7 @@ def test_heads_of_the_first_layer_start_by_looking_a_few_tokens_back(tokenizer):
 
 def test_chinese_words_start_as_the_english_ones_moved_by_one_vector(tokenizer):
     torch.manual_seed(0)
-    table = torch.randn(768, 16)
+    table = torch.randn(4864, 16)
     recall.tie_languages(table, tokenizer)
     moves = []
     for english, chinese in (("red", "红色"), ("circle", "圆形"), ("large", "大"), ("center", "中央")):

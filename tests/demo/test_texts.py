@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dataset.prompt import IGNORE_INDEX, Turn, encode_text
+from demo import BACKBONES
 from demo.texts import FIRST, VISUAL_TOKENS, bare_lines, encode_words, tree_of
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
-from tests.helpers.tiny import TOKENIZER
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(str(TOKENIZER))
+    return load_tokenizer(str(BACKBONES / "qwen"))
 
 
 def test_a_private_character_is_one_token_and_other_text_is_as_always(tokenizer):

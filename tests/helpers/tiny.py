@@ -26,7 +26,7 @@ from transformers import (
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
-TOKENIZER = REPO / "demo" / "backbones" / "qwen"
+TOKENIZER = REPO / "tests" / "helpers" / "tokenizer"  # 552 tokens of the demo's texts, in Qwen2's format
 
 
 def save_siglip(
