@@ -17,11 +17,12 @@ from dataset.image_caption_dataset import ImageCaptionDataset
 from dataset.prompt import IGNORE_INDEX
 from qwen.tokenizer import IMAGE_TOKEN, load_tokenizer, token_id
 from tests.helpers.conversations import conversation
+from tests.helpers.tiny import TOKENIZER
 
 
 def test_placeholder_is_expanded_and_pixels_are_the_encoders(open_dataset):
     sample = open_dataset()[0]
-    image = token_id(load_tokenizer("demo/backbones/qwen"), IMAGE_TOKEN)
+    image = token_id(load_tokenizer(str(TOKENIZER)), IMAGE_TOKEN)
     assert sample["input_ids"].count(image) == 8
     assert [p.shape for p in sample["pixel_values"]] == [(3, 42, 42)] and sample["pixel_values"][
         0

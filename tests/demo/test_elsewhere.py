@@ -71,7 +71,7 @@ def test_no_combination_is_in_two_splits(name):
 def test_the_commands_can_read_what_is_written(tmp_path):
     write_world("kitchen", tmp_path, train=8, validation=2, test=4)
     config = load_config(str(tmp_path / "config.yaml"), [])
-    assert config.train.run == "kitchen" and config.train.max_steps == 2
+    assert config.train.run == "kitchen" and config.train.max_steps == 2 and config.projector.align_steps == 300
     records = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
     names = {record["image"] for record in records}
     assert names == {path.name for path in (tmp_path / "images").iterdir()} and len(names) == 14
