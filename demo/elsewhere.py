@@ -327,8 +327,8 @@ def write_world(name: str, output: Path, train: int = 2400, validation: int = 60
 def world_config(name: str, output: Path, train: int) -> dict[str, Any]:
     """demo.yaml with the world's data, one pass over its pictures, and no evaluation before the end.
 
-    An answer belongs to all of a picture with one object, so the projector is aligned first. On signs, 600 steps then came
-    to 0.979 instead of 0.719.
+    An answer belongs to all of a picture with one object, so the projector is aligned first. On signs, 600 steps then
+    came to 0.979 instead of 0.719.
     """
     config = yaml.safe_load((Path(__file__).parent.parent / "demo.yaml").read_text(encoding="utf-8"))
     folder = output.as_posix()

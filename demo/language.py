@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +86,10 @@ def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, wo
     answer; then Chinese; then ChatML.
     """
     tokenizer = load_tokenizer(str(BACKBONES / "qwen"))
-    tokenizer.save_pretrained(output / "qwen")
+    (output / "qwen").mkdir(parents=True, exist_ok=True)
+    for file in (BACKBONES / "qwen").glob("tokenizer*"):  # as they are: the loaded one has <|extra_0|> as well
+        if output != BACKBONES:
+            shutil.copy(file, output / "qwen")
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(language_config(tokenizer))
     start_as_recall(model)

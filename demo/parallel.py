@@ -42,7 +42,8 @@ def _chunks(tasks: list[Task], workers: int) -> Iterator[Arrays]:
     if workers == 1:
         yield from map(_chunk, tasks)
         return
-    with multiprocessing.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    spawned = multiprocessing.get_context("spawn")  # a fork of a process with threads can wait for ever
+    with spawned.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.imap(_chunk, tasks)
 
 

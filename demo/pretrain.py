@@ -43,6 +43,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     workers = torch.get_num_threads()
+    if args.device != "cpu":
+        torch.set_num_threads(1)  # the cores are for the processes that draw
     stages: dict[str, Callable[[int], None]] = {
         "tokenizer": lambda steps: train_tokenizer(),
         "vision": train_vision,

@@ -68,4 +68,7 @@ def test_four_steps_of_all_phases_train_and_are_saved(tokenizer, tmp_path, monke
     monkeypatch.setattr(language, "reading_accuracy", lambda *_: 0.0)
     language.train_language(4, output=tmp_path)
     trained = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen")
+    names = sorted(path.name for path in (tmp_path / "qwen").glob("tokenizer*"))
+    assert names == ["tokenizer.json", "tokenizer_config.json"]
+    assert (tmp_path / "qwen/tokenizer.json").read_bytes() == (BACKBONES / "qwen/tokenizer.json").read_bytes()
     assert trained.config.vocab_size == 4864 and torch.isfinite(trained.model.embed_tokens.weight).all()
