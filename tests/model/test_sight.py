@@ -109,6 +109,7 @@ def test_a_gap_that_is_too_noisy_to_tell_asks_for_more_questions():
 
 def test_a_model_that_sees_and_one_that_has_seen_few_pictures_give_no_warning():
     assert warnings_of((0.5, 0.01), SEES, 10**6) == []
+    assert warnings_of((0.5, 0.01), TokenShape(length=6.0, spread=6.6, word_length=0.5)) == []  # long, but not alike
     assert warnings_of((0.0, 0.01), TokenShape(9.0, 0.1, 0.5), IMAGES_TO_SIGHT - 1) == []
     assert warnings_of(None, None, 10**6) == []
     assert warnings_of((0.0, math.inf), SEES) == []  # a single batch tells nothing
