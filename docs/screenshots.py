@@ -31,6 +31,7 @@ from window.preferences import Preferences
 
 DOCS = Path(__file__).resolve().parent
 TWO = ("Describe the picture.",)
+OPENED: list[Window] = []  # kept, since Tcl ends the process if a thread of a closed window deletes its variables
 CHINESE = ("图中有几个图形？", "左上角的图形是什么颜色？")
 
 
@@ -132,6 +133,7 @@ def shoot(
     """Open the window, ask, and save a picture of it. ``part`` and ``draft``: a question that is not asked yet."""
     root = tkinter.Tk(screenName=screen)
     window = Window(root, checkpoint, "cpu", None, preferences)
+    OPENED.append(window)
     if paths := [str(path) for path in ([pictures] if isinstance(pictures, Path) else pictures)]:
         window.pictures.add(paths)
     live(root, lambda: window.models.loading is None and window.pictures.reading is None)
