@@ -2,7 +2,7 @@
 
 A trained projector makes such tokens. After ``projector.align_steps`` on the worlds of demo/elsewhere.py, the best of a
 picture's tokens had a cosine of 0.34 to 0.54 with a word that is true of it, and 0.20 to 0.25 with the other words of
-the same attribute. The tokens here are as unclear.
+the same attribute. With four attributes the tokens here are about as unclear.
 """
 
 from __future__ import annotations

@@ -66,16 +66,16 @@ class Shares:
     """Moving averages of the shares of right answers of each kind, kept on the model's device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.right, self.all = torch.zeros(2, len(KINDS), device=device)
+        self.right, self.seen = torch.zeros(2, len(KINDS), device=device)
 
     def add(self, right: torch.Tensor, kinds: torch.Tensor) -> None:
         """``right`` bool [A], ``kinds`` int64 [A]."""
         self.right.mul_(MEMORY).index_add_(0, kinds, right.float())
-        self.all.mul_(MEMORY).index_add_(0, kinds, torch.ones_like(right, dtype=torch.float))
+        self.seen.mul_(MEMORY).index_add_(0, kinds, torch.ones_like(right, dtype=torch.float))
 
     def read(self) -> dict[str, float]:
-        shares = (self.right / self.all.clamp(min=1e-9)).tolist()
-        return {kind: share for kind, share, all in zip(KINDS, shares, self.all.tolist(), strict=True) if all > 1}
+        shares = (self.right / self.seen.clamp(min=1e-9)).tolist()
+        return {kind: share for kind, share, seen in zip(KINDS, shares, self.seen.tolist(), strict=True) if seen > 1}
 
 
 def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, workers: int = 1) -> None:
