@@ -17,8 +17,8 @@ from model.model import MMultiModal
 
 # Where a warning begins. In the blind run of docs/sight.md visual tokens were 41 times as long as words and differed by
 # 7 % of their length; in the run that saw, 2 to 3 times and by 90 %. Long ones that differ by more than their length
-# have no large common part: in a run of the demo they were 12 times as long, differed by 112 %, and 0.987 of the answers
-# were right.
+# have no large common part: in a run of the demo they were 12 times as long and differed by 112 %, and 0.987 of the
+# answers were right.
 LONGEST, LEAST_SPREAD = 10.0, 0.1
 SIGHT = 0.1  # nats a token: a gap above this by more than two standard errors is sight
 IMAGES_TO_SIGHT = 1000  # the runs of docs/sight.md that saw had a gap above 0 after 150 to 400 training pictures
