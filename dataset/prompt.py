@@ -86,6 +86,15 @@ def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
+def encode_as_word(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """:func:`encode_text` of a text alone and, if it may follow a space, after one: its tokens wherever it stands.
+
+    " arrow" in a question has other tokens than the answer "arrow".
+    """
+    spaced = encode_text(tokenizer, " " + text) if text[:1].isascii() else ()
+    return (*encode_text(tokenizer, text), *spaced)
+
+
 def encode_said(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """:func:`encode_text` of a question or an answer, whose marks of boxes are the tokens for them."""
     ids: list[int] = []

@@ -2,7 +2,7 @@
 
 A trained projector makes such tokens. After ``projector.align_steps`` on the worlds of demo/elsewhere.py, the best of a
 picture's tokens had a cosine of 0.34 to 0.54 with a word that is true of it, and 0.20 to 0.25 with the other words of
-the same attribute. With four attributes the tokens here are about as unclear.
+the same attribute. In 200 pictures drawn here, with four attributes, the means were 0.49 and 0.24.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dataset.prompt import encode_as_word
 from demo.scenes import PICTURE_SIZE
-from demo.texts import encode_words
+from demo.texts import FIRST, encode_words
 from demo.vision import PATCH
 from qwen.tokenizer import Tokenizer
 
@@ -49,7 +50,10 @@ def draw_picture(
     fewer answers were right.
     """
     texts = list(dict.fromkeys([*(word for _, own in objects for word in own), *others]))
-    ids = [encode_alone_and_spaced(tokenizer, text) for text in texts]
+    # As training/align.py takes an answer. A private character is one token wherever it stands.
+    ids = [
+        encode_words(tokenizer, text) if ord(text[0]) >= FIRST else encode_as_word(tokenizer, text) for text in texts
+    ]
     longest = max(map(len, ids))
     draw = np.random.default_rng(rng.getrandbits(64))
     weights = np.zeros((SIDE**2, len(texts)))
@@ -62,18 +66,9 @@ def draw_picture(
         weights[patches] += untrue
         vector[patches], noise[patches] = rng.uniform(0, 0.3 * unclear), rng.uniform(0.1, 0.4 + 0.4 * unclear)
     return Picture(
-        torch.tensor([own + [-1] * (longest - len(own)) for own in ids]),
+        torch.tensor([[*own, *[-1] * (longest - len(own))] for own in ids]),
         *(torch.from_numpy(values).float() for values in (weights, vector, noise, 0.8 + 0.4 * draw.random(SIDE**2))),
     )
-
-
-def encode_alone_and_spaced(tokenizer: Tokenizer, word: str) -> list[int]:
-    """Token ids of a word as an answer and within a sentence, as training/align.py takes them.
-
-    "orange" is "or", "an", "ge", and " orange" may be " o", "r", "an", "ge".
-    """
-    spaced = encode_words(tokenizer, " " + word) if word[0].isascii() else []
-    return encode_words(tokenizer, word) + spaced
 
 
 def stack(pictures: Sequence[Picture]) -> Picture:

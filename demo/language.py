@@ -98,8 +98,7 @@ def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, wo
     trunk = torch.compile(model.model, dynamic=True) if device == "cpu" else model.model  # 1.8 times as fast on a core
     optimizers, schedules = optimizing.optimizer(model, steps)
     progress, level, phase = Progress(), Level(), 0
-    # A core draws some 10 batches a second. One worker is this process.
-    batches = iter(DataLoader(Lessons(tokenizer, progress), batch_size=None, num_workers=workers if workers > 1 else 0))
+    batches = iter(loader(Lessons(tokenizer, progress), workers))
     start, shares = time.time(), Shares(model.device)
     for step in range(1, steps + 1):
         if step > PHASES[phase].end * steps:
@@ -123,6 +122,16 @@ def train_language(steps: int, device: str = "cpu", output: Path = BACKBONES, wo
                 accuracy = reading_accuracy(model, tokenizer, languages, PHASES[phase].chat)
                 print(f"{step:6d}  reads {accuracy:.3f} on fold 1", flush=True)
             model.save_pretrained(output / "qwen")
+
+
+def loader(lessons: Lessons, workers: int) -> DataLoader[Batch]:
+    """Batches that ``workers`` processes draw, some 10 a second each. One worker is this process.
+
+    They are spawned: a fork of a process with threads can wait for ever.
+    """
+    if workers == 1:
+        return DataLoader(lessons, batch_size=None)
+    return DataLoader(lessons, batch_size=None, num_workers=workers, multiprocessing_context="spawn")
 
 
 def language_config(tokenizer: Tokenizer) -> Qwen2Config:

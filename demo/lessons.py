@@ -172,12 +172,13 @@ class Batch(NamedTuple):
 
 
 def batch_of(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Batch:
+    """The lessons' trees, padded to the longest, and their pictures."""
     batch = collate([lesson.tree for lesson in lessons], tokenizer.pad_token_id)
     ids, labels = batch["input_ids"], batch["labels"]
     positions = torch.arange(ids.shape[1]).expand_as(ids)
-    next_one = labels.roll(-1, 1)  # what each token is to predict; no row begins with an answer
-    before = (next_one != IGNORE_INDEX).flatten().nonzero()[:, 0]
-    targets = next_one.flatten()[before]
+    shifted = labels.roll(-1, 1)  # [B, T], what each token is to predict; no row begins with an answer
+    before = (shifted != IGNORE_INDEX).flatten().nonzero()[:, 0]
+    targets = shifted.flatten()[before]
     ends = (targets == tokenizer.eos_token_id).long()
     pictures = [lesson.picture for lesson in lessons if lesson.picture is not None]
     return Batch(

@@ -1,6 +1,6 @@
 """The demo's tokenizer: a byte-level BPE in Qwen2's file format, trained on the demo's texts and on made-up words.
 
-Each of the 3,755 commonest Chinese characters is one token, and an English word of two syllables two or three. With a
+Each of the 3,755 commonest Chinese characters is one token, and an English word is mostly two to five. With a
 tokenizer of the demo's texts alone (552 tokens), in which a Chinese character took three tokens, a language model that
 was trained in the same way answered 0.89 of the yes-or-no questions of the signs in demo/elsewhere.py, not 1.00.
 """

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dataset.image_caption_dataset import ImageCaptionDataset
-from dataset.prompt import encode_text
+from dataset.prompt import encode_as_word
 from model.adapters import base_of
 from model.model import MMultiModal
 from qwen.tokenizer import Tokenizer
@@ -110,15 +110,6 @@ def features_of(
     return torch.cat(chunks) if chunks else torch.empty(0), kept
 
 
-def answer_tokens(tokenizer: Tokenizer, answer: str) -> list[int]:
-    """Token ids of an answer alone and, if it may follow a space, within a sentence.
-
-    " arrow" in a question has other tokens than the answer "arrow", and the picture should resemble both.
-    """
-    spaced = encode_text(tokenizer, " " + answer) if answer[:1].isascii() else ()
-    return [*encode_text(tokenizer, answer), *spaced]
-
-
 class Alignment:
     """Trains a model's projector until its tokens for the pictures of ``asked`` name their answers."""
 
@@ -127,10 +118,10 @@ class Alignment:
         self.answers = sorted({answer for one in asked for _, answer in one.turns})
         self.number = {answer: number for number, answer in enumerate(self.answers)}
         table = base_of(model.language).get_input_embeddings().weight.detach()  # [V, D]
-        ids = [torch.tensor(answer_tokens(tokenizer, answer), device=table.device) for answer in self.answers]
+        ids = [torch.tensor(encode_as_word(tokenizer, answer), device=table.device) for answer in self.answers]
         means = torch.stack([table[one].float().mean(0) for one in ids])  # [A, D]
         device = next(self.projector.parameters()).device
-        # From the mean of the answers, not of the table: the words of a language model can be far from that.
+        # Less the mean of the answers, not of the table, which can be far from all words. A single answer becomes 0.
         self.words = F.normalize(means - means.mean(0), dim=-1).to(device)  # [A, D]
         self.word_length = table.norm(dim=1, dtype=torch.float32).median().item()
         self.bias = nn.Parameter(torch.full((len(self.answers),), BIAS, device=device))  # [A]

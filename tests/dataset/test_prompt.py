@@ -12,6 +12,8 @@ from dataset.prompt import (
     PromptError,
     Turn,
     build_prompt,
+    encode_as_word,
+    encode_text,
     fit_prompt,
     neutralise,
     question_with_images,
@@ -170,3 +172,9 @@ def test_pictures_are_numbered_through_the_conversation(tokenizer):
         Turn(f"And Picture 3: {IMAGE_TOKEN}\n or Picture 4: {IMAGE_TOKEN}\n?"),
     ]
     assert build_prompt(tokenizer, turns, **options) == build_prompt(tokenizer, written, image_context_length=1)
+
+
+def test_a_word_is_encoded_alone_and_after_a_space_where_it_may_follow_one(tokenizer):
+    alone, spaced = (encode_text(tokenizer, text) for text in ("arrow", " arrow"))
+    assert encode_as_word(tokenizer, "arrow") == alone + spaced and alone != spaced
+    assert encode_as_word(tokenizer, "箭头") == encode_text(tokenizer, "箭头")

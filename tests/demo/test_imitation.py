@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dataset.prompt import encode_text
+from dataset.prompt import encode_as_word
 from demo import BACKBONES, imitation
-from demo.imitation import encode_alone_and_spaced
 from demo.texts import FIRST, VISUAL_TOKENS
 from qwen.tokenizer import load_tokenizer
 
@@ -31,15 +30,15 @@ def table():
 
 def directions(words, tokenizer, table):
     """[n, D], of length 1: the mean of each word's embeddings, less the mean of all."""
-    means = torch.stack([table[encode_alone_and_spaced(tokenizer, word)].mean(0) for word in words])
+    means = torch.stack([table[list(encode_as_word(tokenizer, word))].mean(0) for word in words])
     return F.normalize(means - means.mean(0), dim=-1)
 
 
-def test_a_word_is_taken_alone_and_after_a_space(tokenizer):
-    alone, spaced = (list(encode_text(tokenizer, text)) for text in ("zorp", " zorp"))
-    assert encode_alone_and_spaced(tokenizer, "zorp") == alone + spaced and alone != spaced
-    assert encode_alone_and_spaced(tokenizer, "石") == list(encode_text(tokenizer, "石"))
-    assert set(encode_alone_and_spaced(tokenizer, chr(FIRST + 77))) == {77}
+def test_a_private_character_is_its_token_and_a_word_is_taken_alone_and_after_a_space(tokenizer):
+    private = chr(FIRST + 77)
+    picture = imitation.draw_picture([(PATCHES, [private, "zorp"])], (), tokenizer, random.Random(0))
+    assert picture.words[0, 0] == 77 and (picture.words[0, 1:] == -1).all()
+    assert picture.words[1].tolist() == list(encode_as_word(tokenizer, "zorp"))
 
 
 def test_a_patch_of_an_object_resembles_its_words_most_and_the_background_none(tokenizer, table):

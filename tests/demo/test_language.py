@@ -72,3 +72,12 @@ def test_four_steps_of_all_phases_train_and_are_saved(tokenizer, tmp_path, monke
     assert names == ["tokenizer.json", "tokenizer_config.json"]
     assert (tmp_path / "qwen/tokenizer.json").read_bytes() == (BACKBONES / "qwen/tokenizer.json").read_bytes()
     assert trained.config.vocab_size == 4864 and torch.isfinite(trained.model.embed_tokens.weight).all()
+
+
+def test_processes_draw_what_the_progress_says(tokenizer):
+    progress = lessons.Progress()
+    batches = iter(language.loader(lessons.Lessons(tokenizer, progress), workers=2))
+    assert next(batches).pictures is None
+    progress.set(3, Level(True, 1, 3, 0.5))
+    later = [next(batches) for _ in range(6)]  # the four that were drawn ahead, and others
+    assert later[-1].pictures is not None
