@@ -256,7 +256,7 @@ def paint(fill: str, color: Array, period: float, rng: random.Random) -> Array:
     """[3] or [112, 112, 3], what an object is filled with: its colour, and with a pattern also a second colour.
 
     ``period`` is in pixels. Between the two colours is a ramp of about a pixel. With hard edges, fine stripes at an
-    angle had stairs, which a photograph has not.
+    angle had stairs, which no photograph has.
     """
     if fill in ("solid", "outline"):
         return color

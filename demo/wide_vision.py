@@ -23,7 +23,7 @@ from demo.vision import MOST_SEEN, WORDS, mean_where, words_loss, words_of_patch
 from demo.wide_pictures import FILLS, Pictures
 
 # Drawn once, at 2 ms a picture and core, and kept as uint8 on the device: 231,000 pictures of 40 KB are 9 GB. The
-# demo's were 3,000; in 12,000 steps the tower would see each of so few 640 times.
+# demo's were 3,000; in 5,000 steps the tower would see each of so few 267 times.
 PAIRED_DRAWN, NAMED_DRAWN, DEMO_DRAWN = 120_000, 80_000, 30_000
 HELD_OUT = 256  # pictures of each sort, for the printed shares
 SHAPES = 240  # in the fixed list; the tower names them
